@@ -1,0 +1,60 @@
+//! Ostrakon: one binary between applications and PostgreSQL.
+//!
+//! # Floor plan
+//!
+//! A room imports only from strictly lower floors: never sideways, never up. `tests/tidy/floors.rs`
+//! holds the same table and fails the build when an import breaks it.
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 0 | `base` `error` |
+//! | 1 | `wire` `sql` `topology` |
+//! | 2 | `plan` `session` |
+//! | 3 | `planner` `merge` `cache` |
+//! | 4 | `telemetry` |
+//! | 5 | `net` `store` `host` |
+//! | 6 | `backend` |
+//! | 7 | `executor` `control` |
+//! | 8 | `admin` |
+//! | 9 | `frontend` |
+//! | 10 | `config` |
+//! | 11 | `server` |
+//! | 12 | `cli` |
+//!
+//! Floors 0 to 3 are below the waterline: no tokio, no sockets, no files, no wall clock, no randomness.
+
+pub mod base;
+
+pub mod error;
+
+pub mod sql;
+pub mod topology;
+pub mod wire;
+
+pub mod plan;
+pub mod session;
+
+pub mod cache;
+pub mod merge;
+pub mod planner;
+
+pub mod telemetry;
+
+pub mod host;
+pub mod net;
+pub mod store;
+
+pub mod backend;
+
+pub mod control;
+pub mod executor;
+
+pub mod admin;
+
+pub mod frontend;
+
+pub mod config;
+
+pub mod server;
+
+pub mod cli;

@@ -1,0 +1,1 @@
+//! Text to tree. The only file that names the parser crate.

@@ -1,0 +1,112 @@
+//! The cluster as an immutable value: nodes, shards, bucket owners, tables, at one epoch; and the
+//! schema that the servers' catalogs describe.
+//!
+//! Must not know: how it is stored, who is reachable, SQL text.
+
+pub mod bucket;
+pub mod hash;
+pub mod key;
+pub mod ring;
+pub mod schema;
+pub mod table;
+pub mod validate;
+
+use crate::base::{BucketId, Epoch, NodeId, ShardId, Term};
+
+pub use bucket::BucketMap;
+pub use key::{KeyType, KeyValue};
+pub use table::{Placement, TableName, TableRules};
+
+/// Number of buckets of the keyspace.
+pub const BUCKETS: usize = 16_384;
+
+/// Which part a node plays in its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// Follows the primary.
+    Replica,
+}
+
+/// One PostgreSQL server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Id.
+    pub id: NodeId,
+    /// Name, unique: `s1a`.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Data centre or availability zone; empty when not given.
+    pub zone: String,
+    /// The shard it belongs to.
+    pub shard: ShardId,
+    /// Its part.
+    pub role: Role,
+}
+
+/// A primary and its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Id.
+    pub id: ShardId,
+    /// Name, unique: `s1`.
+    pub name: String,
+    /// Version of its leadership.
+    pub term: Term,
+    /// Share of the ring relative to the others; 100 is normal.
+    pub weight: u32,
+}
+
+/// The cluster at one epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Version.
+    pub epoch: Epoch,
+    /// The database that is served.
+    pub database: String,
+    /// Shards by ascending id.
+    pub shards: Vec<Shard>,
+    /// Nodes by ascending id.
+    pub nodes: Vec<Node>,
+    /// Owner of every bucket.
+    pub buckets: BucketMap,
+    /// How tables are placed.
+    pub tables: TableRules,
+}
+
+impl Topology {
+    /// The shard that holds single tables without a home of their own, catalog reads and statements
+    /// without tables: the lowest id.
+    pub fn home(&self) -> ShardId {
+        self.shards.first().map_or(ShardId(1), |shard| shard.id)
+    }
+
+    /// The primary of a shard.
+    pub fn primary(&self, shard: ShardId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.shard == shard && node.role == Role::Primary)
+    }
+
+    /// The replicas of a shard.
+    pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)
+    }
+
+    /// Ids of all shards, ascending.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.shards.iter().map(|shard| shard.id)
+    }
+
+    /// The owner of the bucket of a key.
+    pub fn shard_of_key(&self, key: &[KeyValue]) -> ShardId {
+        self.buckets.owner(hash::bucket(key))
+    }
+
+    /// Buckets owned by a shard.
+    pub fn bucket_count(&self, shard: ShardId) -> usize {
+        (0..BUCKETS).filter(|bucket| self.buckets.owner(BucketId(*bucket as u16)) == shard).count()
+    }
+}

@@ -1,0 +1,171 @@
+//! What the servers' catalogs say: relations, their columns and constraints, functions.
+//!
+//! Every shard has the same schema; it is read from one of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{KeyType, Placement, TableName, Topology};
+
+/// A snapshot of the user schemas of one database.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Schema {
+    /// Grows with every snapshot that differs from the one before.
+    pub version: u64,
+    /// Relations outside pg_catalog and information_schema.
+    pub relations: HashMap<TableName, Arc<Relation>>,
+    /// User functions by name (any schema outside pg_catalog): the *worst* volatility of the name's overloads.
+    pub functions: HashMap<String, Volatility>,
+    /// Text of the database's default collation compares by bytes (C, POSIX, C.UTF-8, ucs_basic).
+    pub collation_is_bytewise: bool,
+}
+
+/// One relation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relation {
+    /// Name.
+    pub name: TableName,
+    /// `pg_class.oid` on the node that the snapshot was read from.
+    pub oid: u32,
+    /// Kind.
+    pub kind: RelationKind,
+    /// Live columns by position.
+    pub columns: Vec<Column>,
+    /// Column names of the primary key, of every unique constraint and unique index (partial ones too);
+    /// an index on expressions gives its plain columns only. The primary key comes first.
+    pub unique: Vec<UniqueKey>,
+    /// Relations that a view reads, directly or through other views.
+    pub view_reads: Vec<TableName>,
+    /// Parent of a partition or inheritance child.
+    pub parent: Option<TableName>,
+    /// Has user triggers (not those of foreign keys).
+    pub has_triggers: bool,
+}
+
+/// A unique index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueKey {
+    /// Name of the index.
+    pub name: String,
+    /// Is the primary key.
+    pub primary: bool,
+    /// Plain columns.
+    pub columns: Vec<String>,
+}
+
+/// `pg_class.relkind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Ordinary table.
+    Table,
+    /// Partitioned table.
+    Partitioned,
+    /// View.
+    View,
+    /// Materialized view.
+    MaterializedView,
+    /// Sequence.
+    Sequence,
+    /// Foreign table.
+    Foreign,
+}
+
+/// One column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub type_oid: u32,
+    /// The column's collation compares by bytes and is deterministic (true for types without collation).
+    pub collation_is_bytewise: bool,
+    /// The column's collation is deterministic (true for types without collation).
+    pub collation_is_deterministic: bool,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// DEFAULT, identity or generated.
+    pub default: ColumnDefault,
+}
+
+/// Where a column's value comes from when it is not given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnDefault {
+    /// NULL.
+    None,
+    /// `nextval('…')`, serial, identity.
+    Sequence {
+        /// The sequence.
+        sequence: TableName,
+        /// GENERATED ALWAYS AS IDENTITY.
+        always: bool,
+    },
+    /// Any other default expression.
+    Expression,
+    /// GENERATED ALWAYS AS (…) STORED.
+    Generated,
+}
+
+/// `pg_proc.provolatile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volatility {
+    /// No side effects, same result for same arguments.
+    Immutable,
+    /// No side effects, same result within a statement.
+    Stable,
+    /// Anything.
+    Volatile,
+}
+
+impl Relation {
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+impl Schema {
+    /// Finds a relation by the search path, as PostgreSQL would: the first schema that has it.
+    pub fn resolve(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> Option<&Arc<Relation>> {
+        let look = |schema: &str| self.relations.get(&TableName { schema: schema.to_owned(), name: name.to_owned() });
+        match schema {
+            Some(schema) => look(schema),
+            None => search_path.iter().find_map(|schema| look(schema)),
+        }
+    }
+
+    /// Where the rows of a relation are: declared, by rule, by its parent, else single.
+    pub fn placement(&self, topology: &Topology, relation: &Relation) -> Placement {
+        let mut relation = relation;
+        for _ in 0..32 {
+            if let Some(placement) = topology.tables.declared.get(&relation.name) {
+                return placement.clone();
+            }
+            if matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) {
+                let by_rule = topology.tables.key_columns.iter().find(|columns| {
+                    !columns.is_empty() && columns.iter().all(|column| relation.column(column).is_some())
+                });
+                if let Some(columns) = by_rule {
+                    return Placement::Sharded { key: columns.clone() };
+                }
+            }
+            match relation.parent.as_ref().and_then(|parent| self.relations.get(parent)) {
+                Some(parent) => relation = parent,
+                None => break,
+            }
+        }
+        Placement::Single { home: None }
+    }
+
+    /// Key types of a sharded relation's key columns; `None` when a column is missing or its type
+    /// cannot be a key.
+    pub fn key_types(&self, relation: &Relation, key: &[String]) -> Option<Vec<KeyType>> {
+        key.iter()
+            .map(|name| {
+                relation
+                    .column(name)
+                    .filter(|column| column.collation_is_deterministic)
+                    .and_then(|column| KeyType::from_oid(column.type_oid))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,3 @@
+//! Tidiness as a test: floors, file sizes, words that must not appear.
+
+mod floors;
