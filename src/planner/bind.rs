@@ -168,6 +168,11 @@ fn bind_rows(plan: &Plan, topology: &Topology, values: &dyn Values) -> Result<Bo
                 add(&mut shards, shard);
                 rows.push(shard);
             }
+            Some(None) if insert.key_is_not_null => {
+                let shard = topology.home();
+                add(&mut shards, shard);
+                rows.push(shard);
+            }
             Some(None) => return Err(missing(insert).into()),
             None if unreadable.len() > before => {}
             None => return Err(ClientError::new(ErrorId::Internal, "a value of the statement is not known").into()),

@@ -40,8 +40,8 @@ use crate::sql::ast::{Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
-pub use schema_check::{check_schema, names_unknown_relation};
 pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use schema_check::{check_schema, names_unknown_relation};
 
 /// What a plan is made from, beside the statement.
 #[derive(Clone, Copy, Debug)]
