@@ -295,22 +295,27 @@ fn parse_any_timestamp(text: &str) -> Option<AnyTimestamp> {
 fn read_time(text: &str) -> Option<(i64, &str)> {
     let (hour, rest) = read_digits(text, 2, 2)?;
     let (minute, rest) = read_digits(rest.strip_prefix(':')?, 2, 2)?;
-    let (second, rest) = match rest.strip_prefix(':') {
-        Some(rest) => read_digits(rest, 2, 2)?,
-        None => (0, rest),
-    };
-    let (fraction_us, rest) = match rest.strip_prefix('.') {
-        Some(after) => {
-            let (fraction, rest) = read_digits(after, 1, 6)?;
-            let digits = after.len() - rest.len();
-            (i64::from(fraction) * 10_i64.pow(6_u32.saturating_sub(digits as u32)), rest)
+    let (second, fraction_us, rest) = match rest.strip_prefix(':') {
+        Some(rest) => {
+            let (second, rest) = read_digits(rest, 2, 2)?;
+            let (fraction_us, rest) = read_fraction(rest)?;
+            (second, fraction_us, rest)
         }
-        None => (0, rest),
+        // `12:34.5` would be minutes and seconds.
+        None if rest.starts_with('.') => return None,
+        None => (0, 0, rest),
     };
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     Some((i64::from(hour * 3_600 + minute * 60 + second) * 1_000_000 + fraction_us, rest))
+}
+
+fn read_fraction(text: &str) -> Option<(i64, &str)> {
+    let Some(after) = text.strip_prefix('.') else { return Some((0, text)) };
+    let (fraction, rest) = read_digits(after, 1, 6)?;
+    let digits = after.len() - rest.len();
+    Some((i64::from(fraction) * 10_i64.pow(6_u32.saturating_sub(digits as u32)), rest))
 }
 
 /// Reads nothing, `Z`, `UTC`, `+HH`, `+HHMM`, `+HH:MM` or `+HH:MM:SS`; the outer `None` says that it
@@ -356,4 +361,56 @@ fn read_part(text: &str) -> Option<(u32, &str)> {
         return Some((0, text));
     }
     read_digits(text.strip_prefix(':')?, 2, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_day_of_ten_thousand_years_comes_back() {
+        let first = days_from_civil(-5_000, 1, 1).unwrap();
+        let last = days_from_civil(5_000, 12, 31).unwrap();
+        let mut before = civil_from_days(first - 1);
+        for days in first..=last {
+            let date = civil_from_days(days);
+            assert!(date > before);
+            assert_eq!(days_from_civil(date.0, date.1, date.2), Some(days));
+            before = date;
+        }
+    }
+
+    #[test]
+    fn limits_are_those_of_postgresql() {
+        assert_eq!(parse_date("4714-11-24 BC"), Some(DATE_MIN));
+        assert_eq!(parse_date("4714-11-23 BC"), None);
+        assert_eq!(parse_date("5874897-12-31"), Some(DATE_MAX));
+        assert_eq!(parse_date("5874898-01-01"), None);
+        assert_eq!(parse_timestamp("4714-11-24 00:00:00 BC"), Some(TIMESTAMP_MIN));
+        assert_eq!(parse_timestamp("294276-12-31 23:59:59.999999"), Some(TIMESTAMP_END - 1));
+        assert_eq!(parse_timestamp("294277-01-01"), None);
+    }
+
+    #[test]
+    fn what_depends_on_settings_or_clock_is_not_read() {
+        for text in ["now", "today", "01/02/2024", "24-01-02", "2024-1-2", "20240102", "2024-02-30", "0000-01-01", ""] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
+        for text in ["2024-01-02 10:00:00", "2024-01-02", "2024-01-02 10:00:00 CET", "2024-01-02 10:00:00.1234567Z"] {
+            assert_eq!(parse_timestamp_tz(text), None, "{text}");
+        }
+        assert_eq!(parse_timestamp("2024-01-02 10:30.5"), None);
+    }
+
+    #[test]
+    fn printed_text_reads_back() {
+        for text in ["0001-01-01 BC", "2024-02-29", "10000-12-31", "infinity", "-infinity"] {
+            assert_eq!(print_date(parse_date(text).unwrap()), text);
+        }
+        for text in ["0044-03-15 12:00:00.5 BC", "2024-02-29 00:00:00", "1999-12-31 23:59:59.999999", "infinity"] {
+            assert_eq!(print_timestamp(parse_timestamp(text).unwrap()), text);
+        }
+        let instant = parse_timestamp_tz("2024-01-01 00:30:00+05:30").unwrap();
+        assert_eq!(print_timestamp_tz(instant), "2023-12-31 19:00:00+00");
+    }
 }

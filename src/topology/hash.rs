@@ -75,9 +75,15 @@ fn hash_int8_extended(value: i64, seed: u64) -> u64 {
 
 /// The sign is not hashed: PostgreSQL leaves it out too.
 fn hash_numeric_extended(value: &Numeric, seed: u64) -> u64 {
-    // NaN and the infinities hash to the seed, zero to the seed less one.
-    let _ = value;
-    seed
+    match value.base_10000() {
+        // NaN and the infinities.
+        None => seed,
+        Some((_, digits)) if digits.is_empty() => seed.wrapping_sub(1),
+        Some((weight, digits)) => {
+            let bytes: Vec<u8> = digits.iter().flat_map(|digit| digit.to_le_bytes()).collect();
+            hash_bytes_extended(&bytes, seed) ^ (i64::from(weight) as u64)
+        }
+    }
 }
 
 /// Bob Jenkins's lookup3 over bytes, 64 bits wide.
@@ -211,5 +217,53 @@ impl Hasher for StableHasher {
 
     fn finish(&self) -> u64 {
         self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::KeyType;
+
+    /// Answers of `hashtextextended(x, 0)`, `hashtextextended(x, 42)`, `hashint8extended` and
+    /// `hash_numeric_extended` in PostgreSQL 15.
+    #[test]
+    fn hashes_are_those_of_postgresql() {
+        for (text, plain, seeded) in [
+            ("", 0x9fb1_b765_a7ea_466d_u64, 0x5578_9146_06bb_0711_u64),
+            ("a", 0x31d9_4c66_4013_70b1_u64, 0x6058_5e7d_6282_59f7_u64),
+            ("12345678901", 0x3936_a7bf_6259_ed3a_u64, 0x25cc_9a8c_66d5_6ca6_u64),
+            ("123456789012", 0xd0fc_95ef_82b5_257d_u64, 0x253b_f8c2_8b18_0a0b_u64),
+            ("1234567890123", 0x20f0_549c_1a13_6a60_u64, 0x87a5_50d1_17a5_ac0e_u64),
+            ("PostgreSQL HASH partitioning", 0xc987_2d24_48b3_d7d5_u64, 0x70ea_2144_5e39_868d_u64),
+        ] {
+            assert_eq!(hash_bytes_extended(text.as_bytes(), 0), plain, "{text}");
+            assert_eq!(hash_bytes_extended(text.as_bytes(), 42), seeded, "{text}");
+        }
+        assert_eq!(hash_value(&KeyValue::Int(-5_000_000_000), 0), 0x57d1_29ab_38e4_c67a);
+        let numeric = |text| KeyType::Numeric.read_text(text).unwrap();
+        assert_eq!(hash_value(&numeric(b"-12345.678"), 7), 0x1409_3231_4dc3_5c6c);
+        assert_eq!(hash_value(&numeric(b"0"), 7), 6);
+        assert_eq!(hash_value(&numeric(b"NaN"), 7), 7);
+    }
+
+    #[test]
+    fn integers_of_every_width_hash_alike() {
+        for value in [0_i32, 1, -1, i32::MAX, i32::MIN] {
+            let wide = hash_int8_extended(i64::from(value), PARTITION_SEED);
+            assert_eq!(wide, hash_uint32_extended(value as u32, PARTITION_SEED));
+        }
+    }
+
+    #[test]
+    fn trailing_blanks_of_character_do_not_count() {
+        let bucket_of = |text: &str| bucket(&[KeyValue::Bpchar(text.into())]);
+        assert_eq!(bucket_of("abc"), bucket_of("abc   "));
+        assert_ne!(bucket_of("abc"), bucket_of("  abc"));
+    }
+
+    #[test]
+    fn order_of_columns_matters() {
+        assert_ne!(bucket(&[KeyValue::Int(1), KeyValue::Int(2)]), bucket(&[KeyValue::Int(2), KeyValue::Int(1)]));
     }
 }

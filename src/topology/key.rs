@@ -135,7 +135,7 @@ impl KeyType {
             Self::Date => parse_date(string).map(KeyValue::Date),
             Self::Timestamp => parse_timestamp(string).map(KeyValue::Timestamp),
             Self::TimestampTz => parse_timestamp_tz(string).map(KeyValue::Timestamp),
-            Self::Numeric => read_numeric(string).map(KeyValue::Numeric),
+            Self::Numeric => Numeric::from_text(string).map(KeyValue::Numeric),
         }
     }
 
@@ -158,7 +158,7 @@ impl KeyType {
                 let us = i64::from_be_bytes(bytes.try_into().ok()?);
                 is_timestamp(us).then_some(KeyValue::Timestamp(us))
             }
-            Self::Numeric => read_numeric_binary(bytes).map(KeyValue::Numeric),
+            Self::Numeric => Numeric::from_binary(bytes).map(KeyValue::Numeric),
         }
     }
 
@@ -176,7 +176,7 @@ impl KeyType {
             }
             Self::Numeric => {
                 is_number(digits).then_some(())?;
-                read_numeric(&format!("{sign}{digits}")).map(KeyValue::Numeric)
+                Numeric::from_text(&format!("{sign}{digits}")).map(KeyValue::Numeric)
             }
             _ => None,
         }
@@ -197,14 +197,6 @@ impl KeyType {
 /// with trailing blanks is not sure.
 fn varchar(text: &[u8]) -> Option<KeyValue> {
     (!text.ends_with(b" ")).then(|| KeyValue::Text(text.to_vec()))
-}
-
-fn read_numeric(_text: &str) -> Option<Numeric> {
-    None
-}
-
-fn read_numeric_binary(_bytes: &[u8]) -> Option<Numeric> {
-    None
 }
 
 /// Sign and decimal digits within white space: what PostgreSQL 14, 15 and newer all accept.
@@ -353,5 +345,77 @@ fn read_bytea_escape(mut rest: &[u8]) -> Option<Vec<u8>> {
                 rest = after;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(key_type: KeyType, text: &str) -> Option<KeyValue> {
+        key_type.read_text(text.as_bytes())
+    }
+
+    #[test]
+    fn integers_keep_to_the_range_of_their_type() {
+        assert_eq!(text(KeyType::Int2, "32768"), None);
+        assert_eq!(text(KeyType::Int4, "32768"), Some(KeyValue::Int(32_768)));
+        assert_eq!(text(KeyType::Int4, "-2147483649"), None);
+        assert_eq!(text(KeyType::Int8, "9223372036854775808"), None);
+        for wrong in ["", " ", "-", "+-1", "1 2", "1.0", "0x10", "1_000", "٣"] {
+            assert_eq!(text(KeyType::Int8, wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_an_integer_key_only_without_a_fraction() {
+        let int = |digits, decimal, negative| KeyType::Int4.read_number(digits, decimal, negative);
+        assert_eq!(int("42", false, false), Some(KeyValue::Int(42)));
+        assert_eq!(int("42", false, true), Some(KeyValue::Int(-42)));
+        assert_eq!(int("42.0", true, false), Some(KeyValue::Int(42)));
+        assert_eq!(int("42.", true, true), Some(KeyValue::Int(-42)));
+        assert_eq!(int("4.2e1", true, false), Some(KeyValue::Int(42)));
+        assert_eq!(int("4200e-2", true, false), Some(KeyValue::Int(42)));
+        assert_eq!(int(".0", true, false), Some(KeyValue::Int(0)));
+        for (digits, decimal) in
+            [("42.5", true), ("42e-1", true), ("1e99999", true), ("3000000000", false), (".", true)]
+        {
+            assert_eq!(int(digits, decimal, false), None, "{digits}");
+        }
+        assert_eq!(
+            KeyType::Int8.read_number("9223372036854775808", false, true),
+            Some(KeyValue::Int(i64::MIN)),
+            "the least bigint is written with more digits than the greatest"
+        );
+    }
+
+    #[test]
+    fn a_number_is_a_numeric_key_with_its_sign() {
+        let read = KeyType::Numeric.read_number("1.50", true, true);
+        assert_eq!(read, text(KeyType::Numeric, "-1.50"));
+        assert_eq!(KeyType::Numeric.read_number("NaN", true, false), None);
+        assert_eq!(KeyType::Text.read_number("42", false, false), None);
+    }
+
+    #[test]
+    fn varchar_with_trailing_blanks_is_not_sure() {
+        assert_eq!(text(KeyType::Varchar, "abc "), None);
+        assert_eq!(text(KeyType::Text, "abc "), Some(KeyValue::Text(b"abc ".to_vec())));
+    }
+
+    #[test]
+    fn binary_of_another_width_is_not_read() {
+        assert_eq!(KeyType::Int4.read_binary(&[0, 1]), None);
+        assert_eq!(KeyType::Int8.read_binary(&[0; 9]), None);
+        assert_eq!(KeyType::Uuid.read_binary(&[0; 15]), None);
+        assert_eq!(KeyType::Text.read_binary(&[0xff]), None);
+    }
+
+    #[test]
+    fn oids_come_back() {
+        for key_type in KeyType::ALL {
+            assert_eq!(KeyType::from_oid(key_type.oid()), Some(key_type));
+        }
+        assert_eq!(KeyType::from_oid(701), None);
     }
 }
