@@ -7,5 +7,11 @@ pub mod ast;
 pub mod fingerprint;
 pub mod lexer;
 pub mod parse;
+mod strings;
+mod text;
+pub mod walk;
 
-pub use lexer::{Lexed, Literal, LiteralKind, Token, TokenKind};
+pub use fingerprint::{Fingerprint, fingerprint};
+pub use lexer::{LexError, LexOptions, Lexed, Literal, LiteralKind, Token, TokenKind, lex, lex_with};
+pub use parse::{ParseError, parse};
+pub use text::{split, split_tokens};

@@ -1,0 +1,6 @@
+//! SQL text to tokens, fingerprints and trees, on the statements that clients really send.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod corpus;
+mod trees;
