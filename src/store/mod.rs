@@ -184,7 +184,9 @@ fn join(problems: &[Problem]) -> String {
 }
 
 impl StoreError {
-    pub(crate) fn unavailable(reason: impl ToString) -> Self {
+    // By value, so that it can be named in map_err.
+    #[allow(clippy::needless_pass_by_value)]
+    fn unavailable(reason: impl ToString) -> Self {
         Self::Unavailable { reason: reason.to_string() }
     }
 }

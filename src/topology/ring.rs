@@ -291,7 +291,7 @@ mod tests {
         fn adding_a_shard_moves_its_share_only_and_only_to_it(shards in weighted(), weight in 10..1_000_u32) {
             let before = propose(&shards, None);
             let new = ShardId(shards.len() as u32 + 1);
-            let mut more = shards.clone();
+            let mut more = shards;
             more.push((new, weight));
             let after = propose(&more, Some(&before));
             assert_balanced(&after, &more);
