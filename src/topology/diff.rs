@@ -197,7 +197,7 @@ mod tests {
                 "+ shard s2 (weight 100)",
                 "~ node s1a: port 5433 -> 6000",
                 "+ node s2a (primary of s2 at 127.0.0.1:5434)",
-                "8028 buckets s1 -> s2",
+                "8029 buckets s1 -> s2",
                 "+ table public.users sharded by (id)",
                 "~ rule key_columns none -> (tenant_id)",
             ]

@@ -167,11 +167,12 @@ fn targets(shards: &[(ShardId, u32, usize)]) -> Vec<usize> {
     let bounds: Vec<(usize, usize)> = shards
         .iter()
         .map(|(_, weight, _)| {
-            // In thousandths of a bucket, so that rounding happens once.
-            let share_permille = u64::from(*weight) * BUCKETS as u64 * 1_000 / total;
-            let least = share_permille * (1_000 - TOLERANCE_PERMILLE) / 1_000_000;
-            let most = (share_permille * (1_000 + TOLERANCE_PERMILLE)).div_ceil(1_000_000);
-            (least as usize, if *weight == 0 { 0 } else { most.max(1) as usize })
+            // Whole buckets on both sides of the exact share are always within the bounds, so that the
+            // targets can add up; rounding never loosens the tolerance.
+            let parts = u64::from(*weight) * BUCKETS as u64;
+            let least = (parts * (1_000 - TOLERANCE_PERMILLE)).div_ceil(total * 1_000).min(parts / total);
+            let most = (parts * (1_000 + TOLERANCE_PERMILLE) / (total * 1_000)).max(parts.div_ceil(total));
+            (least as usize, most as usize)
         })
         .collect();
     let mut targets: Vec<usize> =
@@ -230,7 +231,7 @@ mod tests {
         let head: Vec<u32> = map.owners().iter().take(16).map(|owner| owner.0).collect();
         assert_eq!(head, [2, 1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 2, 2]);
         let loads: Vec<usize> = (1..=3).map(|id| load(&map, ShardId(id))).collect();
-        assert_eq!(loads, [5_407, 5_406, 5_571]);
+        assert_eq!(loads, [5_407, 5_407, 5_570]);
     }
 
     #[test]
@@ -275,7 +276,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(ProptestConfig::with_cases(12))]
 
         #[test]
         fn proposals_are_balanced_and_repeatable(shards in weighted()) {
@@ -312,7 +313,7 @@ mod tests {
             let total: f64 = shards.iter().map(|(_, weight)| f64::from(*weight)).sum();
             let share = BUCKETS as f64 * f64::from(weight) / total;
             let moved = moved(&before, &after) as f64;
-            prop_assert!(moved <= (share * 1.1).max(share + shards.len() as f64), "moved {}, share {}", moved, share);
+            prop_assert!(moved <= (share * 1.1).max(share + 1.0), "moved {}, share {}", moved, share);
         }
 
         #[test]
