@@ -203,6 +203,10 @@ impl Hasher for StableHasher {
     }
 
     // Integers are written in one byte order on every machine.
+    fn write_u16(&mut self, value: u16) {
+        self.write(&value.to_le_bytes());
+    }
+
     fn write_u32(&mut self, value: u32) {
         self.write(&value.to_le_bytes());
     }
