@@ -193,9 +193,10 @@ fn plan_bytes(plan: &Plan) -> usize {
         Several::Merge { splices, .. } => splices.iter().map(|splice| 64 + splice.with.len() * 48).sum(),
         _ => 0,
     };
-    let rows = plan.insert.as_ref().map_or(0, |insert| {
-        insert.rows.iter().map(|row| 96 + row.key.len() * 40 + row.fills.len() * 32).sum()
-    });
+    let rows = plan
+        .insert
+        .as_ref()
+        .map_or(0, |insert| insert.rows.iter().map(|row| 96 + row.key.len() * 40 + row.fills.len() * 32).sum());
     std::mem::size_of::<Plan>() + plan.reason.len() + 256 + keys + splices + rows
 }
 

@@ -196,7 +196,8 @@ fn insert_text(insert: &InsertPlan) -> String {
     let mut text = format!("insert {} row(s)", insert.rows.len());
     for (index, row) in insert.rows.iter().enumerate() {
         if !row.key.is_empty() {
-            let _ = write!(text, "{} {}", if index == 0 { " by" } else { "" }, key(&KeyTuple { parts: row.key.clone() }));
+            let _ =
+                write!(text, "{} {}", if index == 0 { " by" } else { "" }, key(&KeyTuple { parts: row.key.clone() }));
         }
     }
     for (index, fill) in insert.fills.iter().enumerate() {

@@ -95,7 +95,10 @@ fn from_client(
     if let Some(key) = key {
         if copy.options.encoding || copy.options.force_null {
             return Err(ClientError::refused(
-                format!("ENCODING and FORCE_NULL in COPY to sharded table \"{}\" are not supported", relation.name.name),
+                format!(
+                    "ENCODING and FORCE_NULL in COPY to sharded table \"{}\" are not supported",
+                    relation.name.name
+                ),
                 "Send UTF-8 with client_encoding, and NULLs as the NULL option says.",
             ));
         }
@@ -104,16 +107,17 @@ fn from_client(
     planned.splices = column_splices(&names, &fills, columns_tokens, name_tokens);
     if !fills.is_empty() && copy.options.format == CopyFormat::Csv && copy.options.header {
         return Err(ClientError::refused(
-            format!("COPY with HEADER that leaves ids of table \"{}\" to be filled in is not supported", relation.name.name),
+            format!(
+                "COPY with HEADER that leaves ids of table \"{}\" to be filled in is not supported",
+                relation.name.name
+            ),
             "Leave the header line out, or copy the ids too.",
         ));
     }
     planned.fills = fills;
     let mut plan = match key {
         Some(_) => write_plan(Route::ByRow, Several::Sum, format!("each row by the key of {}", relation.name.name)),
-        None => {
-            write_plan(Route::All, Several::Same, format!("every copy of reference table {}", relation.name.name))
-        }
+        None => write_plan(Route::All, Several::Same, format!("every copy of reference table {}", relation.name.name)),
     };
     plan.copy = Some(planned);
     Ok(plan)

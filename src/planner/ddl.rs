@@ -120,9 +120,10 @@ fn check_alter_table(subject: &Subject<'_>, ddl: &Ddl) -> Result<(), ClientError
 }
 
 fn follows(words: &[String], start: usize, expected: &[&[&str]]) -> bool {
-    expected.iter().enumerate().all(|(index, any)| {
-        words.get(start + index).is_some_and(|word| any.contains(&word.as_str()))
-    })
+    expected
+        .iter()
+        .enumerate()
+        .all(|(index, any)| words.get(start + index).is_some_and(|word| any.contains(&word.as_str())))
 }
 
 fn check_key_stays(words: &[String], relation: &Relation, key: &[(String, KeyType)]) -> Result<(), ClientError> {
@@ -158,12 +159,14 @@ fn check_name_stays(subject: &Subject<'_>, words: &[String], relation: &Relation
         subject.topology.tables.declared.get(&relation.name),
         Some(Placement::Sharded { .. } | Placement::Reference)
     );
-    let is_renamed = (0..words.len()).any(|at| {
-        follows(words, at, &[&["rename"], &["to"]]) || follows(words, at, &[&["set"], &["schema"]])
-    });
+    let is_renamed = (0..words.len())
+        .any(|at| follows(words, at, &[&["rename"], &["to"]]) || follows(words, at, &[&["set"], &["schema"]]));
     if is_declared && is_renamed {
         return Err(ClientError::refused(
-            format!("renaming table \"{}\" is not supported while its placement is declared by name", relation.name.name),
+            format!(
+                "renaming table \"{}\" is not supported while its placement is declared by name",
+                relation.name.name
+            ),
             "Declare the placement of the new name, copy the rows, and drop the old table.",
         ));
     }
@@ -194,7 +197,10 @@ fn check_same_default(subject: &Subject<'_>, words: &[String], relation: &Relati
     });
     match differs {
         Some(word) => Err(ClientError::refused(
-            format!("{word} in ALTER TABLE of reference table \"{}\" is not supported across shards", relation.name.name),
+            format!(
+                "{word} in ALTER TABLE of reference table \"{}\" is not supported across shards",
+                relation.name.name
+            ),
             "Its value would differ between the copies: use a constant.",
         )),
         None => Ok(()),

@@ -141,9 +141,8 @@ pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), Client
     let names = column_names(relation, insert, width);
     for column in &relation.columns {
         let position = names.iter().position(|name| *name == column.name);
-        let is_given = position.is_some_and(|position| {
-            !rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default)))
-        });
+        let is_given = position
+            .is_some_and(|position| !rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))));
         let is_query = matches!(insert.source, InsertSource::Query(_));
         let is_open = match column.default {
             ColumnDefault::Expression => true,
@@ -187,7 +186,10 @@ pub fn key_of_row(
             Some(Expr::Null) => return Err(missing_key(&relation.name.name, Some(name))),
             Some(value) => predicate::constant(value, *key_type).ok_or_else(|| {
                 ClientError::refused(
-                    format!("an expression for sharding key column \"{name}\" of table \"{}\" is not supported", relation.name.name),
+                    format!(
+                        "an expression for sharding key column \"{name}\" of table \"{}\" is not supported",
+                        relation.name.name
+                    ),
                     "Give the key as a constant or a parameter: it decides which shard holds the row.",
                 )
             })?,
@@ -225,7 +227,10 @@ pub fn check_conflict(
         return Ok(());
     }
     Err(ClientError::refused(
-        format!("ON CONFLICT on table \"{}\" without its sharding key is not supported across shards", relation.name.name),
+        format!(
+            "ON CONFLICT on table \"{}\" without its sharding key is not supported across shards",
+            relation.name.name
+        ),
         "A conflicting row may be on another shard: add the sharding key to the unique index and to the conflict target.",
     ))
 }
@@ -238,13 +243,18 @@ fn check_conflict_assignments(
     for assignment in &conflict.assignments {
         if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
             return Err(ClientError::refused(
-                format!("updating sharding key column \"{column}\" of table \"{}\" is not supported", relation.name.name),
+                format!(
+                    "updating sharding key column \"{column}\" of table \"{}\" is not supported",
+                    relation.name.name
+                ),
                 "Leave the key out of DO UPDATE SET.",
             ));
         }
-        let is_filled = assignment.columns.iter().filter_map(|name| relation.column(name)).any(|column| {
-            matches!(column.default, ColumnDefault::Sequence { .. })
-        });
+        let is_filled = assignment
+            .columns
+            .iter()
+            .filter_map(|name| relation.column(name))
+            .any(|column| matches!(column.default, ColumnDefault::Sequence { .. }));
         if is_filled && visit::any(&assignment.value, &|part| matches!(part, Expr::Default)) {
             return Err(ClientError::refused(
                 "setting an id to its default in DO UPDATE is not supported across shards",
@@ -283,18 +293,13 @@ fn values(
     if let Some(key) = key {
         check_conflict(relation, key, insert, &fills)?;
     }
-    let omitted: Vec<usize> = fills
-        .iter()
-        .enumerate()
-        .filter(|(_, fill)| !names.contains(&fill.column))
-        .map(|(index, _)| index)
-        .collect();
+    let omitted: Vec<usize> =
+        fills.iter().enumerate().filter(|(_, fill)| !names.contains(&fill.column)).map(|(index, _)| index).collect();
     let mut planned = Vec::new();
     if is_default {
         let key = key.map(|key| key_of_row(relation, key, &[], &[], &fills)).transpose()?.unwrap_or_default();
         let tokens = insert.source_token..insert.source_token + 2;
-        let row_fills =
-            omitted.iter().map(|fill| RowFill { fill: *fill, tokens: tokens.clone() }).collect();
+        let row_fills = omitted.iter().map(|fill| RowFill { fill: *fill, tokens: tokens.clone() }).collect();
         planned.push(InsertRow { tokens, key, fills: row_fills });
     }
     for row in rows {
@@ -338,7 +343,10 @@ fn check_reads(walk: &Walk<'_>, relation: &Relation) -> Result<(), ClientError> 
     let read = walk.sources.first().map(|source| source.table.name.clone());
     if let Some(read) = read.or_else(|| walk.singles.first().map(|(name, _)| name.clone())) {
         return Err(ClientError::refused(
-            format!("INSERT into table \"{}\" that reads \"{read}\" is not supported across shards", relation.name.name),
+            format!(
+                "INSERT into table \"{}\" that reads \"{read}\" is not supported across shards",
+                relation.name.name
+            ),
             "Read the values first, then insert them as parameters.",
         ));
     }
@@ -353,11 +361,9 @@ fn check_reads(walk: &Walk<'_>, relation: &Relation) -> Result<(), ClientError> 
 
 fn fill(column: &Column) -> Option<Fill> {
     match &column.default {
-        ColumnDefault::Sequence { sequence, .. } => Some(Fill {
-            sequence: sequence.clone(),
-            column: column.name.clone(),
-            type_oid: column.type_oid,
-        }),
+        ColumnDefault::Sequence { sequence, .. } => {
+            Some(Fill { sequence: sequence.clone(), column: column.name.clone(), type_oid: column.type_oid })
+        }
         _ => None,
     }
 }
@@ -379,12 +385,14 @@ fn check_overriding(
 ) -> Result<(), ClientError> {
     let refusal = || {
         ClientError::refused(
-            format!("this use of the identity columns of table \"{}\" is not supported across shards", relation.name.name),
+            format!(
+                "this use of the identity columns of table \"{}\" is not supported across shards",
+                relation.name.name
+            ),
             "Leave the identity columns out of the INSERT, or give all of them with OVERRIDING SYSTEM VALUE.",
         )
     };
-    let has_identity =
-        relation.columns.iter().any(|column| matches!(column.default, ColumnDefault::Sequence { .. }));
+    let has_identity = relation.columns.iter().any(|column| matches!(column.default, ColumnDefault::Sequence { .. }));
     if insert.overriding && has_identity {
         let is_user = (0..subject.lexed.tokens.len()).any(|at| {
             subject.token(at).eq_ignore_ascii_case("overriding") && subject.token(at + 1).eq_ignore_ascii_case("user")

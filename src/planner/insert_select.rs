@@ -28,9 +28,10 @@ pub fn plan<'a>(
     let output = walk.query(query, None, &Env::default(), Mode::Plain, ctes);
     let width = if output.is_complete { output.columns.len() } else { relation.columns.len() };
     let names = insert::column_names(relation, insert, width);
-    let needs_ids = relation.columns.iter().find(|column| {
-        matches!(column.default, ColumnDefault::Sequence { .. }) && !names.contains(&column.name)
-    });
+    let needs_ids = relation
+        .columns
+        .iter()
+        .find(|column| matches!(column.default, ColumnDefault::Sequence { .. }) && !names.contains(&column.name));
     if let Some(column) = needs_ids {
         return Err(ClientError::refused(
             format!(
@@ -97,7 +98,11 @@ fn constant_key(
         };
         let expr: Option<&Expr> = match body {
             SetExpr::Select(select)
-                if select.items.iter().take(position + 1).all(|item| matches!(item.kind, SelectItemKind::Expr { .. })) =>
+                if select
+                    .items
+                    .iter()
+                    .take(position + 1)
+                    .all(|item| matches!(item.kind, SelectItemKind::Expr { .. })) =>
             {
                 select.items.get(position).and_then(|item| match &item.kind {
                     SelectItemKind::Expr { expr, .. } => Some(expr),

@@ -21,12 +21,7 @@ use crate::topology::KeyType;
 ///
 /// # Errors
 /// A refusal.
-pub fn of_select(
-    subject: &Subject<'_>,
-    query: &Query,
-    select: &Select,
-    scope: &Scope,
-) -> Result<Merge, ClientError> {
+pub fn of_select(subject: &Subject<'_>, query: &Query, select: &Select, scope: &Scope) -> Result<Merge, ClientError> {
     if select.grouping_sets {
         return Err(ClientError::refused(
             "GROUPING SETS, ROLLUP and CUBE are not supported across shards",
@@ -157,9 +152,11 @@ impl<'m> Merger<'m> {
         let schema = self.subject.schema;
         match expr {
             Expr::Function(call) if functions::is_aggregate(schema, call) => {
-                let has_inner = call.args.iter().chain(&call.filter).any(|arg| {
-                    functions::has_aggregate(schema, arg) || visit::has_query(arg)
-                });
+                let has_inner = call
+                    .args
+                    .iter()
+                    .chain(&call.filter)
+                    .any(|arg| functions::has_aggregate(schema, arg) || visit::has_query(arg));
                 if has_inner { Err(refuse_expression()) } else { Ok(Some(call)) }
             }
             expr if functions::has_aggregate(schema, expr) => Err(refuse_expression()),
@@ -205,8 +202,7 @@ impl<'m> Merger<'m> {
         if call.within_group || !call.order_by.is_empty() {
             return Err(refusal(&format!("{name}() with ORDER BY")));
         }
-        let text_is_bytewise =
-            call.args.iter().all(|arg| select_facts::is_bytewise(self.subject, arg, self.scope));
+        let text_is_bytewise = call.args.iter().all(|arg| select_facts::is_bytewise(self.subject, arg, self.scope));
         let function = match name {
             "count" => AggregateFunction::Count,
             "sum" => AggregateFunction::Sum,
@@ -295,8 +291,7 @@ impl<'m> Merger<'m> {
     }
 
     fn group_column(&self, expr: &Expr) -> Option<ColumnRef> {
-        let index =
-            self.groups.iter().position(|group| merge_expr::is_same(self.subject, group, expr, self.scope))?;
+        let index = self.groups.iter().position(|group| merge_expr::is_same(self.subject, group, expr, self.scope))?;
         self.group_columns.get(index).copied()
     }
 
@@ -309,8 +304,9 @@ impl<'m> Merger<'m> {
         if !calls.is_empty() {
             return Err(refuse_having());
         }
-        let has_params =
-            tokens.clone().any(|at| matches!(self.subject.lexed.tokens.get(at).map(|t| t.kind), Some(TokenKind::Param(_))));
+        let has_params = tokens
+            .clone()
+            .any(|at| matches!(self.subject.lexed.tokens.get(at).map(|t| t.kind), Some(TokenKind::Param(_))));
         if has_params {
             // A parameter that is no more in the text would have no type.
             self.hidden.add(vec![

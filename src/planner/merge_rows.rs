@@ -129,8 +129,7 @@ pub fn of_set_operation(subject: &Subject<'_>, query: &Query, output: &Output) -
             }
             expr => select_facts::ordinal(subject, expr).ok_or_else(refusal)? - 1,
         };
-        let is_bytewise =
-            output.is_complete && output.columns.get(position).is_some_and(|column| column.is_bytewise);
+        let is_bytewise = output.is_complete && output.columns.get(position).is_some_and(|column| column.is_bytewise);
         order.push(key(item, ColumnRef::Visible(position), is_bytewise)?);
     }
     if query.locks {
@@ -140,8 +139,7 @@ pub fn of_set_operation(subject: &Subject<'_>, query: &Query, output: &Output) -
         ));
     }
     let limit = Limits::of(subject, query)?;
-    let merge =
-        MergeSpec { order, limit: limit.limit.clone(), offset: limit.offset.clone(), ..MergeSpec::default() };
+    let merge = MergeSpec { order, limit: limit.limit.clone(), offset: limit.offset.clone(), ..MergeSpec::default() };
     Ok((limit.pushed_down(query).into_iter().collect(), merge))
 }
 
@@ -249,12 +247,7 @@ pub fn find_item(subject: &Subject<'_>, select: &Select, expr: &Expr, scope: &Sc
 }
 
 /// The position of a column that `*` brings.
-fn expanded(
-    columns: &[super::scope::ScopeColumn],
-    is_complete: bool,
-    expr: &Expr,
-    scope: &Scope,
-) -> Option<ColumnRef> {
+fn expanded(columns: &[super::scope::ScopeColumn], is_complete: bool, expr: &Expr, scope: &Scope) -> Option<ColumnRef> {
     let column = super::predicate::column(expr, scope).filter(|_| is_complete)?;
     let mut same = columns.iter().enumerate().filter(|(_, shown)| shown.name == column.name);
     match (same.next(), same.next()) {
@@ -269,10 +262,7 @@ fn expanded(
 /// ORDER BY … USING.
 pub fn key(item: &OrderItem, column: ColumnRef, text_is_bytewise: bool) -> Result<OrderKey, ClientError> {
     if item.using {
-        return Err(ClientError::refused(
-            "ORDER BY USING is not supported across shards",
-            "Use ASC or DESC.",
-        ));
+        return Err(ClientError::refused("ORDER BY USING is not supported across shards", "Use ASC or DESC."));
     }
     Ok(OrderKey {
         column,

@@ -141,9 +141,7 @@ pub fn filled_columns<'c>(subject: &'c Subject<'_>) -> impl Iterator<Item = &'c 
         .relations
         .values()
         .filter(|relation| matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned))
-        .filter(|relation| {
-            !matches!(subject.schema.placement(subject.topology, relation), Placement::Single { .. })
-        })
+        .filter(|relation| !matches!(subject.schema.placement(subject.topology, relation), Placement::Single { .. }))
         .flat_map(|relation| &relation.columns)
         .filter_map(|column| match &column.default {
             ColumnDefault::Sequence { sequence, .. } => Some(sequence),

@@ -99,7 +99,9 @@ impl Writer<'_> {
     /// Writes tokens with the splices that lie among them.
     fn spliced(&mut self, tokens: TokenRange, splices: &[Splice]) {
         self.at = tokens.start;
-        for splice in splices.iter().filter(|splice| tokens.contains(&splice.tokens.start) || splice.tokens.start == tokens.end) {
+        for splice in
+            splices.iter().filter(|splice| tokens.contains(&splice.tokens.start) || splice.tokens.start == tokens.end)
+        {
             self.tokens(self.at..splice.tokens.start);
             for piece in &splice.with {
                 match piece {

@@ -59,8 +59,7 @@ fn is_ungrouped(subject: &Subject<'_>, select: &Select) -> bool {
 
 /// True when the SELECT makes groups, or one group of all.
 pub fn is_grouped(subject: &Subject<'_>, select: &Select, order: &[OrderItem]) -> bool {
-    !is_ungrouped(subject, select)
-        || order.iter().any(|item| functions::has_aggregate(subject.schema, &item.expr))
+    !is_ungrouped(subject, select) || order.iter().any(|item| functions::has_aggregate(subject.schema, &item.expr))
 }
 
 /// Every expression of the SELECT itself.
@@ -157,9 +156,7 @@ pub fn is_bytewise(subject: &Subject<'_>, expr: &Expr, scope: &Scope) -> bool {
 /// True when equal text is the same text.
 pub fn is_deterministic(subject: &Subject<'_>, expr: &Expr, scope: &Scope) -> bool {
     !visit::any(expr, &|part| match part {
-        Expr::Collate { collation, .. } => {
-            !matches!(collation.name.as_str(), "C" | "POSIX" | "ucs_basic" | "default")
-        }
+        Expr::Collate { collation, .. } => !matches!(collation.name.as_str(), "C" | "POSIX" | "ucs_basic" | "default"),
         Expr::Column { .. } => match predicate::column(part, scope) {
             Some(column) => !column.is_deterministic,
             None => subject.has_nondeterministic_collation(),
@@ -230,9 +227,10 @@ pub fn covers<'a>(
     env: &Env,
 ) -> bool {
     let is_among = |wanted: &Node| {
-        exprs.clone().filter_map(|expr| predicate::node(expr, scope)).any(|(node, _)| {
-            env.strong(node) == env.strong(*wanted)
-        })
+        exprs
+            .clone()
+            .filter_map(|expr| predicate::node(expr, scope))
+            .any(|(node, _)| env.strong(node) == env.strong(*wanted))
     };
     vector.is_some_and(|vector| !vector.is_empty() && vector.iter().all(is_among))
 }
@@ -270,19 +268,13 @@ pub fn is_distinct_by_key(subject: &Subject<'_>, select: &Select, scope: &Scope,
 ///
 /// # Errors
 /// A refusal that says what to do.
-pub fn check_windows(
-    select: &Select,
-    order: &[OrderItem],
-    scope: &Scope,
-    block: &Block,
-) -> Result<(), ClientError> {
+pub fn check_windows(select: &Select, order: &[OrderItem], scope: &Scope, block: &Block) -> Result<(), ClientError> {
     let mut is_fine = true;
     let exprs = visit::item_exprs(&select.items).chain(order.iter().map(|item| &item.expr));
     for expr in exprs {
         let bad = visit::any(expr, &|part| match part {
             Expr::Function(call) => call.over.as_ref().is_some_and(|window| {
-                window.name.is_some()
-                    || !covers(window.partition_by.iter(), block.vector.as_deref(), scope, &block.env)
+                window.name.is_some() || !covers(window.partition_by.iter(), block.vector.as_deref(), scope, &block.env)
             }),
             _ => false,
         });

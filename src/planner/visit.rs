@@ -17,12 +17,7 @@ pub enum Part<'a> {
 /// Calls `visit` for every direct part of an expression.
 pub fn parts<'a>(expr: &'a Expr, visit: &mut dyn FnMut(Part<'a>)) {
     match expr {
-        Expr::Column { .. }
-        | Expr::Param(_)
-        | Expr::Literal(_)
-        | Expr::Bool(_)
-        | Expr::Null
-        | Expr::Default => {}
+        Expr::Column { .. } | Expr::Param(_) | Expr::Literal(_) | Expr::Bool(_) | Expr::Null | Expr::Default => {}
         Expr::And(terms) | Expr::Or(terms) | Expr::Row(terms) | Expr::Other { children: terms, .. } => {
             terms.iter().for_each(|term| visit(Part::Expr(term)));
         }

@@ -18,8 +18,7 @@ use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::plan::KeyTuple;
 use crate::sql::ast::{
-    Cte, Expr, JoinCondition, JoinKind, ObjectName, OrderItem, Query, Select, SetExpr, Statement,
-    TableAlias, TableRef,
+    Cte, Expr, JoinCondition, JoinKind, ObjectName, OrderItem, Query, Select, SetExpr, Statement, TableAlias, TableRef,
 };
 use crate::topology::schema::Relation;
 use crate::topology::{KeyType, TableName};
@@ -467,18 +466,14 @@ impl<'c> Walk<'c> {
                 }
             }
         }
-        select_facts::own_exprs(select, order).for_each(|expr| build.exprs.push((expr, Rc::clone(&scope), ctes.clone())));
+        select_facts::own_exprs(select, order)
+            .for_each(|expr| build.exprs.push((expr, Rc::clone(&scope), ctes.clone())));
         let block = self.finish(build, env, mode, &scope, ctes);
         (scope, block)
     }
 
     /// Walks one entry of FROM.
-    pub(super) fn table<'a>(
-        &mut self,
-        table: &'a TableRef,
-        level: &mut Level<'a, '_>,
-        build: &mut Build<'a>,
-    ) {
+    pub(super) fn table<'a>(&mut self, table: &'a TableRef, level: &mut Level<'a, '_>, build: &mut Build<'a>) {
         match table {
             TableRef::Table { name, alias, .. } => self.named(name, alias.as_ref(), level, build, nullable),
             TableRef::Subquery { query, alias, lateral } => {
@@ -812,13 +807,7 @@ impl<'c> Walk<'c> {
     }
 
     /// The inner side of an outer join: its rows that count satisfy the condition.
-    fn finish_nullable<'a>(
-        &mut self,
-        build: Build<'a>,
-        block: &mut Block,
-        scope: &Rc<Scope>,
-        ctes: &Ctes<'a>,
-    ) {
+    fn finish_nullable<'a>(&mut self, build: Build<'a>, block: &mut Block, scope: &Rc<Scope>, ctes: &Ctes<'a>) {
         let mut inner = block.clone();
         inner.env.learn(&build.learned);
         for spread in build.spreads {
@@ -990,14 +979,7 @@ fn common_columns(scope: &Scope, start: usize, middle: usize) -> Vec<String> {
 }
 
 /// USING (columns): equalities, and names that mean one side's column from here on.
-fn using(
-    names: &[String],
-    kind: JoinKind,
-    scope: &mut Scope,
-    start: usize,
-    middle: usize,
-    learned: &mut Vec<Learned>,
-) {
+fn using(names: &[String], kind: JoinKind, scope: &mut Scope, start: usize, middle: usize, learned: &mut Vec<Learned>) {
     scope.has_using = true;
     let end = scope.items.len();
     for name in names {

@@ -15,8 +15,7 @@ use super::walk::{Block, Build, Ctes, Level, Mode, Source, Walk};
 use crate::error::ClientError;
 use crate::plan::{Class, KeyPart, KeyTuple, Plan, Route, Several, Slot};
 use crate::sql::ast::{
-    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, SetExpr, Statement, TableRef,
-    Update,
+    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, SetExpr, Statement, TableRef, Update,
 };
 use crate::topology::schema::{ColumnDefault, Relation};
 
@@ -115,7 +114,9 @@ pub fn write_plan(route: Route, several: Several, reason: String) -> Plan {
 /// Whether WITH is WITH RECURSIVE, for statements whose tree does not say so.
 pub fn is_recursive(subject: &Subject<'_>) -> bool {
     (0..subject.lexed.tokens.len()).any(|at| {
-        subject.token(at).eq_ignore_ascii_case("recursive") && at > 0 && subject.token(at - 1).eq_ignore_ascii_case("with")
+        subject.token(at).eq_ignore_ascii_case("recursive")
+            && at > 0
+            && subject.token(at - 1).eq_ignore_ascii_case("with")
     })
 }
 
@@ -162,7 +163,10 @@ fn check_assignments(relation: &Relation, place: &Place, assignments: &[Assignme
         if let Place::Sharded(_, key) = place {
             if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
                 return Err(ClientError::refused(
-                    format!("updating sharding key column \"{column}\" of table \"{}\" is not supported", relation.name.name),
+                    format!(
+                        "updating sharding key column \"{column}\" of table \"{}\" is not supported",
+                        relation.name.name
+                    ),
                     "Delete the row and insert it with its new key, in one transaction.",
                 ));
             }
@@ -197,11 +201,7 @@ fn refuse_default(column: &str) -> ClientError {
 ///
 /// # Errors
 /// A refusal.
-pub fn check_reference_write(
-    relation: &Relation,
-    calls: &Calls,
-    statement: &Statement,
-) -> Result<(), ClientError> {
+pub fn check_reference_write(relation: &Relation, calls: &Calls, statement: &Statement) -> Result<(), ClientError> {
     if let Some(what) = calls.differs_by_shard() {
         return Err(ClientError::refused(
             format!("{what} in a write to reference table \"{}\" is not supported across shards", relation.name.name),
@@ -210,7 +210,10 @@ pub fn check_reference_write(
     }
     if relation.has_triggers {
         return Err(ClientError::refused(
-            format!("writing to reference table \"{}\" with triggers is not supported across shards", relation.name.name),
+            format!(
+                "writing to reference table \"{}\" with triggers is not supported across shards",
+                relation.name.name
+            ),
             "Triggers would run once for every copy: drop them, or make the table a single table.",
         ));
     }
@@ -222,7 +225,10 @@ pub fn check_reference_write(
     });
     if is_limited {
         return Err(ClientError::refused(
-            format!("LIMIT or DISTINCT ON in a write to reference table \"{}\" is not supported across shards", relation.name.name),
+            format!(
+                "LIMIT or DISTINCT ON in a write to reference table \"{}\" is not supported across shards",
+                relation.name.name
+            ),
             "The copies may keep different rows: read the rows first, then write them by their primary key.",
         ));
     }
@@ -240,7 +246,10 @@ pub fn reference_plan(walk: &Walk<'_>, relation: &Relation) -> Result<Plan, Clie
     let other = walk.sources.first().map(|source| source.table.name.clone());
     if let Some(other) = other.or_else(|| walk.singles.first().map(|(name, _)| name.clone())) {
         return Err(ClientError::refused(
-            format!("a write to reference table \"{}\" that reads \"{other}\" is not supported across shards", relation.name.name),
+            format!(
+                "a write to reference table \"{}\" that reads \"{other}\" is not supported across shards",
+                relation.name.name
+            ),
             "Read the values first, then write them as parameters.",
         ));
     }
