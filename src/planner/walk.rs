@@ -475,7 +475,7 @@ impl<'c> Walk<'c> {
     /// Walks one entry of FROM.
     pub(super) fn table<'a>(&mut self, table: &'a TableRef, level: &mut Level<'a, '_>, build: &mut Build<'a>) {
         match table {
-            TableRef::Table { name, alias, .. } => self.named(name, alias.as_ref(), level, build, nullable),
+            TableRef::Table { name, alias, .. } => self.named(name, alias.as_ref(), level, build),
             TableRef::Subquery { query, alias, lateral } => {
                 let ctes = level.ctes.clone();
                 let parent = if *lateral { Some(Rc::new(level.scope.clone())) } else { level.scope.parent.clone() };
@@ -679,7 +679,7 @@ impl<'c> Walk<'c> {
         build: &mut Build<'a>,
     ) {
         let item = match select_facts::flat(self.subject, query) {
-            Some(select) => self.flat(query, select, parent, ctes, level, build, nullable),
+            Some(select) => self.flat(query, select, parent, ctes, level, build),
             None if lateral => {
                 let scope = parent.unwrap_or_default();
                 build.laterals.push((query, scope, ctes.clone()));
