@@ -5,6 +5,7 @@
 //! `parse/scalar.rs`, `parse/feed.rs` and `parse/convert.rs`, the only files that name it. What is not
 //! understood is refused, never guessed. Must not know: what tables and functions exist.
 
+mod arguments;
 mod convert;
 mod copy;
 mod cursor;

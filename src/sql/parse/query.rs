@@ -17,8 +17,10 @@ pub(super) fn whole(mut cursor: Cursor<'_, '_>) -> Parsed<Query> {
 /// A query at the cursor, as far as it goes.
 pub(super) fn prefix(cursor: &mut Cursor<'_, '_>) -> Parsed<Query> {
     let start = cursor.at;
-    let (recursive, with) = with_clause(cursor)?;
-    after_with(cursor, start, recursive, with)
+    cursor.source.nest(start, || {
+        let (recursive, with) = with_clause(cursor)?;
+        after_with(cursor, start, recursive, with)
+    })
 }
 
 /// The query that follows a WITH clause, or that has none.
@@ -57,11 +59,9 @@ fn tail(cursor: &mut Cursor<'_, '_>, query: &mut Query) -> Parsed<()> {
             continue;
         }
         if cursor.eat("limit") {
-            let tokens = cursor.expression()?;
-            query.limit = match expression::parse(cursor.source, tokens.clone())? {
-                _ if tokens.len() == 1 && cursor.source.is_keyword(tokens.start, "all") => None,
-                limit => Some(limit),
-            };
+            if !cursor.eat("all") {
+                query.limit = Some(expression::parse(cursor.source, cursor.expression()?)?);
+            }
         } else if cursor.eat("offset") {
             query.offset = Some(row_count(cursor)?);
             cursor.eat_any(&["row", "rows"]);
