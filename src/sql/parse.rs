@@ -5,6 +5,7 @@
 //! `parse/scalar.rs`, `parse/feed.rs` and `parse/convert.rs`, the only files that name it. What is not
 //! understood is refused, never guessed. Must not know: what tables and functions exist.
 
+mod arguments;
 mod convert;
 mod copy;
 mod cursor;
@@ -26,6 +27,7 @@ use crate::sql::ast::Statement;
 use crate::sql::lexer::Lexed;
 
 use cursor::{Cursor, Source};
+pub(super) use keywords::is_reserved;
 
 /// Why a statement has no tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ fn unsupported(reason: impl Into<String>, token: usize) -> ParseError {
 /// Reads one statement; a semicolon at its end is allowed.
 ///
 /// # Errors
-/// The statement is not understood. Statements that need no tree are never refused for their details.
+/// The statement is not understood. Of statements that need no tree only the words that the tree holds are read.
 ///
 /// # Invariants
 /// Time and memory grow with the number of tokens, recursion is bounded; no input panics.

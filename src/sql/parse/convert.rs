@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, CaseWhen, DataType, DuplicateTreatment, Expr as ParsedExpr, Function, FunctionArg,
+    AccessExpr, BinaryOperator, DataType, DuplicateTreatment, Expr as ParsedExpr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, ObjectName as ParsedName, ObjectNamePart,
     OrderByExpr, OrderBySort, Query as ParsedQuery, SelectItem, SetExpr, Subscript, UnaryOperator, Value,
     ValueWithSpan, WindowType,
@@ -15,14 +15,15 @@ use sqlparser::tokenizer::Span;
 
 use crate::sql::ast::{Call, Expr, ObjectName, OrderItem, Query, Window};
 use crate::sql::lexer::TokenKind;
+use crate::sql::parse::arguments::Argument;
 use crate::sql::parse::cursor::Source;
-use crate::sql::parse::{Parsed, query, unsupported};
+use crate::sql::parse::{Parsed, expression, query, unsupported};
 
 /// What the conversion needs to know of the analysis copy.
 pub(super) struct Converter<'c, 's, 'a> {
     pub source: &'s Source<'a>,
     pub types: &'c [String],
-    pub whole_rows: &'c HashSet<usize>,
+    pub nested: &'c [Argument],
     pub windows: &'c HashSet<usize>,
 }
 
@@ -69,9 +70,7 @@ impl Converter<'_, '_, '_> {
                 Expr::Exists { query, negated } => Expr::Exists { query, negated: !negated },
                 inner => Expr::Not(Box::new(inner)),
             }),
-            ParsedExpr::Cast { expr, data_type, .. } => {
-                Ok(Expr::Cast { expr: self.boxed(*expr)?, type_name: self.type_name(&data_type)? })
-            }
+            ParsedExpr::Cast { .. } => self.cast(expr),
             ParsedExpr::Collate { expr, collation } => {
                 Ok(Expr::Collate { expr: self.boxed(*expr)?, collation: self.object_name(collation)? })
             }
@@ -84,7 +83,7 @@ impl Converter<'_, '_, '_> {
         }
     }
 
-    /// Tests: IS, IN, BETWEEN, LIKE, ANY, and CASE.
+    /// Tests: IS, IN, BETWEEN, LIKE and ANY.
     fn predicate(&self, expr: ParsedExpr) -> Parsed<Expr> {
         match expr {
             ParsedExpr::IsNull(expr) => Ok(Expr::IsNull { expr: self.boxed(*expr)?, negated: false }),
@@ -116,11 +115,6 @@ impl Converter<'_, '_, '_> {
             ParsedExpr::AtTimeZone { timestamp, time_zone } => self.other("at time zone", [*timestamp, *time_zone]),
             ParsedExpr::AnyOp { left, compare_op, right, .. } => self.any_all(*left, compare_op, *right, false),
             ParsedExpr::AllOp { left, compare_op, right } => self.any_all(*left, compare_op, *right, true),
-            ParsedExpr::Case { operand, conditions, else_result, .. } => {
-                let arms = conditions.into_iter().flat_map(|CaseWhen { condition, result }| [condition, result]);
-                let operand = operand.map(|operand| *operand);
-                self.other("case", operand.into_iter().chain(arms).chain(else_result.map(|result| *result)))
-            }
             _ => self.refuse("an unknown form"),
         }
     }
@@ -174,11 +168,36 @@ impl Converter<'_, '_, '_> {
         Ok(tree)
     }
 
+    /// A run of casts, in a loop as the operators are.
+    fn cast(&self, expr: ParsedExpr) -> Parsed<Expr> {
+        let mut rest = expr;
+        let mut types = Vec::new();
+        while let ParsedExpr::Cast { expr, data_type, .. } = rest {
+            types.push(self.type_name(&data_type)?);
+            rest = *expr;
+        }
+        let inner = self.expr(rest)?;
+        Ok(types.into_iter().rev().fold(inner, |expr, type_name| Expr::Cast { expr: Box::new(expr), type_name }))
+    }
+
     fn value(&self, value: &ValueWithSpan) -> Parsed<Expr> {
         match value.value {
             Value::Null => return Ok(Expr::Null),
             Value::Boolean(value) => return Ok(Expr::Bool(value)),
             _ => {}
+        }
+        if let Value::Placeholder(text) = &value.value
+            && let Some(index) = text.strip_prefix('@')
+        {
+            let nested = index.parse::<usize>().ok().and_then(|index| self.nested.get(index));
+            return match nested {
+                Some(Argument::Expr(tokens)) => expression::parse(self.source, tokens.clone()),
+                Some(Argument::WholeRow(tokens)) => {
+                    let row = expression::parse(self.source, tokens.clone())?;
+                    Ok(Expr::Other { what: "whole row", children: vec![row] })
+                }
+                None => self.refuse("an unknown part"),
+            };
         }
         match self.source.kind(self.token_of(value.span)?) {
             Some(TokenKind::Literal(index)) => Ok(Expr::Literal(index)),
@@ -193,14 +212,9 @@ impl Converter<'_, '_, '_> {
     }
 
     fn column(&self, idents: Vec<Ident>) -> Parsed<Expr> {
-        let last = idents.last().map(|ident| self.token_of(ident.span)).transpose()?;
         let mut qualifier = idents.iter().map(|ident| self.name(ident)).collect::<Parsed<Vec<_>>>()?;
         let Some(name) = qualifier.pop() else { return self.refuse("an empty name") };
-        let column = Expr::Column { qualifier, name };
-        if last.is_some_and(|token| self.whole_rows.contains(&token)) {
-            return Ok(Expr::Other { what: "whole row", children: vec![column] });
-        }
-        Ok(column)
+        Ok(Expr::Column { qualifier, name })
     }
 
     /// `a.b[1].c`: the leading names are a column, the rest takes parts of it.

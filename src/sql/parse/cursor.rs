@@ -1,5 +1,6 @@
 //! A walk over a range of tokens: what stands here, does it match, where does its parenthesis close.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::sql::ast::ObjectName;
@@ -9,6 +10,9 @@ use crate::sql::parse::{Parsed, unsupported};
 
 /// Deepest nesting of parentheses and brackets. The parser's recursion follows it; a thread of 2 MB must do.
 pub(super) const DEPTH_MAX: usize = 50;
+
+/// Deepest nesting of what is read recursively: queries, and expressions that are no plain term.
+pub(super) const NESTING_MAX: usize = 80;
 
 /// Most tokens that one statement may have.
 pub(super) const TOKENS_MAX: usize = 500_000;
@@ -22,6 +26,8 @@ pub(super) struct Source<'a> {
     pub lexed: &'a Lexed,
     /// For an opening parenthesis or bracket the index of its closing one.
     close: Vec<usize>,
+    /// How many expressions and queries are being read inside each other.
+    depth: Cell<usize>,
 }
 
 impl<'a> Source<'a> {
@@ -57,7 +63,18 @@ impl<'a> Source<'a> {
         if let Some((index, _)) = open.first() {
             return Err(unsupported("parentheses do not match", *index));
         }
-        Ok(Self { text, lexed, close })
+        Ok(Self { text, lexed, close, depth: Cell::new(0) })
+    }
+
+    /// Reads something inside something else, unless that is nested too deeply.
+    pub(super) fn nest<T>(&self, token: usize, read: impl FnOnce() -> Parsed<T>) -> Parsed<T> {
+        if self.depth.get() >= NESTING_MAX {
+            return Err(unsupported("the statement is nested too deeply", token));
+        }
+        self.depth.set(self.depth.get() + 1);
+        let result = read();
+        self.depth.set(self.depth.get() - 1);
+        result
     }
 
     pub(super) fn cursor(&self, tokens: Range<usize>) -> Cursor<'_, 'a> {
@@ -206,6 +223,16 @@ impl<'a> Source<'a> {
             at += 1;
         }
         end
+    }
+
+    /// The tokens of this range that are in no parentheses of their own; an opening one stands for its group.
+    pub(super) fn depth_zero(&self, tokens: Range<usize>) -> impl Iterator<Item = usize> {
+        let mut at = tokens.start;
+        std::iter::from_fn(move || {
+            let token = at;
+            at = self.close_of(token).unwrap_or(token) + 1;
+            (token < tokens.end).then_some(token)
+        })
     }
 
     /// The ranges between the commas of this range, at its own depth.

@@ -141,10 +141,43 @@ fn term(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Expr> {
         let query = Box::new(query::whole(source.cursor(start + 2..end - 1))?);
         return Ok(Expr::Exists { query, negated: false });
     }
-    if let Some(expr) = membership(source, tokens.clone())? {
-        return Ok(expr);
+    if source.is_symbol(start, "[") && source.close_of(start) == Some(end - 1) {
+        // The inner brackets of ARRAY[[1, 2], [3, 4]].
+        return Ok(Expr::Other { what: "array", children: list(source, start + 1..end - 1)? });
     }
-    scalar::parse(source, tokens)
+    source.nest(start, || {
+        if source.is_keyword(start, "case") && source.end_of_case(start, end) == Some(end - 1) {
+            return case(source, start + 1, end - 1);
+        }
+        match membership(source, tokens.clone())? {
+            Some(expr) => Ok(expr),
+            None => scalar::parse(source, tokens),
+        }
+    })
+}
+
+/// `[operand] WHEN … THEN … [ELSE …]`, between CASE and END.
+fn case(source: &Source<'_>, start: usize, end: usize) -> Parsed<Expr> {
+    let mut children = Vec::new();
+    let mut part = start;
+    let mut at = start;
+    while at < end {
+        if let Some(close) = source.close_of(at) {
+            at = close;
+        } else if source.is_keyword(at, "case") && !source.is_field(at) {
+            at = source.end_of_case(at, end).unwrap_or(at);
+        } else if source.is_any_keyword(at, &["when", "then", "else"]) && !source.is_field(at) {
+            if part < at {
+                children.push(parse(source, part..at)?);
+            } else if at > start {
+                return Err(unsupported("an expression is expected", at));
+            }
+            part = at + 1;
+        }
+        at += 1;
+    }
+    children.push(parse(source, part..end)?);
+    Ok(Expr::Other { what: "case", children })
 }
 
 /// What stands in these parentheses: a query, a row, or one expression.

@@ -66,7 +66,11 @@ fn is_bare_alias(source: &Source<'_>, start: usize, last: usize) -> bool {
         return false;
     }
     match source.kind(before) {
-        Some(TokenKind::Punctuation) => matches!(source.written(before), ")" | "]") && !ends_type(source, start, last),
+        Some(TokenKind::Punctuation) => {
+            matches!(source.written(before), ")" | "]")
+                && !ends_type(source, start, last)
+                && !ends_operator(source, start, before)
+        }
         Some(TokenKind::Operator) | None => false,
         // `interval '1' year` has its field behind.
         Some(TokenKind::Literal(_)) => {
@@ -79,7 +83,8 @@ fn is_bare_alias(source: &Source<'_>, start: usize, last: usize) -> bool {
             let takes_operand = !source.is_field(before)
                 && (source.is_any_keyword(before, &["between", "escape"])
                     || source.is_keyword(before, "over") && before > start && source.is_symbol(before - 1, ")")
-                    || source.is_keyword(before, "zone") && before > start && source.is_keyword(before - 1, "time"));
+                    || before >= start + 2
+                        && source.lexed.are_keywords(source.text, before - 2, &["at", "time", "zone"]));
             is_operand && !takes_operand && !ends_type(source, start, last)
         }
     }
@@ -90,4 +95,17 @@ fn ends_type(source: &Source<'_>, start: usize, last: usize) -> bool {
     (start..last).rev().take(12).any(|at| {
         source.is_symbol(at, "::") && types::end_of_type(source, at + 1, last + 1).is_some_and(|end| end > last)
     })
+}
+
+/// Whether this parenthesis closes `OPERATOR(…)`, so that an operand follows.
+fn ends_operator(source: &Source<'_>, start: usize, close: usize) -> bool {
+    let mut at = start;
+    while at < close {
+        match source.close_of(at) {
+            Some(end) if end == close => return at > start && source.is_keyword(at - 1, "operator"),
+            Some(end) => at = end + 1,
+            None => at += 1,
+        }
+    }
+    false
 }

@@ -9,9 +9,7 @@
 use std::any::TypeId;
 use std::ops::Range;
 
-use sqlparser::ast::{
-    BinaryOperator, CastKind, Expr as ParsedExpr, Ident, ObjectName, UnaryOperator, Value, ValueWithSpan,
-};
+use sqlparser::ast::{BinaryOperator, Expr as ParsedExpr, Ident, ObjectName, UnaryOperator, Value, ValueWithSpan};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -39,11 +37,18 @@ pub(super) const CALLS_WITHOUT_PARENTHESES: &[&str] = &[
     "user",
 ];
 
-/// Longest run of operators at one depth between two commas; the crate's tree leans left by one for each.
+/// Longest run of operators at one depth; the crate's tree, and ours, leans left by one for each.
 const OPERATORS_MAX: usize = 500;
 
+/// Longest run of operators that are words; these are converted recursively.
+const TESTS_MAX: usize = 40;
+
+/// Operators that are words.
+const TESTS: &[&str] =
+    &["not", "is", "isnull", "notnull", "in", "between", "like", "ilike", "similar", "at", "collate"];
+
 /// Deepest recursion of the crate.
-const RECURSION_MAX: usize = 120;
+const RECURSION_MAX: usize = 40;
 
 /// The expression that these tokens write.
 pub(super) fn parse(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Expr> {
@@ -57,7 +62,7 @@ pub(super) fn parse(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Expr> {
         let at = usize::try_from(next.span.start.column).unwrap_or_default().saturating_sub(1);
         return Err(unsupported("the expression goes on in a way that is not understood", at));
     }
-    Converter { source, types: &feed.types, whole_rows: &feed.whole_rows, windows: &feed.windows }.expr(parsed)
+    Converter { source, types: &feed.types, nested: &feed.nested, windows: &feed.windows }.expr(parsed)
 }
 
 /// The crate's own words quote the statement, so only the kind of trouble is told.
@@ -68,47 +73,17 @@ fn refusal(error: &ParserError, token: usize) -> crate::sql::ParseError {
     }
 }
 
-/// Refuses runs of operators that would make a tree too deep to walk.
+/// Refuses runs of operators, casts and subscripts that would make a tree too deep to walk.
 fn bound_chains(source: &Source<'_>, tokens: Range<usize>) -> Parsed<()> {
-    let mut counts = vec![0usize];
-    for token in tokens {
-        let written = source.written(token);
-        let counts_one = match source.kind(token) {
-            Some(TokenKind::Punctuation) => match written {
-                "(" | "[" => {
-                    if let Some(last) = counts.last_mut() {
-                        *last += 1;
-                    }
-                    counts.push(0);
-                    false
-                }
-                ")" | "]" => {
-                    counts.pop();
-                    false
-                }
-                "," => {
-                    if let Some(last) = counts.last_mut() {
-                        *last = 0;
-                    }
-                    false
-                }
-                _ => true,
-            },
-            Some(TokenKind::Operator) => true,
-            Some(TokenKind::Word) => source.is_any_keyword(
-                token,
-                &[
-                    "and", "or", "not", "is", "isnull", "notnull", "in", "between", "like", "ilike", "at", "collate",
-                    "case",
-                ],
-            ),
-            _ => false,
-        };
-        if let Some(last) = counts.last_mut() {
-            *last += usize::from(counts_one);
-            if *last > OPERATORS_MAX {
-                return Err(unsupported("an expression has too many operators in a row", token));
-            }
+    let (mut operators, mut tests) = (0usize, 0usize);
+    for token in source.depth_zero(tokens) {
+        match source.kind(token) {
+            Some(TokenKind::Punctuation | TokenKind::Operator) => operators += 1,
+            Some(TokenKind::Word) => tests += usize::from(source.is_any_keyword(token, TESTS)),
+            _ => {}
+        }
+        if operators > OPERATORS_MAX || tests > TESTS_MAX {
+            return Err(unsupported("an expression has too many operators in a row", token));
         }
     }
     Ok(())
@@ -249,11 +224,6 @@ fn prefix(parser: &mut Parser<'_>) -> Result<ParsedExpr, ParserError> {
             parser.expect_token(&Token::RParen)?;
             Ok(expr)
         }
-        // The inner brackets of ARRAY[[1, 2], [3, 4]].
-        Token::LBracket => {
-            parser.advance_token();
-            parser.parse_array_expr(false)
-        }
         Token::CustomBinaryOperator(operator) => {
             let name = Ident::with_span(span, operator.clone());
             let precedence = if matches!(operator.as_str(), "+" | "-") { UNARY_SIGN } else { 70 };
@@ -276,8 +246,6 @@ fn keyword_operand(
         Keyword::NULL => value(Value::Null),
         Keyword::TRUE => value(Value::Boolean(true)),
         Keyword::FALSE => value(Value::Boolean(false)),
-        Keyword::CASE => parser.parse_case_expr(),
-        Keyword::CAST => parser.parse_cast_expr(CastKind::Cast),
         Keyword::EXISTS => parser.parse_exists_expr(false),
         Keyword::NOT => {
             let expr = Box::new(parser.parse_subexpr(30)?);
