@@ -28,6 +28,9 @@ const SIGN_NAN: u16 = 0xc000;
 const SIGN_INFINITY: u16 = 0xd000;
 const SIGN_NEGATIVE_INFINITY: u16 = 0xf000;
 
+/// What `numeric_send` sends as an infinity's scale: bits of its header, without meaning.
+const INFINITY_DSCALE: u16 = 32;
+
 /// An exact decimal number, NaN or an infinity.
 ///
 /// Equality and order are PostgreSQL's: `1.0 = 1.00`, NaN equals itself and is the greatest.
@@ -122,7 +125,7 @@ impl Numeric {
             [high, low] => u16::from_be_bytes([*high, *low]),
             _ => 0,
         });
-        if bytes.len() % 2 != 0 {
+        if !bytes.len().is_multiple_of(2) {
             return None;
         }
         let count = usize::from(words.next()?);
@@ -182,8 +185,8 @@ impl Numeric {
     pub fn to_binary(&self) -> Vec<u8> {
         let (sign, dscale) = match self {
             Self::NaN => (SIGN_NAN, 0),
-            Self::Infinity => (SIGN_INFINITY, 0),
-            Self::NegativeInfinity => (SIGN_NEGATIVE_INFINITY, 0),
+            Self::Infinity => (SIGN_INFINITY, INFINITY_DSCALE),
+            Self::NegativeInfinity => (SIGN_NEGATIVE_INFINITY, INFINITY_DSCALE),
             Self::Finite { unscaled, dscale } => (if unscaled.is_negative() { SIGN_NEGATIVE } else { 0 }, *dscale),
         };
         let (weight, digits) = self.base_10000().unwrap_or_default();
@@ -460,8 +463,8 @@ mod tests {
             ("-1.5", &[0, 2, 0, 0, 0x40, 0, 0, 1, 0, 1, 0x13, 0x88]),
             ("0.00001", &[0, 1, 0xff, 0xfe, 0, 0, 0, 5, 0x03, 0xe8]),
             ("NaN", &[0, 0, 0, 0, 0xc0, 0, 0, 0]),
-            ("Infinity", &[0, 0, 0, 0, 0xd0, 0, 0, 0]),
-            ("-Infinity", &[0, 0, 0, 0, 0xf0, 0, 0, 0]),
+            ("Infinity", &[0, 0, 0, 0, 0xd0, 0, 0, 32]),
+            ("-Infinity", &[0, 0, 0, 0, 0xf0, 0, 0, 32]),
         ] {
             assert_eq!(numeric(text).to_binary(), bytes, "{text}");
             assert_eq!(Numeric::from_binary(bytes).unwrap().to_text(), text);

@@ -25,6 +25,7 @@ mod place;
 mod predicate;
 pub mod rewrite;
 mod route;
+mod schema_check;
 mod scope;
 mod select;
 mod select_facts;
@@ -40,6 +41,7 @@ use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
 pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use schema_check::{check_schema, names_unknown_relation};
 
 /// What a plan is made from, beside the statement.
 #[derive(Clone, Copy, Debug)]

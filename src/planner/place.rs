@@ -33,6 +33,15 @@ impl Place {
     }
 }
 
+/// PostgreSQL's own, by schema or by name.
+pub fn is_catalog_name(name: &ObjectName) -> bool {
+    match name.schema.as_deref() {
+        Some("pg_catalog" | "information_schema" | "pg_toast") => true,
+        Some(_) => false,
+        None => builtins::CATALOG_RELATIONS.binary_search(&name.name.as_str()).is_ok(),
+    }
+}
+
 /// Finds a relation's place.
 ///
 /// # Errors

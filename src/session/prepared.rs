@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::sql::Lexed;
 use crate::sql::ast::Statement;
@@ -37,6 +38,12 @@ pub struct Portal {
     pub statement: Arc<PreparedStatement>,
     /// Values and formats.
     pub bind: Bind,
+    /// The shard that holds the portal; `None`: the proxy runs it when it is executed.
+    pub shard: Option<ShardId>,
+    /// Executing it writes.
+    pub writes: bool,
+    /// Executing it changes the schema.
+    pub changes_schema: bool,
 }
 
 /// Names of a session. The unnamed statement and portal are those with the empty name.

@@ -168,6 +168,12 @@ impl Transaction {
         sql
     }
 
+    /// What [`Transaction::opening_sql`] says cannot be refused by a server, so that the first statement
+    /// may travel in the same write: BEGIN with modes that were checked, and savepoints.
+    pub fn opening_cannot_fail(&self) -> bool {
+        self.said.iter().all(|said| matches!(said, Said::Savepoint(_)))
+    }
+
     /// The block is over. Returns the session settings that a commit makes lasting (name and SET
     /// text, `None` for RESET); none after a rollback.
     pub fn end(&mut self, committed: bool) -> Vec<(String, Option<String>)> {
