@@ -111,6 +111,12 @@ pub fn is_volatile(schema: &Schema, expr: &Expr) -> bool {
     })
 }
 
+/// True when two servers give different values at the same time.
+pub fn differs_by_shard(schema: &Schema, expr: &Expr) -> bool {
+    is_volatile(schema, expr)
+        || visit::any(expr, &|part| matches!(part, Expr::Function(call) if kind(schema, &call.name) == Kind::Time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

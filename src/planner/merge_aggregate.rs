@@ -99,9 +99,9 @@ impl<'m> Merger<'m> {
                     "Group by columns or expressions of the target list.",
                 ));
             };
-            if !select_facts::is_deterministic(subject, expr, scope) || functions::is_volatile(subject.schema, expr) {
+            if !select_facts::is_deterministic(subject, expr, scope) || functions::differs_by_shard(subject.schema, expr) {
                 return Err(ClientError::refused(
-                    "GROUP BY with a nondeterministic collation or a volatile function is not supported across shards",
+                    "GROUP BY with a nondeterministic collation, a volatile function or the current time is not supported across shards",
                     "Group by the sharding key, or restrict the query to one key.",
                 ));
             }
@@ -213,8 +213,14 @@ impl<'m> Merger<'m> {
             "bit_and" => AggregateFunction::BitAnd,
             "bit_or" => AggregateFunction::BitOr,
             "avg" => {
-                let open = tokens.clone().find(|at| self.subject.token(*at) == "(").ok_or_else(refuse_expression)?;
-                let of = |name: &str| vec![Piece::Text(name.to_owned()), Piece::Tokens(open..tokens.end)];
+                let open = tokens
+                    .clone()
+                    .find(|at| {
+                        self.subject.token(*at) == "(" && self.subject.token(at.wrapping_sub(1)).eq_ignore_ascii_case(name)
+                    })
+                    .ok_or_else(refuse_expression)?;
+                let end = self.call_end(open, tokens.end);
+                let of = |name: &str| vec![Piece::Text(name.to_owned()), Piece::Tokens(open..end)];
                 let sum = self.hidden.add(of("sum"));
                 let count = self.hidden.add(of("count"));
                 self.outputs.push(AggregateOutput { column: sum, function: AggregateFunction::Sum });
@@ -333,15 +339,24 @@ impl<'m> Merger<'m> {
                 at += 1;
                 continue;
             }
-            let mut end = self.closing(at + 1, tokens.end);
-            if self.subject.token(end).eq_ignore_ascii_case("filter") && self.subject.token(end + 1) == "(" {
-                end = self.closing(end + 1, tokens.end);
-            }
+            let end = self.call_end(at + 1, tokens.end);
             ranges.push(at..end);
             at = end;
         }
         ranges.reverse();
         ranges
+    }
+
+    /// One past the end of a call whose parenthesis opens at `open`, FILTER included.
+    fn call_end(&self, open: usize, limit: usize) -> usize {
+        let end = self.closing(open, limit);
+        if end + 1 < limit
+            && self.subject.token(end).eq_ignore_ascii_case("filter")
+            && self.subject.token(end + 1) == "("
+        {
+            return self.closing(end + 1, limit);
+        }
+        end
     }
 
     /// One past the parenthesis that closes the one at `open`.

@@ -153,6 +153,12 @@ fn has_limit(query: &Query) -> bool {
 
 /// Rows of several shards are compared by the proxy.
 fn check_distinct(subject: &Subject<'_>, select: &Select, scope: &Scope) -> Result<(), ClientError> {
+    if visit::item_exprs(&select.items).any(|expr| functions::differs_by_shard(subject.schema, expr)) {
+        return Err(ClientError::refused(
+            "DISTINCT with a volatile function or the current time is not supported across shards",
+            "Pass the value as a parameter.",
+        ));
+    }
     let (columns, is_complete) = select_facts::output_columns(subject, select, scope);
     if is_complete && columns.iter().all(|column| column.is_deterministic) {
         return Ok(());

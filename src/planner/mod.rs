@@ -164,7 +164,7 @@ fn plan_explain(
     if let Some(insert) = plan.insert.take() {
         let keys: Vec<_> = insert.rows.iter().map(|row| crate::plan::KeyTuple { parts: row.key.clone() }).collect();
         let has_key = keys.iter().all(|key| !key.parts.is_empty());
-        if !insert.fills.is_empty() || plan.route == Route::ByRow && !has_key {
+        if analyze || !insert.fills.is_empty() || plan.route == Route::ByRow && !has_key {
             return Err(refusal);
         }
         if plan.route == Route::ByRow {

@@ -92,6 +92,25 @@ pub fn output_name(expr: &Expr) -> Option<String> {
     }
 }
 
+/// False when PostgreSQL may give the expression another name than [`output_name`] knows: that of an ELSE, a field or
+/// a subquery's column.
+fn is_name_known(expr: &Expr) -> bool {
+    match expr {
+        Expr::Other { what, .. } => !matches!(*what, "case" | "field" | "subscript") && is_plain_operation(what),
+        Expr::Subquery(_) => false,
+        Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => is_name_known(expr),
+        _ => true,
+    }
+}
+
+/// True when every entry of a target list has AS or a name that is known.
+pub fn are_names_known(select: &Select) -> bool {
+    select.items.iter().all(|item| match &item.kind {
+        SelectItemKind::Expr { expr, alias } => alias.is_some() || is_name_known(expr),
+        _ => true,
+    })
+}
+
 /// The output columns of a SELECT; false when `*` hides some.
 pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> (Vec<ScopeColumn>, bool) {
     let mut columns = Vec::new();

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use crate::sql::lexer::{Lexed, LiteralKind, TokenKind};
+use crate::sql::parse::is_reserved;
 
 /// The statement without its lifted literals, white space, comments and keyword case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +58,9 @@ enum Clause {
     InsideOrdinals,
     /// HAVING, or in parentheses inside it.
     Having,
-    /// In the parentheses of a type.
+    /// In the parentheses of CAST, before its AS.
+    Cast,
+    /// In a type, or in the parentheses behind one.
     Type,
     Other,
 }
@@ -79,6 +82,11 @@ impl Writer<'_> {
             TokenKind::Word => {
                 let start = self.bytes.len();
                 self.bytes.extend(written.bytes().map(|byte| byte.to_ascii_lowercase()));
+                // `N'x'` is a string of another type, `n 'x'` one of a type called n.
+                let touches = self.lexed.tokens.get(index + 1).is_some_and(|next| next.start == token.end);
+                if touches && written.eq_ignore_ascii_case("n") && self.lexed.literal(index + 1).is_some() {
+                    self.bytes.push(b'\'');
+                }
                 if self.is_lifting {
                     self.word(index, start);
                 }
@@ -121,6 +129,7 @@ impl Writer<'_> {
             b"limit" | b"offset" | b"fetch" | b"for" | b"window" | b"union" | b"intersect" | b"except"
             | b"returning" | b"select" => Clause::Other,
             b"conflict" if self.is_after(index, &["on"]) => Clause::Other,
+            b"as" if self.clause() == Clause::Cast => Clause::Type,
             _ => return,
         };
         self.set_clause(clause);
@@ -141,9 +150,11 @@ impl Writer<'_> {
                         Clause::Ordinals
                     }
                     _ if self.opens_type(index) => Clause::Type,
+                    _ if self.is_after(index, &["cast"]) => Clause::Cast,
+                    Clause::Type => Clause::Type,
                     Clause::Ordinals | Clause::InsideOrdinals => Clause::InsideOrdinals,
                     Clause::Having => Clause::Having,
-                    Clause::Type | Clause::Other => Clause::Other,
+                    Clause::Cast | Clause::Other => Clause::Other,
                 };
                 self.clauses.push(inside);
             }
@@ -154,17 +165,24 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether the parenthesis at `index` follows the words of a type after `::` or AS.
+    /// Whether the parenthesis at `index` belongs to a type: behind `::`, or before a string as in
+    /// `varchar(10) 'x'`.
     fn opens_type(&self, index: usize) -> bool {
+        let (text, lexed) = (self.text, self.lexed);
+        let is_string = |token: usize| lexed.literal(token).is_some_and(|literal| literal.kind == LiteralKind::String);
+        if [2, 4].iter().any(|length| lexed.is_symbol(text, index + length, ")") && is_string(index + length + 1)) {
+            return true;
+        }
         let mut at = index;
         let mut words = 0;
-        while at > 0 && words < 4 {
+        while at > 0 && words < 5 {
             at -= 1;
-            match self.lexed.tokens.get(at).map(|token| token.kind) {
-                Some(TokenKind::Word) if words > 0 && self.lexed.is_keyword(self.text, at, "as") => return true,
+            match lexed.tokens.get(at).map(|token| token.kind) {
+                Some(TokenKind::Word) if is_reserved(lexed.text(text, at)) => return false,
                 Some(TokenKind::Word | TokenKind::QuotedIdent) => words += 1,
-                Some(TokenKind::Punctuation) => match self.lexed.text(self.text, at) {
-                    "." => {}
+                Some(TokenKind::Punctuation) => match lexed.text(text, at) {
+                    // `numeric(10, 2)[]`
+                    "." | "]" | "[" => {}
                     "::" => return words > 0,
                     _ => return false,
                 },
@@ -194,7 +212,7 @@ impl Writer<'_> {
         self.needs_equalities |= match self.clause() {
             Clause::Ordinals => !self.is_ordinal(index, value.kind),
             Clause::InsideOrdinals | Clause::Having => true,
-            Clause::Type | Clause::Other => false,
+            Clause::Cast | Clause::Type | Clause::Other => false,
         } && self.is_lifting;
     }
 
@@ -278,6 +296,12 @@ mod tests {
         assert_eq!(print("select a from t order by b limit 5"), print("select a from t order by b limit 6"));
         assert_ne!(print("select a::numeric(10,2)"), print("select a::numeric(10,3)"));
         assert_ne!(print("select cast(a as varchar(10))"), print("select cast(a as varchar(11))"));
+        assert_ne!(print("select varchar(10) 'x'"), print("select varchar(11) 'x'"));
+        assert_ne!(print("select n'x'"), print("select n 'x'"));
+        assert_eq!(print("select a as x from f(1)"), print("select a as x from f(2)"));
+        assert_eq!(print("select a::int from (select 1) x"), print("select a::int from (select 2) x"));
+        assert_eq!(print("select 1 where a::int in (1, 2)"), print("select 1 where a::int in (3, 4)"));
+        assert_eq!(print("select cast(f(1) as int), 2"), print("select cast(f(2) as int), 3"));
     }
 
     #[test]

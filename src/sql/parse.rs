@@ -27,6 +27,7 @@ use crate::sql::ast::Statement;
 use crate::sql::lexer::Lexed;
 
 use cursor::{Cursor, Source};
+pub(super) use keywords::is_reserved;
 
 /// Why a statement has no tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ fn unsupported(reason: impl Into<String>, token: usize) -> ParseError {
 /// Reads one statement; a semicolon at its end is allowed.
 ///
 /// # Errors
-/// The statement is not understood. Statements that need no tree are never refused for their details.
+/// The statement is not understood. Of statements that need no tree only the words that the tree holds are read.
 ///
 /// # Invariants
 /// Time and memory grow with the number of tokens, recursion is bounded; no input panics.

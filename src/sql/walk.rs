@@ -1,4 +1,7 @@
 //! Walks over a statement's tree: every expression, row source, query and call, outermost first.
+//!
+//! The target of INSERT, UPDATE, DELETE, MERGE and COPY is no row source of the tree: [`Visitor::statement`]
+//! meets it.
 
 use crate::sql::ast::{
     Assignment, Call, CopySource, Cte, Distinct, Expr, InsertSource, JoinCondition, OrderItem, Query, Select,

@@ -127,7 +127,7 @@ const VALUES: &[&str] = &[
 ];
 
 /// Whether a word, in any case of letters, can be no name of a table or column.
-pub(super) fn is_reserved(word: &str) -> bool {
+pub(in crate::sql) fn is_reserved(word: &str) -> bool {
     contains(RESERVED, word)
 }
 

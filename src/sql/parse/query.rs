@@ -83,11 +83,12 @@ fn fetch(cursor: &mut Cursor<'_, '_>, query: &mut Query) -> Parsed<()> {
     if cursor.eat_any(&["first", "next"]).is_none() {
         return cursor.fail("FIRST or NEXT is expected");
     }
-    if cursor.is_any(&["row", "rows"]) {
+    query.limit = Some(if cursor.is_any(&["row", "rows"]) {
         // Without a number it is one row, which no literal of the statement says.
-        return cursor.fail("FETCH FIRST without a number of rows");
-    }
-    query.limit = Some(row_count(cursor)?);
+        Expr::Other { what: "fetch first row", children: Vec::new() }
+    } else {
+        row_count(cursor)?
+    });
     cursor.eat_any(&["row", "rows"]);
     if cursor.eat_all(&["with", "ties"]) {
         query.with_ties = true;
@@ -185,13 +186,46 @@ pub(super) fn with_clause(cursor: &mut Cursor<'_, '_>) -> Parsed<(bool, Vec<Cte>
             Statement::Query(Box::new(whole(inside)?))
         };
         with.push(Cte { name, columns, statement });
-        if cursor.is_any(&["search", "cycle"]) {
-            return cursor.fail("SEARCH and CYCLE of a recursive query");
-        }
+        search_and_cycle(cursor)?;
         if !cursor.eat_symbol(",") {
             return Ok((recursive, with));
         }
     }
+}
+
+/// `SEARCH DEPTH FIRST BY a, b SET c` and `CYCLE a, b SET c TO d DEFAULT e USING f` add columns and no rows.
+fn search_and_cycle(cursor: &mut Cursor<'_, '_>) -> Parsed<()> {
+    if cursor.eat("search") {
+        cursor.eat_any(&["depth", "breadth"]);
+        if !cursor.eat_all(&["first", "by"]) {
+            return cursor.fail("FIRST BY is expected");
+        }
+        names(cursor)?;
+        cursor.expect("set")?;
+        cursor.name()?;
+    }
+    if cursor.eat("cycle") {
+        names(cursor)?;
+        cursor.expect("set")?;
+        cursor.name()?;
+        if cursor.eat("to") {
+            // Two constants; a type may stand before each.
+            while !cursor.is_done() && !cursor.is("using") {
+                cursor.at += 1;
+            }
+        }
+        cursor.expect("using")?;
+        cursor.name()?;
+    }
+    Ok(())
+}
+
+fn names(cursor: &mut Cursor<'_, '_>) -> Parsed<()> {
+    cursor.name()?;
+    while cursor.eat_symbol(",") {
+        cursor.name()?;
+    }
+    Ok(())
 }
 
 /// UNION and EXCEPT bind alike and to the left; INTERSECT binds tighter.

@@ -3,15 +3,19 @@
 use std::ops::Range;
 
 use crate::sql::ast::{ObjectName, Statement};
+use crate::sql::lexer::TokenKind;
 use crate::sql::parse::cursor::Cursor;
 use crate::sql::parse::{Parsed, copy, ddl, query};
 
 /// A statement that is no query and no INSERT, UPDATE, DELETE or MERGE.
 pub(super) fn statement(mut cursor: Cursor<'_, '_>) -> Parsed<Statement> {
+    if cursor.source.kind(cursor.at) != Some(TokenKind::Word) {
+        return cursor.fail("a statement starts with a word");
+    }
     let word = cursor.source.written(cursor.at).to_ascii_uppercase();
     let at = cursor.at;
     cursor.at += 1;
-    Ok(match word.as_str() {
+    let statement = match word.as_str() {
         "BEGIN" => Statement::Begin,
         "START" => Statement::Begin,
         "COMMIT" | "END" if cursor.is("prepared") => Statement::TwoPhase,
@@ -27,6 +31,7 @@ pub(super) fn statement(mut cursor: Cursor<'_, '_>) -> Parsed<Statement> {
         }
         "SET" => set(&mut cursor)?,
         "RESET" => reset(&mut cursor)?,
+        "SHOW" if cursor.is_done() => return cursor.fail("a name is expected"),
         "SHOW" => Statement::Show(words(&cursor, " ")),
         "PREPARE" if cursor.is("transaction") => Statement::TwoPhase,
         "PREPARE" => Statement::Prepare { name: cursor.name()? },
@@ -53,12 +58,30 @@ pub(super) fn statement(mut cursor: Cursor<'_, '_>) -> Parsed<Statement> {
             Statement::Ddl(ddl::ddl(cursor.source.cursor(at..cursor.end))?)
         }
         _ => Statement::Other(word),
-    })
+    };
+    // The session acts on these itself, so that PostgreSQL would not see what stands behind.
+    let is_whole = matches!(
+        statement,
+        Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::Reset(_)
+            | Statement::Deallocate(_)
+            | Statement::Discard(_)
+            | Statement::Close(_)
+    );
+    if is_whole {
+        cursor.expect_done()?;
+    }
+    Ok(statement)
 }
 
 /// `[WORK | TRANSACTION] [AND [NO] CHAIN]`.
 fn chain(cursor: &mut Cursor<'_, '_>) -> bool {
     cursor.eat_any(&["work", "transaction"]);
+    cursor.eat_all(&["and", "no", "chain"]);
     cursor.eat_all(&["and", "chain"])
 }
 
@@ -70,7 +93,7 @@ fn rollback(cursor: &mut Cursor<'_, '_>) -> Parsed<Statement> {
         }
         return Ok(Statement::RollbackTo(cursor.name()?));
     }
-    Ok(Statement::Rollback { chain: cursor.eat_all(&["and", "chain"]) })
+    Ok(Statement::Rollback { chain: chain(cursor) })
 }
 
 /// The cursor's words in lower case.
@@ -87,7 +110,7 @@ fn words(cursor: &Cursor<'_, '_>, separator: &str) -> String {
 }
 
 fn name_or_all(cursor: &mut Cursor<'_, '_>) -> Parsed<Option<String>> {
-    if cursor.is("all") { Ok(None) } else { cursor.name().map(Some) }
+    if cursor.eat("all") { Ok(None) } else { cursor.name().map(Some) }
 }
 
 /// A setting's name, with dots.
@@ -159,11 +182,11 @@ fn reset(cursor: &mut Cursor<'_, '_>) -> Parsed<Statement> {
         (&["session", "authorization"], "session_authorization"),
         (&["transaction", "isolation", "level"], "transaction_isolation"),
     ];
-    if cursor.is("all") {
+    if cursor.eat("all") {
         return Ok(Statement::Reset(None));
     }
     for (words, name) in special {
-        if cursor.is_all(words) {
+        if cursor.eat_all(words) {
             return Ok(Statement::Reset(Some((*name).to_owned())));
         }
     }

@@ -92,3 +92,5 @@ select "a"."b"."c" from "a"."b" as "x" order by "x"."c" asc;
 select (a + b) * c, (d), ((e)), (((f))) from t;
 select a <> b, c != d, e <= f, g >= h;
 select (1, 2) overlaps (3, 4);
+with recursive r(a) as (select 1 union all select a + 1 from r) search depth first by a set o cycle a set c to true default false using p select * from r;
+select a from t fetch first row only;
