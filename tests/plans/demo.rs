@@ -80,6 +80,7 @@ fn column(table: &TableName, text: &str) -> Column {
     Column {
         name: words[0].to_owned(),
         type_oid: type_oid(words[1]),
+        has_type_modifier: false,
         collation_is_bytewise: !has("locale") && !has("nocase"),
         collation_is_deterministic: !has("nocase"),
         not_null: !has("null"),
