@@ -46,7 +46,10 @@ fn check_relation(topology: &Topology, schema: &Schema, relation: &Relation) -> 
     for unique in &relation.unique {
         if !is_kept(relation, unique, &key) {
             return Err(ClientError::refused(
-                format!("unique index \"{}\" of sharded table \"{table}\" does not contain the sharding key", unique.name),
+                format!(
+                    "unique index \"{}\" of sharded table \"{table}\" does not contain the sharding key",
+                    unique.name
+                ),
                 format!("Add {} to the constraint: no shard alone can keep other values unique.", key.join(", ")),
             ));
         }
