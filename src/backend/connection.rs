@@ -472,7 +472,9 @@ pub(super) async fn open(target: &ConnectTarget) -> Result<TcpStream, BackendErr
 /// Translates an error of the stream.
 pub(super) fn net_error(node: NodeId, during: LostWhile, error: &NetError) -> BackendError {
     match error {
-        NetError::Closed | NetError::Io(_) => BackendError::Lost { node, during, reason: error.to_string() },
+        NetError::Closed | NetError::Io(_) | NetError::HeldTooMuch => {
+            BackendError::Lost { node, during, reason: error.to_string() }
+        }
         NetError::Wire(_) => BackendError::Protocol { node, during, reason: error.to_string() },
         NetError::Deadline(late) => BackendError::Timeout { node, during, what: late.what, after_ms: late.after_ms },
     }

@@ -70,7 +70,13 @@ impl Session {
         Ok(done)
     }
 
-    async fn copy_shards(&mut self, client: &mut Framed, parsed: &Parsed, plan: &Plan, mode: Mode<'_>) -> Result<Vec<ShardId>, Failure> {
+    async fn copy_shards(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        plan: &Plan,
+        mode: Mode<'_>,
+    ) -> Result<Vec<ShardId>, Failure> {
         if plan.route == Route::ByRow {
             return Ok(self.topology.shard_ids().collect());
         }
@@ -237,6 +243,7 @@ impl Session {
                 None => match fields.next() {
                     // A row that is too short: any shard will say so.
                     None => return Ok(shards.first().copied()),
+                    Some(CopyField::Null) if copy.key_is_not_null => return Ok(shards.first().copied()),
                     Some(CopyField::Null) => return Err(key_missing(copy)),
                     Some(CopyField::Text(text)) => key_type.read_text(text),
                     Some(CopyField::Binary(bytes)) => key_type.read_binary(bytes),

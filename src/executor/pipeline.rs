@@ -1,13 +1,14 @@
 //! The extended protocol. Messages for one shard are written as they come and travel together at
 //! Sync or Flush; answers reach the client in the order of its messages.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::link::{failure_of, read_quiet};
 use super::relay::{Expect, forward};
-use super::session::CLIENT_FLUSH_BYTES;
+use super::session::{CLIENT_FLUSH_BYTES, Suspended};
 use super::statement::{Mode, ends_failure, in_failed_transaction};
 use super::values::StatementValues;
 use super::{Failure, Session, shard_name};
@@ -20,6 +21,8 @@ use crate::planner::BoundShards;
 use crate::session::{Parsed, Portal, PreparedStatement};
 use crate::sql::ast::Statement;
 use crate::wire::client_message::{self, Bind, ClientMessage, Parse, Target};
+use crate::wire::frame::take_frame;
+use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message::{self, tag};
 
 /// A shard's messages are sent on, and its answers read, once they hold this much.
@@ -162,6 +165,7 @@ impl Session {
             self.say(client, empty(tag::BIND_COMPLETE));
         }
         let name = portal.bind.portal.clone();
+        self.suspended.remove(&name);
         self.statements.insert_portal(&name, Arc::new(portal));
         Ok(())
     }
@@ -171,6 +175,9 @@ impl Session {
         let parsed = Arc::clone(&portal.statement.parsed);
         if is_ours(&parsed) {
             return Ok(None);
+        }
+        if let Some(shard) = self.fixed_shard(&parsed) {
+            return Ok(Some(shard));
         }
         self.know_relations(&parsed).await?;
         let plan = self.plan(&parsed)?;
@@ -265,6 +272,7 @@ impl Session {
             link.unsynced = true;
             link.wrote |= portal.writes;
             self.schema_changed |= portal.changes_schema;
+            self.note_cursor(shard, &portal.statement.parsed);
             return Ok(());
         }
         let describe = self.describe_waiting.as_deref() == Some(name);
@@ -278,21 +286,78 @@ impl Session {
         if describe && is_ours(&parsed) && !matches!(parsed.statement, Ok(Statement::Explain { .. })) {
             server_message::write_empty(client.output(), tag::NO_DATA);
         }
-        if rows_max > 0 && !is_ours(&parsed) {
-            return Err(ClientError::refused(
-                "a row limit on a statement that several shards answer is not supported yet",
-                "Use LIMIT in the statement, or fetch all rows.",
-            )
-            .into());
+        if self.suspended.contains_key(name) {
+            self.resume(client, name, rows_max);
+            return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
         if !self.links.is_empty() && !self.transaction.is_open() && !is_ours(&parsed) {
             // Earlier statements of this pipeline are one transaction with this one.
             self.open_block().await?;
         }
+        if rows_max > 0 && !is_ours(&parsed) {
+            return self.run_limited(client, name, &parsed, mode, rows_max).await;
+        }
         let done = self.run(client, &parsed, mode).await?;
         done.write(client);
         Ok(())
+    }
+
+    /// Runs a statement whose client wants so many rows at a time: the merged rows are kept, within the
+    /// merge's budget, and handed out by and by.
+    async fn run_limited(
+        &mut self,
+        client: &mut Framed,
+        name: &str,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+        rows_max: u32,
+    ) -> Result<(), Failure> {
+        client.flush().await?;
+        client.hold_output(self.cluster.settings.merge_bytes_max);
+        let outcome = self.run(client, parsed, mode).await;
+        let mut held = client.release_output();
+        let done = outcome.map_err(|failure| match failure {
+            Failure::Client(NetError::HeldTooMuch) => ClientError::new(
+                ErrorId::MergeBudgetExceeded,
+                "the rows of a portal with a row limit are more than the proxy keeps",
+            )
+            .with_hint("Fetch all rows at once, or use LIMIT in the statement.")
+            .into(),
+            other => other,
+        })?;
+        let mut rows = VecDeque::new();
+        while let Ok(Some(frame)) = take_frame(&mut held, MESSAGE_BYTES_MAX) {
+            if frame.tag == tag::DATA_ROW {
+                rows.push_back(frame);
+            } else {
+                client.output().extend_from_slice(&frame.bytes);
+            }
+        }
+        self.suspended.insert(name.to_owned(), Suspended { rows, done });
+        self.resume(client, name, rows_max);
+        Ok(())
+    }
+
+    /// The next rows of a suspended portal.
+    fn resume(&mut self, client: &mut Framed, name: &str, rows_max: u32) {
+        let Some(suspended) = self.suspended.get_mut(name) else { return };
+        let wanted = if rows_max == 0 { usize::MAX } else { rows_max as usize };
+        let mut sent = 0;
+        while sent < wanted
+            && let Some(row) = suspended.rows.pop_front()
+        {
+            client.output().extend_from_slice(&row.bytes);
+            sent += 1;
+        }
+        if sent == wanted && sent > 0 {
+            // As PostgreSQL: that there are no more rows is found out by the next Execute.
+            client.output().extend_from_slice(&empty(tag::PORTAL_SUSPENDED));
+            return;
+        }
+        if let Some(suspended) = self.suspended.remove(name) {
+            suspended.done.with_rows(sent).write(client);
+        }
     }
 
     async fn close_target(&mut self, client: &mut Framed, target: &Target) -> Result<(), Failure> {
@@ -310,6 +375,7 @@ impl Session {
                     link.unsynced = true;
                 }
                 self.statements.remove_portal(name);
+                self.suspended.remove(name);
             }
         }
         self.say(client, empty(tag::CLOSE_COMPLETE));
@@ -481,6 +547,7 @@ impl Session {
                 self.reload_schema().await;
             }
             self.statements.end_portals();
+            self.suspended.clear();
             self.release();
         }
         let status = self.status_byte();

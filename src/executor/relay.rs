@@ -55,6 +55,20 @@ impl Done {
         }
     }
 
+    /// The same command, with the number of rows of the last Execute.
+    pub(super) fn with_rows(self, rows: usize) -> Self {
+        match self
+            .complete
+            .as_ref()
+            .and_then(command_tag)
+            .as_deref()
+            .and_then(|tag| tag.strip_prefix("SELECT ").map(str::len))
+        {
+            Some(_) => Self::with_tag(&format!("SELECT {rows}")),
+            None => self,
+        }
+    }
+
     /// Rows counted by the command tag.
     pub(super) fn row_count(&self) -> Option<u64> {
         self.complete.as_ref().and_then(command_tag).and_then(|tag| server_message::read_row_count(&tag))

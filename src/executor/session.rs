@@ -1,12 +1,13 @@
 //! One client's session as the executor sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedRwLockReadGuard;
 
 use super::link::Link;
+use super::relay::Done;
 use super::{Cluster, Failure};
 use crate::backend::CancelHandle;
 use crate::base::ShardId;
@@ -16,6 +17,7 @@ use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transactio
 use crate::sql::{fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
+use crate::wire::frame::Frame;
 use crate::wire::server_message;
 
 /// Output is sent to the client once it holds this much.
@@ -53,6 +55,14 @@ impl CancelSlot {
     }
 }
 
+/// What is left of a portal that the proxy ran for a client that fetches by and by.
+pub(super) struct Suspended {
+    /// DataRow messages.
+    pub(super) rows: VecDeque<Frame>,
+    /// CommandComplete.
+    pub(super) done: Done,
+}
+
 /// A session.
 pub struct Session {
     pub(super) cluster: Arc<Cluster>,
@@ -77,6 +87,10 @@ pub struct Session {
     pub(super) parse_waiting: Option<(String, Arc<PreparedStatement>)>,
     /// A Describe of a portal that the proxy runs itself; it is answered by its Execute.
     pub(super) describe_waiting: Option<String>,
+    /// Shards of open cursors by name.
+    pub(super) cursors: BTreeMap<String, ShardId>,
+    /// Rows of portals with a row limit that are still to be fetched.
+    pub(super) suspended: BTreeMap<String, Suspended>,
     /// The shard that owes answers to extended messages.
     pub(super) current: Option<ShardId>,
 }
@@ -101,6 +115,8 @@ impl Session {
             skip_to_sync: false,
             parse_waiting: None,
             describe_waiting: None,
+            cursors: BTreeMap::new(),
+            suspended: BTreeMap::new(),
             current: None,
         };
         session.update_search_path();

@@ -67,6 +67,7 @@ impl Session {
             Statement::Set { .. } | Statement::Reset(_) | Statement::Discard(_) | Statement::Deallocate(_) => {
                 self.run_setting(client, parsed, statement).await
             }
+            Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
             Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
             Statement::Prepare { .. } | Statement::Execute { .. } => {
@@ -195,6 +196,51 @@ impl Session {
         }
     }
 
+    /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.
+    async fn run_fixed(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        if let Ok(Statement::Close(None)) = &parsed.statement {
+            self.tell_links(&parsed.text).await?;
+            self.cursors.clear();
+            return Ok(Done::with_tag("CLOSE CURSOR ALL"));
+        }
+        let shard = self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard());
+        match mode {
+            Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
+            Mode::Extended { .. } => {
+                let show = Show { header: mode.describes(), rows: true };
+                self.exchange(client, shard, &parsed.text, mode, show).await
+            }
+        }
+    }
+
+    /// The shard of a statement that needs no plan: the cursor's, or any one for SHOW.
+    pub(super) fn fixed_shard(&self, parsed: &Parsed) -> Option<ShardId> {
+        match &parsed.statement {
+            Ok(Statement::Show(_)) => Some(self.any_shard()),
+            Ok(Statement::Close(Some(name))) => Some(self.cursor_shard(name)),
+            Ok(Statement::Fetch) => {
+                let tokens = parsed.lexed.tokens.len();
+                let name = (0..tokens).rev().find_map(|token| parsed.lexed.identifier(&parsed.text, token));
+                Some(self.cursor_shard(&name.unwrap_or_default()))
+            }
+            _ => None,
+        }
+    }
+
+    /// An unknown cursor is for a server to complain about.
+    fn cursor_shard(&self, name: &str) -> ShardId {
+        self.cursors.get(name).copied().unwrap_or_else(|| self.any_shard())
+    }
+
+    /// Remembers where a cursor is.
+    pub(super) fn note_cursor(&mut self, shard: ShardId, parsed: &Parsed) {
+        if let Ok(Statement::Declare { .. }) = &parsed.statement
+            && let Some(name) = parsed.lexed.identifier(&parsed.text, 1)
+        {
+            self.cursors.insert(name, shard);
+        }
+    }
+
     /// A shard that the session holds already, or the home shard.
     pub(super) fn any_shard(&self) -> ShardId {
         self.links.keys().next().copied().unwrap_or_else(|| self.topology.home())
@@ -229,6 +275,7 @@ impl Session {
             || parsed.lexed.tokens.iter().any(|token| {
                 parsed.text.get(token.start..token.end).is_some_and(|text| text.eq_ignore_ascii_case("set_config"))
             });
+        self.note_cursor(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;
             if may_set {

@@ -257,6 +257,8 @@ impl Session {
         self.own_schema = None;
         self.schema_changed = false;
         self.statements.end_portals();
+        self.cursors.clear();
+        self.suspended.clear();
         self.release();
     }
 

@@ -41,6 +41,8 @@ pub struct Framed {
     /// Most bytes that stood in `output` since it was last empty.
     output_bytes_high: usize,
     message_bytes_max: usize,
+    /// Output is kept back, up to so many bytes.
+    held_bytes_max: Option<usize>,
     peer: Option<SocketAddr>,
 }
 
@@ -69,6 +71,7 @@ impl Framed {
             input: BytesMut::with_capacity(READ_BYTES),
             output: BytesMut::with_capacity(READ_BYTES),
             output_bytes_high: 0,
+            held_bytes_max: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             peer,
         }
@@ -148,6 +151,20 @@ impl Framed {
         &mut self.output
     }
 
+    /// Keeps output back: flushing does nothing until [`Self::release_output`].
+    ///
+    /// # Units
+    /// `bytes_max`: a flush with more than so many bytes fails with [`NetError::HeldTooMuch`].
+    pub fn hold_output(&mut self, bytes_max: usize) {
+        self.held_bytes_max = Some(bytes_max);
+    }
+
+    /// Ends [`Self::hold_output`] and hands out what was written meanwhile.
+    pub fn release_output(&mut self) -> BytesMut {
+        self.held_bytes_max = None;
+        self.output.split()
+    }
+
     /// Sends the whole output buffer.
     ///
     /// # Errors
@@ -156,6 +173,9 @@ impl Framed {
     /// # Cancel safety
     /// Safe: what was not sent stays in the buffer and the next flush goes on behind the last byte sent.
     pub async fn flush(&mut self) -> Result<(), NetError> {
+        if let Some(bytes_max) = self.held_bytes_max {
+            return if self.output.len() <= bytes_max { Ok(()) } else { Err(NetError::HeldTooMuch) };
+        }
         self.output_bytes_high = self.output_bytes_high.max(self.output.len());
         while !self.output.is_empty() {
             if self.stream.write_buf(&mut self.output).await? == 0 {

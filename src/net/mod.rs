@@ -26,6 +26,9 @@ pub enum NetError {
     /// The bytes are not a message.
     #[error("{0}")]
     Wire(#[from] WireError),
+    /// More output was kept back than allowed.
+    #[error("more output is kept back than allowed")]
+    HeldTooMuch,
     /// A wait took too long.
     #[error("{0}")]
     Deadline(#[from] DeadlineError),

@@ -114,9 +114,8 @@ fn bind_keys(
     let mut shards: Vec<ShardId> = Vec::with_capacity(keys.len().min(8));
     let mut unreadable = Vec::new();
     for key in keys {
-        match read_key(&key.parts, values, None, &mut unreadable) {
-            Some(Some(key)) => add(&mut shards, topology.shard_of_key(&key)),
-            Some(None) | None => {}
+        if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
+            add(&mut shards, topology.shard_of_key(&key))
         }
     }
     if !unreadable.is_empty() {
@@ -165,6 +164,11 @@ fn bind_rows(plan: &Plan, topology: &Topology, values: &dyn Values) -> Result<Bo
                     return Err(refusal.into());
                 }
                 let shard = topology.shard_of_key(&key);
+                add(&mut shards, shard);
+                rows.push(shard);
+            }
+            Some(None) if insert.key_is_not_null => {
+                let shard = topology.home();
                 add(&mut shards, shard);
                 rows.push(shard);
             }

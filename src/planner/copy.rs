@@ -11,7 +11,7 @@ use super::walk::Walk;
 use super::write::write_plan;
 use crate::error::ClientError;
 use crate::plan::{Class, CopyPlan, MergeSpec, Piece, Plan, Route, Several, Splice};
-use crate::sql::ast::{Copy, CopyFormat, CopySource, ObjectName, Statement, TokenRange};
+use crate::sql::ast::{Copy, CopySource, ObjectName, Statement, TokenRange};
 use crate::topology::KeyType;
 use crate::topology::schema::{ColumnDefault, Relation};
 
@@ -42,6 +42,7 @@ fn copy_plan(copy: &Copy, table: Option<&Relation>) -> CopyPlan {
         options: copy.options.clone(),
         columns: 0,
         key: Vec::new(),
+        key_is_not_null: false,
         fills: Vec::new(),
         splices: Vec::new(),
     }
@@ -102,18 +103,10 @@ fn from_client(
                 "Send UTF-8 with client_encoding, and NULLs as the NULL option says.",
             ));
         }
+        planned.key_is_not_null = super::insert::key_is_not_null(relation, key);
         planned.key = key_fields(relation, key, &names, &fills)?;
     }
     planned.splices = column_splices(&names, &fills, columns_tokens, name_tokens);
-    if !fills.is_empty() && copy.options.format == CopyFormat::Csv && copy.options.header {
-        return Err(ClientError::refused(
-            format!(
-                "COPY with HEADER that leaves ids of table \"{}\" to be filled in is not supported",
-                relation.name.name
-            ),
-            "Leave the header line out, or copy the ids too.",
-        ));
-    }
     planned.fills = fills;
     let mut plan = match key {
         Some(_) => write_plan(Route::ByRow, Several::Sum, format!("each row by the key of {}", relation.name.name)),
@@ -197,10 +190,7 @@ fn column_splices(
 fn to_client(subject: &Subject<'_>, copy: &Copy, name: &ObjectName) -> Result<Plan, ClientError> {
     let place = place::resolve(subject, name)?;
     let (route, several, reason) = match &place {
-        Place::Sharded(relation, _) => {
-            check_output(copy)?;
-            (Route::All, Several::Sum, format!("all rows of {}", relation.name.name))
-        }
+        Place::Sharded(relation, _) => (Route::All, Several::Sum, format!("all rows of {}", relation.name.name)),
         Place::Reference(_) => (Route::Any, one_place(), "reference tables only".to_owned()),
         Place::Single(_, home) => (Route::Shard(*home), one_place(), format!("{} is on shard {home}", name.name)),
         Place::Catalog => {
@@ -212,17 +202,6 @@ fn to_client(subject: &Subject<'_>, copy: &Copy, name: &ObjectName) -> Result<Pl
     plan.class = Class::Read;
     plan.copy = Some(copy_plan(copy, place.relation().map(AsRef::as_ref)));
     Ok(plan)
-}
-
-/// Each shard would send a header of its own.
-fn check_output(copy: &Copy) -> Result<(), ClientError> {
-    if copy.options.header && copy.options.format != CopyFormat::Binary {
-        return Err(ClientError::refused(
-            "COPY TO with HEADER from several shards is not supported",
-            "Leave HEADER out.",
-        ));
-    }
-    Ok(())
 }
 
 fn query_to_client(
@@ -247,10 +226,7 @@ fn query_to_client(
         "Leave out ORDER BY, LIMIT, DISTINCT and aggregates, or restrict the query to one sharding key.",
     );
     let several = match merge {
-        Ok((splices, merge)) if splices.is_empty() && merge == MergeSpec::default() => match check_output(copy) {
-            Ok(()) => Several::Sum,
-            Err(error) => Several::Refuse(error),
-        },
+        Ok((splices, merge)) if splices.is_empty() && merge == MergeSpec::default() => Several::Sum,
         Ok(_) => Several::Refuse(refusal),
         Err(error) => Several::Refuse(error),
     };

@@ -188,8 +188,10 @@ pub fn key_of_row(
         let slot = match value {
             None | Some(Expr::Default) => match fills.iter().position(|fill| fill.column == *name) {
                 Some(fill) => (Slot::Fill(fill), *key_type),
+                None if has_no_default(relation, name) && key_is_not_null(relation, key) => (Slot::Null, *key_type),
                 None => return Err(missing_key(&relation.name.name, Some(name))),
             },
+            Some(Expr::Null) if key_is_not_null(relation, key) => (Slot::Null, *key_type),
             Some(Expr::Null) => return Err(missing_key(&relation.name.name, Some(name))),
             Some(value) => predicate::constant(value, *key_type).ok_or_else(|| {
                 ClientError::refused(
@@ -210,6 +212,15 @@ pub fn key_of_row(
         parts.push(KeyPart { slot, key_type });
     }
     Ok(parts)
+}
+
+/// Every shard refuses a row without a key by itself.
+pub fn key_is_not_null(relation: &Relation, key: &[(String, KeyType)]) -> bool {
+    !relation.has_triggers && key.iter().all(|(name, _)| relation.column(name).is_some_and(|column| column.not_null))
+}
+
+fn has_no_default(relation: &Relation, name: &str) -> bool {
+    relation.column(name).is_some_and(|column| column.default == ColumnDefault::None)
 }
 
 /// A conflict with a row of another shard would not be seen.
@@ -329,6 +340,7 @@ fn values(
         rows_tokens,
         returning: !insert.returning.is_empty(),
         may_skip_rows: insert.on_conflict.is_some(),
+        key_is_not_null: key.is_some_and(|key| key_is_not_null(relation, key)),
         everywhere: key.is_none(),
     });
     Ok(plan)

@@ -165,15 +165,12 @@ impl Schema {
     pub fn key_types(&self, relation: &Relation, key: &[String]) -> Option<Vec<KeyType>> {
         key.iter()
             .map(|name| {
-                relation
-                    .column(name)
-                    .filter(|column| column.collation_is_deterministic)
-                    .and_then(|column| {
-                        let key_type = KeyType::from_oid(column.type_oid)?;
-                        let is_rounded = column.has_type_modifier
-                            && matches!(key_type, KeyType::Numeric | KeyType::Timestamp | KeyType::TimestampTz);
-                        (!is_rounded).then_some(key_type)
-                    })
+                relation.column(name).filter(|column| column.collation_is_deterministic).and_then(|column| {
+                    let key_type = KeyType::from_oid(column.type_oid)?;
+                    let is_rounded = column.has_type_modifier
+                        && matches!(key_type, KeyType::Numeric | KeyType::Timestamp | KeyType::TimestampTz);
+                    (!is_rounded).then_some(key_type)
+                })
             })
             .collect()
     }

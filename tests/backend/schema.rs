@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use ostrakon::backend::Connection;
-use ostrakon::control::client::ControlClient;
 use ostrakon::backend::schema::{build_schema, read_schema, schema_queries};
+use ostrakon::control::client::ControlClient;
 use ostrakon::topology::TableName;
 use ostrakon::topology::schema::{ColumnDefault, Relation, RelationKind, Schema, Volatility};
 
