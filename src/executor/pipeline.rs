@@ -186,7 +186,13 @@ impl Session {
             return Ok(Some(shard));
         }
         self.know_relations(&parsed).await?;
-        let plan = self.plan(&parsed)?;
+        let plan = match self.plan(&parsed) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let types = portal.statement.parameter_types.clone();
+                return Err(self.refuse(client, &parsed, &types, refusal).await);
+            }
+        };
         if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) {
             return Ok(None);
         }
