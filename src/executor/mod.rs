@@ -217,6 +217,11 @@ struct StatementIds {
 const STATEMENT_TEXTS_MAX: usize = 100_000;
 
 impl StatementIds {
+    /// An id that nothing else has.
+    fn unique(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// The id of a text with these parameter types: equal ids always mean equal statements.
     fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
         let key = (sql.to_owned(), parameter_types.to_vec());
@@ -224,6 +229,6 @@ impl StatementIds {
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();
         }
-        *known.entry(key).or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed) + 1)
+        *known.entry(key).or_insert_with(|| self.unique())
     }
 }

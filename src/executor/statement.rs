@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::exchange::Show;
 use super::relay::Done;
 use super::values::StatementValues;
-use super::{Failure, Session};
+use super::{Failure, Session, set};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
@@ -162,6 +162,7 @@ impl Session {
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
         self.know_relations(parsed).await?;
         let plan = self.plan(parsed)?;
+        let change = set::set_config(parsed, &StatementValues::new(&parsed.lexed, mode))?;
         if plan.outside_transaction && self.transaction.is_open() {
             return Err(ClientError::new(
                 ErrorId::ActiveTransaction,
@@ -182,7 +183,11 @@ impl Session {
         match bound.shards {
             BoundShards::Any => {
                 let shard = self.any_shard();
-                self.run_one(client, parsed, &plan, shard, mode).await
+                let done = self.run_one(client, parsed, &plan, shard, mode).await?;
+                if let Some(change) = change {
+                    self.note_set_config(shard, &change);
+                }
+                Ok(done)
             }
             BoundShards::One(shard) => self.run_one(client, parsed, &plan, shard, mode).await,
             BoundShards::Many(shards) => match &plan.several {
@@ -271,10 +276,7 @@ impl Session {
 
     /// Remembers what a statement that succeeded did to its connection.
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
-        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)))
-            || parsed.lexed.tokens.iter().any(|token| {
-                parsed.text.get(token.start..token.end).is_some_and(|text| text.eq_ignore_ascii_case("set_config"))
-            });
+        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;

@@ -9,7 +9,7 @@ use super::visit;
 use super::walk::Block;
 use crate::error::ClientError;
 use crate::sql::LiteralKind;
-use crate::sql::ast::{Distinct, Expr, OrderItem, Query, Select, SelectItemKind, SetExpr};
+use crate::sql::ast::{Distinct, Expr, OrderItem, Query, Select, SelectItem, SelectItemKind, SetExpr};
 
 /// The SELECT of a query that has no clause but FROM and WHERE: it may become part of the level round it.
 pub fn flat<'a>(subject: &Subject<'_>, query: &'a Query) -> Option<&'a Select> {
@@ -96,7 +96,7 @@ pub fn output_name(expr: &Expr) -> Option<String> {
 /// a subquery's column.
 fn is_name_known(expr: &Expr) -> bool {
     match expr {
-        Expr::Other { what, .. } => !matches!(*what, "case" | "field" | "subscript") && is_plain_operation(what),
+        Expr::Other { what, .. } => !matches!(*what, "case" | "field access" | "subscript" | "whole row"),
         Expr::Subquery(_) => false,
         Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => is_name_known(expr),
         _ => true,
@@ -111,11 +111,23 @@ pub fn are_names_known(select: &Select) -> bool {
     })
 }
 
+/// True for an entry of a target list that is one column: not `*`, nor `(composite).*`.
+pub fn is_one_column(item: &SelectItem) -> bool {
+    match &item.kind {
+        SelectItemKind::Expr { expr, .. } => !matches!(expr, Expr::Other { what: "row expansion", .. }),
+        SelectItemKind::Wildcard | SelectItemKind::QualifiedWildcard(_) => false,
+    }
+}
+
 /// The output columns of a SELECT; false when `*` hides some.
 pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> (Vec<ScopeColumn>, bool) {
     let mut columns = Vec::new();
-    let mut is_complete = true;
+    let mut is_complete = are_names_known(select);
     for item in &select.items {
+        if !is_one_column(item) && matches!(item.kind, SelectItemKind::Expr { .. }) {
+            is_complete = false;
+            continue;
+        }
         let expanded = match &item.kind {
             SelectItemKind::Wildcard => scope.wildcard(),
             SelectItemKind::QualifiedWildcard(alias) => scope.qualified_wildcard(alias),
@@ -198,7 +210,7 @@ pub fn ordinal(subject: &Subject<'_>, expr: &Expr) -> Option<usize> {
 /// The expression of the target list that stands at an ordinal; `None` when `*` comes before it.
 pub fn item_at(select: &Select, ordinal: usize) -> Option<&Expr> {
     let before = select.items.get(..ordinal)?;
-    if before.iter().any(|item| !matches!(item.kind, SelectItemKind::Expr { .. })) {
+    if !before.iter().all(is_one_column) {
         return None;
     }
     match &before.last()?.kind {
@@ -334,9 +346,4 @@ pub fn is_computed_by_shard(
         ));
     }
     Ok(())
-}
-
-/// Operations whose answer depends on their operands only.
-fn is_plain_operation(_what: &str) -> bool {
-    true
 }

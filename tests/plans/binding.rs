@@ -101,11 +101,10 @@ fn in_lists_prune_to_the_owners() {
 
 #[test]
 fn rows_go_by_their_keys() {
-    let (topology, bound) = bind("INSERT INTO orders (user_id, status) VALUES (1, 'a'), (-2, 'b'), ($1, 'c')", &[(
-        20,
-        Format::Text,
-        Some(b"3"),
-    )]);
+    let (topology, bound) = bind(
+        "INSERT INTO orders (user_id, status) VALUES (1, 'a'), (-2, 'b'), ($1, 'c')",
+        &[(20, Format::Text, Some(b"3"))],
+    );
     assert_eq!(bound.unwrap().rows, [owner(&topology, 1), owner(&topology, -2), owner(&topology, 3)]);
     let (_, bound) = bind("INSERT INTO users (email) VALUES ('a'), ('b')", &[]);
     assert_eq!(bound.unwrap().rows, [owner(&topology, 100), owner(&topology, 101)]);

@@ -114,8 +114,7 @@ fn run(path: &Path) -> Result<usize, String> {
     let mut updated = String::new();
     let mut wrong = String::new();
     for case in &cases {
-        let context =
-            Context { topology: &topology, schema: &schema, search_path: &search_path, text: &case.sql };
+        let context = Context { topology: &topology, schema: &schema, search_path: &search_path, text: &case.sql };
         let actual = answer(&context);
         if actual != case.expected {
             let _ = writeln!(wrong, "{}\nexpected:\n{}actual:\n{actual}", case.sql, case.expected);
