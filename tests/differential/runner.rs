@@ -75,6 +75,8 @@ pub struct Outcome {
     pub statements: BTreeSet<String>,
     /// Statement -> modes in which it was refused.
     pub refused: BTreeMap<String, BTreeSet<&'static str>>,
+    /// Statement -> what the client was told when it was refused.
+    pub reasons: BTreeMap<String, String>,
     /// Not comparable because an earlier statement was refused.
     pub shadowed: usize,
     pub differences: Vec<String>,
@@ -405,6 +407,9 @@ impl<'a> Run<'a> {
             }
         };
         if actual.sqlstate() == "0A000" && case.error.as_deref() != Some("0A000") {
+            if let Some(fault) = actual.fault() {
+                outcome.reasons.insert(key.clone(), format!("{} (hint: {:?})", fault.message, fault.hint));
+            }
             outcome.refused.entry(key).or_default().insert(self.mode.name());
             self.follow_refusal(&place, &actual, outcome);
             return;
