@@ -114,9 +114,8 @@ fn bind_keys(
     let mut shards: Vec<ShardId> = Vec::with_capacity(keys.len().min(8));
     let mut unreadable = Vec::new();
     for key in keys {
-        match read_key(&key.parts, values, None, &mut unreadable) {
-            Some(Some(key)) => add(&mut shards, topology.shard_of_key(&key)),
-            Some(None) | None => {}
+        if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
+            add(&mut shards, topology.shard_of_key(&key))
         }
     }
     if !unreadable.is_empty() {

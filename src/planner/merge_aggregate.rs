@@ -275,12 +275,11 @@ impl<'m> Merger<'m> {
         } else {
             &item.expr
         };
-        if let Some(index) = merge_rows::find_item(self.subject, self.select, item, self.scope)? {
-            if let Some(SelectItemKind::Expr { expr: shown, .. }) = self.select.items.get(index).map(|item| &item.kind)
-            {
-                let is_bytewise = self.is_bytewise(shown);
-                return merge_rows::key(item, ColumnRef::Visible(index), is_bytewise);
-            }
+        if let Some(index) = merge_rows::find_item(self.subject, self.select, item, self.scope)?
+            && let Some(SelectItemKind::Expr { expr: shown, .. }) = self.select.items.get(index).map(|item| &item.kind)
+        {
+            let is_bytewise = self.is_bytewise(shown);
+            return merge_rows::key(item, ColumnRef::Visible(index), is_bytewise);
         }
         let column = match self.aggregate(expr)? {
             Some(_) => self.hidden_aggregate(expr, &item.tokens)?,

@@ -235,23 +235,23 @@ pub fn find_item(
     item: &OrderItem,
     scope: &Scope,
 ) -> Result<Option<usize>, ClientError> {
-    if let Expr::Column { qualifier, name } = &item.expr {
-        if qualifier.is_empty() {
-            if !select_facts::are_names_known(select) {
-                return Err(ClientError::refused(
-                    "ORDER BY by a name next to an expression without AS is not supported across shards",
-                    "Name every expression of the target list with AS.",
-                ));
+    if let Expr::Column { qualifier, name } = &item.expr
+        && qualifier.is_empty()
+    {
+        if !select_facts::are_names_known(select) {
+            return Err(ClientError::refused(
+                "ORDER BY by a name next to an expression without AS is not supported across shards",
+                "Name every expression of the target list with AS.",
+            ));
+        }
+        let named = select.items.iter().position(|shown| match &shown.kind {
+            SelectItemKind::Expr { expr, alias } => {
+                alias.clone().or_else(|| select_facts::output_name(expr)).as_deref() == Some(name.as_str())
             }
-            let named = select.items.iter().position(|shown| match &shown.kind {
-                SelectItemKind::Expr { expr, alias } => {
-                    alias.clone().or_else(|| select_facts::output_name(expr)).as_deref() == Some(name.as_str())
-                }
-                _ => false,
-            });
-            if named.is_some() {
-                return Ok(named);
-            }
+            _ => false,
+        });
+        if named.is_some() {
+            return Ok(named);
         }
     }
     Ok(select.items.iter().position(|shown| match &shown.kind {

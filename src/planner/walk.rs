@@ -410,12 +410,12 @@ impl<'c> Walk<'c> {
         ctes: &Ctes<'a>,
     ) -> Output {
         let (scope, block) = self.block(select, order, parent, env, mode, ctes, &[]);
-        if matches!(mode, Mode::Plain) && block.is_spread {
-            if let Err(error) = select_facts::is_computed_by_shard(self.subject, select, order, &scope, &block) {
-                if self.trouble.is_none() {
-                    self.trouble = Some(error);
-                }
-            }
+        if matches!(mode, Mode::Plain)
+            && block.is_spread
+            && let Err(error) = select_facts::is_computed_by_shard(self.subject, select, order, &scope, &block)
+            && self.trouble.is_none()
+        {
+            self.trouble = Some(error);
         }
         let (columns, is_complete) = select_facts::output_columns(self.subject, select, &scope);
         self.output(columns, is_complete, &block)
@@ -476,10 +476,10 @@ impl<'c> Walk<'c> {
         if !equal.is_empty() {
             let (columns, is_complete) = select_facts::output_columns(self.subject, select, &scope);
             for (position, (outer, outer_type)) in equal {
-                if let Some((inner, inner_type)) = columns.get(*position).filter(|_| is_complete).and_then(|c| c.node) {
-                    if predicate::is_same_family(inner_type, *outer_type) {
-                        build.learned.push(Learned::Equal(inner, *outer));
-                    }
+                if let Some((inner, inner_type)) = columns.get(*position).filter(|_| is_complete).and_then(|c| c.node)
+                    && predicate::is_same_family(inner_type, *outer_type)
+                {
+                    build.learned.push(Learned::Equal(inner, *outer));
                 }
             }
         }

@@ -97,10 +97,10 @@ impl Walk<'_> {
     }
 
     fn restrict(&mut self, spread: &Spread, env: &Env) {
-        if let (Some(index), Some(vector)) = (spread.source, &spread.vector) {
-            if let Some(source) = self.sources.get_mut(index) {
-                source.keys = env.restriction(vector);
-            }
+        if let (Some(index), Some(vector)) = (spread.source, &spread.vector)
+            && let Some(source) = self.sources.get_mut(index)
+        {
+            source.keys = env.restriction(vector);
         }
     }
 

@@ -108,11 +108,11 @@ impl Walk<'_> {
         level: &mut Level<'a, '_>,
         build: &mut Build<'a>,
     ) {
-        if name.schema.is_none() {
-            if let Some(cte) = level.ctes.find(&name.name).cloned() {
-                self.with_query(&cte, alias, level, build);
-                return;
-            }
+        if name.schema.is_none()
+            && let Some(cte) = level.ctes.find(&name.name).cloned()
+        {
+            self.with_query(&cte, alias, level, build);
+            return;
         }
         match place::resolve(self.subject, name) {
             Ok(place) => {
@@ -283,18 +283,19 @@ impl Walk<'_> {
     ) -> Item {
         let before = (self.trouble.clone(), self.sources.len(), self.singles.len(), self.references.len());
         let mut output = self.query(query, parent, level.env, Mode::Plain, ctes);
-        if let Mode::Anchored(Some(anchor)) = level.mode {
-            if before.0.is_none() && self.trouble.is_some() {
-                // It may still be bound, from inside, to what the level round this one is bound to.
-                let anchored_before = (self.sources.len(), self.trouble.take());
-                self.sources.truncate(before.1);
-                self.singles.truncate(before.2);
-                self.references.truncate(before.3);
-                output = self.query(query, parent, level.env, Mode::Anchored(Some(anchor)), ctes);
-                output.is_spread = false;
-                if self.trouble.is_some() {
-                    self.trouble = anchored_before.1;
-                }
+        if let Mode::Anchored(Some(anchor)) = level.mode
+            && before.0.is_none()
+            && self.trouble.is_some()
+        {
+            // It may still be bound, from inside, to what the level round this one is bound to.
+            let anchored_before = (self.sources.len(), self.trouble.take());
+            self.sources.truncate(before.1);
+            self.singles.truncate(before.2);
+            self.references.truncate(before.3);
+            output = self.query(query, parent, level.env, Mode::Anchored(Some(anchor)), ctes);
+            output.is_spread = false;
+            if self.trouble.is_some() {
+                self.trouble = anchored_before.1;
             }
         }
         if output.is_spread {
@@ -367,10 +368,10 @@ fn using(names: &[String], kind: JoinKind, scope: &mut Scope, start: usize, midd
             let item = scope.items.get(index?)?;
             item.columns.iter().find(|column| column.name == *name)?.node
         };
-        if let (Some((left, left_type)), Some((right, right_type))) = (node(left), node(right)) {
-            if predicate::is_same_family(left_type, right_type) {
-                learned.push(Learned::Equal(left, right));
-            }
+        if let (Some((left, left_type)), Some((right, right_type))) = (node(left), node(right))
+            && predicate::is_same_family(left_type, right_type)
+        {
+            learned.push(Learned::Equal(left, right));
         }
         let meant = match kind {
             JoinKind::Inner | JoinKind::Left | JoinKind::Cross => left,

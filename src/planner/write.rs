@@ -160,16 +160,16 @@ fn target<'a>(
 /// What may not be assigned.
 fn check_assignments(relation: &Relation, place: &Place, assignments: &[Assignment]) -> Result<(), ClientError> {
     for assignment in assignments {
-        if let Place::Sharded(_, key) = place {
-            if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
-                return Err(ClientError::refused(
-                    format!(
-                        "updating sharding key column \"{column}\" of table \"{}\" is not supported",
-                        relation.name.name
-                    ),
-                    "Delete the row and insert it with its new key, in one transaction.",
-                ));
-            }
+        if let Place::Sharded(_, key) = place
+            && let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column))
+        {
+            return Err(ClientError::refused(
+                format!(
+                    "updating sharding key column \"{column}\" of table \"{}\" is not supported",
+                    relation.name.name
+                ),
+                "Delete the row and insert it with its new key, in one transaction.",
+            ));
         }
         if matches!(place, Place::Single(..) | Place::Catalog) || !has_default(&assignment.value) {
             continue;

@@ -25,6 +25,7 @@ audit | single | id int8 serial, at timestamptz default, line text null | id
 events | key id | id uuid, kind text null, payload jsonb null, at timestamptz null | id
 readings | key device day | device text, day date, value float8 null | device day
 labels | key name | name varchar, kind varchar limited null, weight numeric null, nick text nocase null | name
+tokens | key id | id uuid default, name text null | id
 shops | key city | city varchar limited, n int4 null | city
 pgbench_accounts | key aid | aid int4, bid int4 null, abalance int4 null, filler bpchar null | aid
 pgbench_branches | key bid | bid int4, bbalance int4 null, filler bpchar null | bid
