@@ -63,13 +63,14 @@ struct Sums {
 
 impl Sums {
     fn read(sessions: &mut [Raw]) -> Self {
-        let mut sum =
-            |query: &str| -> i64 { sessions.iter_mut().map(|s| s.must(query).value().parse::<i64>().unwrap()).sum() };
+        // The sum of no rows is NULL, which has no text.
+        let number = |value: String| if value.is_empty() { 0 } else { value.parse::<i64>().unwrap() };
+        let mut sum = |query: &str| -> i64 { sessions.iter_mut().map(|s| number(s.must(query).value())).sum() };
         Self {
-            accounts: sum("SELECT coalesce(sum(abalance), 0) FROM pgbench_accounts"),
-            tellers: sum("SELECT coalesce(sum(tbalance), 0) FROM pgbench_tellers"),
-            branches: sum("SELECT coalesce(sum(bbalance), 0) FROM pgbench_branches"),
-            history: sum("SELECT coalesce(sum(delta), 0) FROM pgbench_history"),
+            accounts: sum("SELECT sum(abalance) FROM pgbench_accounts"),
+            tellers: sum("SELECT sum(tbalance) FROM pgbench_tellers"),
+            branches: sum("SELECT sum(bbalance) FROM pgbench_branches"),
+            history: sum("SELECT sum(delta) FROM pgbench_history"),
             history_rows: sum("SELECT count(*) FROM pgbench_history"),
         }
     }

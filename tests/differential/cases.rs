@@ -42,8 +42,8 @@ pub struct Case {
     pub save: Option<String>,
     /// The SQLSTATE that PostgreSQL answers; without it the statement has to succeed there.
     pub error: Option<String>,
-    /// Only in this mode.
-    pub only: Option<String>,
+    /// Only in these modes; empty: in all that fit.
+    pub only: Vec<String>,
     /// Type and value; `\N` is NULL. A type `?` leaves it to the server.
     pub parameters: Vec<(String, Option<String>)>,
     pub copy: Option<CopyData>,
@@ -134,7 +134,7 @@ fn finish(file: &str, pending: Pending) -> Case {
         ids: Vec::new(),
         save: None,
         error: None,
-        only: None,
+        only: Vec::new(),
         parameters: Vec::new(),
         copy: None,
     };
@@ -147,7 +147,7 @@ fn finish(file: &str, pending: Pending) -> Case {
             "ids" => case.ids = ordinals(&rest),
             "save" => case.save = Some(rest),
             "error" => case.error = Some(rest),
-            "simple" | "extended" | "prepared" => case.only = Some(word),
+            "simple" | "extended" | "prepared" => case.only.push(word),
             "params" => case.parameters = rest.split(" | ").map(parameter).collect(),
             other => panic!("{file}:{}: unknown directive {other}", case.line),
         }

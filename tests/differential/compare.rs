@@ -144,6 +144,11 @@ fn normal(answer: &Answer, how: &How, ids: &mut Ids) -> Answer {
     if let Some(fault) = &mut normal.fault {
         fault.message.clear();
         fault.hint = None;
+        // How much of an answer was sent before its error is nobody's promise.
+        normal.columns = None;
+        normal.parameters = None;
+        normal.rows.clear();
+        normal.copied = None;
     }
     normal
 }

@@ -66,6 +66,10 @@ fn run_all(bench: &Bench) -> Outcome {
         outcome.shadowed,
         outcome.differences.len()
     );
+    outcome.reasons.iter().for_each(|(key, reason)| println!("refused: {key}\n  {reason}"));
+    println!("spent: {:?}; slowest statements:", outcome.spent);
+    outcome.times.sort_by(|a, b| b.cmp(a));
+    outcome.times.iter().take(12).for_each(|(time, place)| println!("  {time:?} {place}"));
     outcome
 }
 

@@ -149,6 +149,8 @@ SELECT count(*) FROM orders WHERE id BETWEEN 9100 AND 9102;
 COPY users (id, nothing) FROM STDIN;
 --@ error 57014
 COPY users (id, email) FROM STDIN;
+-- What follows is compared byte by byte: no generated ids.
+DELETE FROM users WHERE id >= 100000;
 COPY users (id, name) TO STDOUT;
 COPY users (id, name, country) TO STDOUT (FORMAT csv, HEADER, FORCE_QUOTE (name));
 COPY users (id, balance) TO STDOUT (FORMAT binary);

@@ -122,6 +122,9 @@ SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE
 SELECT conname, contype FROM pg_constraint WHERE conrelid = 'orders'::regclass ORDER BY conname;
 SELECT indexname FROM pg_indexes WHERE tablename = 'order_items' ORDER BY 1;
 SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1;
+-- In binary both are OIDs, and those of tables differ between servers.
+--@ simple
+--@ extended
 SELECT 'users'::regclass, 'int8'::regtype;
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'users'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum;
 SELECT current_database(), current_user, session_user, current_schema();
