@@ -17,6 +17,7 @@ use crate::sql::ast::{Call, Expr, ObjectName, OrderItem, Query, Window};
 use crate::sql::lexer::TokenKind;
 use crate::sql::parse::arguments::Argument;
 use crate::sql::parse::cursor::Source;
+use crate::sql::parse::feed::SYMMETRIC;
 use crate::sql::parse::{Parsed, expression, query, unsupported};
 
 /// What the conversion needs to know of the analysis copy.
@@ -102,21 +103,44 @@ impl Converter<'_, '_, '_> {
             ParsedExpr::InSubquery { expr, subquery, negated } => {
                 Ok(Expr::InSubquery { expr: self.boxed(*expr)?, query: self.query(&subquery)?, negated })
             }
-            ParsedExpr::Between { expr, low, high, .. } => self.other("between", [*expr, *low, *high]),
-            ParsedExpr::Like { any: false, expr, pattern, escape_char, .. } => {
-                self.other("like", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::Between { expr, mut low, high, negated } => {
+                let mut symmetric = false;
+                if let ParsedExpr::Named { expr, name } = *low {
+                    symmetric = name.value == SYMMETRIC;
+                    low = if symmetric { expr } else { Box::new(ParsedExpr::Named { expr, name }) };
+                }
+                let what = match (negated, symmetric) {
+                    (false, false) => "between",
+                    (true, false) => "not between",
+                    (false, true) => "between symmetric",
+                    (true, true) => "not between symmetric",
+                };
+                self.other(what, [*expr, *low, *high])
             }
-            ParsedExpr::ILike { any: false, expr, pattern, escape_char, .. } => {
-                self.other("ilike", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::Like { any: false, negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not like" } else { "like" }, *expr, *pattern, escape_char)
             }
-            ParsedExpr::SimilarTo { expr, pattern, escape_char, .. } => {
-                self.other("similar to", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::ILike { any: false, negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not ilike" } else { "ilike" }, *expr, *pattern, escape_char)
+            }
+            ParsedExpr::SimilarTo { negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not similar to" } else { "similar to" }, *expr, *pattern, escape_char)
             }
             ParsedExpr::AtTimeZone { timestamp, time_zone } => self.other("at time zone", [*timestamp, *time_zone]),
             ParsedExpr::AnyOp { left, compare_op, right, .. } => self.any_all(*left, compare_op, *right, false),
             ParsedExpr::AllOp { left, compare_op, right } => self.any_all(*left, compare_op, *right, true),
             _ => self.refuse("an unknown form"),
         }
+    }
+
+    fn pattern(
+        &self,
+        what: &'static str,
+        expr: ParsedExpr,
+        pattern: ParsedExpr,
+        escape: Option<Box<ParsedExpr>>,
+    ) -> Parsed<Expr> {
+        self.other(what, [expr, pattern].into_iter().chain(escape.map(|escape| *escape)))
     }
 
     fn any_all(&self, left: ParsedExpr, op: BinaryOperator, right: ParsedExpr, all: bool) -> Parsed<Expr> {

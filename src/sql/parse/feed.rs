@@ -16,6 +16,9 @@ use crate::sql::parse::cursor::Source;
 use crate::sql::parse::scalar::CALLS_WITHOUT_PARENTHESES;
 use crate::sql::parse::{Parsed, keywords, types, unsupported};
 
+/// A prefix operator that marks the lower bound of BETWEEN SYMMETRIC; no operator can be written so.
+pub(super) const SYMMETRIC: &str = "symmetric";
+
 /// The analysis copy of one expression.
 pub(super) struct Feed<'s, 'a> {
     source: &'s Source<'a>,
@@ -293,6 +296,9 @@ impl<'s, 'a> Feed<'s, 'a> {
         match word.as_str() {
             "between" if at > start => {
                 self.push_keyword("BETWEEN", at);
+                if source.is_keyword(at + 1, "symmetric") {
+                    self.push(Token::CustomBinaryOperator(SYMMETRIC.to_owned()), at + 1);
+                }
                 return Ok(at + 1 + usize::from(source.is_any_keyword(at + 1, &["symmetric", "asymmetric"])));
             }
             "at" if at > start && source.is_keyword(at + 1, "time") && source.is_keyword(at + 2, "zone") => {
