@@ -1,1 +1,122 @@
-//! (in work)
+//! The admin database: what is there, and commands that change it. Reached with psql on the proxy's
+//! own port, database `ostrakon`.
+//!
+//! Must not know: how its clients are connected.
+
+mod command;
+pub mod status_document;
+
+pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
+mod tables;
+mod views;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::{ClientError, ErrorId};
+use crate::executor::{CancelSlot, Cluster, Session};
+use crate::session::Settings;
+use crate::store::Store;
+use crate::wire::Format;
+use crate::wire::server_message::{self, Field};
+use command::Command;
+
+/// Answers to admin commands.
+pub struct Admin {
+    cluster: Arc<Cluster>,
+    store: Arc<dyn Store>,
+    /// The role that looks after the servers.
+    control_user: String,
+}
+
+/// Rows of a view.
+struct View {
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<Option<String>>>,
+}
+
+/// What a command answers.
+enum Answer {
+    View(View),
+    Done(&'static str),
+}
+
+/// OID of text.
+const TEXT_OID: u32 = 25;
+
+impl Admin {
+    /// Puts the parts together.
+    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, control_user: String) -> Self {
+        Self { cluster, store, control_user }
+    }
+
+    /// Answers one command, without ReadyForQuery.
+    pub async fn query(&self, text: &str, output: &mut BytesMut) {
+        match self.answer(text).await {
+            Ok(Answer::View(view)) => write_view(&view, output),
+            Ok(Answer::Done(tag)) => server_message::write_command_complete(output, tag),
+            Err(error) => server_message::write_error(
+                output,
+                "ERROR",
+                error.sqlstate(),
+                &error.message,
+                error.detail.as_deref(),
+                error.hint.as_deref(),
+            ),
+        }
+    }
+
+    async fn answer(&self, text: &str) -> Result<Answer, ClientError> {
+        match command::read(text)? {
+            Command::Empty => Ok(Answer::Done("")),
+            Command::Show { view, json } => self.show(&view, json).await.map(Answer::View),
+            Command::Table { name, placement } => {
+                self.declare(name, placement).await?;
+                Ok(Answer::Done("TABLE"))
+            }
+            Command::Explain(sql) => {
+                // A session that never connects: planning needs no server.
+                let mut session = Session::new(
+                    Arc::clone(&self.cluster),
+                    &self.control_user,
+                    Settings::default(),
+                    Arc::new(CancelSlot::default()),
+                );
+                let lines = session.explain(&sql).await?;
+                Ok(Answer::View(View {
+                    columns: vec!["QUERY PLAN"],
+                    rows: lines.into_iter().map(|line| vec![Some(line)]).collect(),
+                }))
+            }
+        }
+    }
+}
+
+fn write_view(view: &View, output: &mut BytesMut) {
+    let fields: Vec<Field> = view
+        .columns
+        .iter()
+        .map(|name| Field {
+            name: Bytes::from_static(name.as_bytes()),
+            table_oid: 0,
+            column: 0,
+            type_oid: TEXT_OID,
+            type_size: -1,
+            type_modifier: -1,
+            format: Format::Text,
+        })
+        .collect();
+    server_message::write_row_description(output, &fields);
+    for row in &view.rows {
+        let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+        server_message::write_data_row(output, &values);
+    }
+    server_message::write_command_complete(output, &format!("SELECT {}", view.rows.len()));
+}
+
+/// An error of the store in the operator's words.
+#[allow(clippy::needless_pass_by_value)] // it is what map_err hands over
+fn store_error(error: crate::store::StoreError) -> ClientError {
+    ClientError::new(ErrorId::PrerequisiteMissing, "the topology store cannot be used").with_detail(format!("{error}."))
+}

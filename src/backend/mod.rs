@@ -1,1 +1,19 @@
-//! (in work)
+//! Connections to PostgreSQL servers: connect, authenticate, cancel, pool.
+//!
+//! Must not know: SQL beyond the statements it sends itself, plans, sessions.
+
+pub mod authenticate;
+pub mod cancel;
+pub mod connection;
+pub mod decision;
+pub mod error;
+pub mod pool;
+pub mod pools;
+pub mod prepared;
+pub mod schema;
+
+pub use cancel::{CancelHandle, CancelKey, cancel};
+pub use connection::{ConnectTarget, Connection, SimpleResult};
+pub use error::{BackendError, LostWhile};
+pub use pools::{CheckoutError, Lease, PoolSettings, PoolStats, Pools};
+pub use prepared::{Ensured, PreparedSet};

@@ -1,1 +1,188 @@
-//! (in work)
+//! `ostrakon.toml`: the file as written -> settings and a topology.
+//!
+//! Reading is by hand over the parsed document instead of through serde's derive, so that one run
+//! reports *every* mistake with its line and column, and an unknown key with the nearest known one.
+//!
+//! Must not know: files (the caller reads them), the store, what runs. Only `server` and `cli` import
+//! this room; settings flow up to the rooms as their own types.
+
+mod check;
+mod error;
+mod read;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::topology::{Role, TableName};
+
+pub use error::{ConfigError, Position};
+
+/// A whole `ostrakon.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name of the file, for messages.
+    pub file_name: String,
+    /// `[proxy]`
+    pub proxy: ProxyConfig,
+    /// `[pool]`
+    pub pool: PoolConfig,
+    /// `[control]`
+    pub control: ControlConfig,
+    /// `[[users]]`
+    pub users: Vec<UserConfig>,
+    /// `[keyspace] key_columns`: a table that has all columns of an entry is sharded by it.
+    pub key_columns: Vec<Vec<String>>,
+    /// `[[shards]]` in the order of the file.
+    pub shards: Vec<ShardConfig>,
+    /// `[[tables]]`
+    pub tables: Vec<TableConfig>,
+}
+
+/// `[proxy]`: the proxy itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyConfig {
+    /// Address and port that clients connect to; default `127.0.0.1:6432`.
+    pub listen: String,
+    /// Directory of the embedded store.
+    pub data: PathBuf,
+    /// The database that is served, of the same name on every node.
+    pub database: String,
+    /// Most clients at a time; default 1,000.
+    pub clients_max: usize,
+}
+
+/// `[pool]`: connections to the nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// Most connections to one node; default 20.
+    pub size: usize,
+    /// How long a client waits for a connection; default 5 s.
+    pub checkout_timeout: Duration,
+    /// How long connecting to a node may take; default 5 s.
+    pub connect_timeout: Duration,
+    /// An unused connection is closed after this; default 10 min.
+    pub idle_timeout: Duration,
+}
+
+/// `[control]`: how the proxy itself connects to the nodes, to probe and to read the schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlConfig {
+    /// Role; default `postgres`.
+    pub user: String,
+    /// Password; none for trust and peer.
+    pub password: Option<Secret>,
+}
+
+/// `[[users]]`: a role that clients may connect as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserConfig {
+    /// Role.
+    pub name: String,
+    /// Its password on the nodes; none for trust.
+    pub password: Option<Secret>,
+    /// Where it is written.
+    pub position: Position,
+}
+
+/// `[[shards]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardConfig {
+    /// Name, unique.
+    pub name: String,
+    /// Share of the ring relative to the others; default 100.
+    pub weight: u32,
+    /// `[[shards.nodes]]`; the first is the primary unless roles say otherwise.
+    pub nodes: Vec<NodeConfig>,
+    /// Where it is written.
+    pub position: Position,
+}
+
+/// `[[shards.nodes]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeConfig {
+    /// Name, unique over all shards.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port; default 5432.
+    pub port: u16,
+    /// Data centre or availability zone; empty when not given.
+    pub zone: String,
+    /// Its part when the cluster is first made; afterwards the store knows better.
+    pub role: Role,
+    /// Where it is written.
+    pub position: Position,
+}
+
+/// `[[tables]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableConfig {
+    /// Name; without a schema it is in `public`.
+    pub name: TableName,
+    /// Where its rows are; the home of a single table by the shard's name.
+    pub placement: TablePlacement,
+    /// Where it is written.
+    pub position: Position,
+}
+
+/// [`crate::topology::Placement`] with names in place of ids.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TablePlacement {
+    /// `key = ["tenant_id"]`
+    Sharded {
+        /// Key columns.
+        key: Vec<String>,
+    },
+    /// `reference = true`
+    Reference,
+    /// `single = true`
+    Single {
+        /// `home = "s1"`
+        home: Option<String>,
+    },
+}
+
+/// Text that must not appear in logs or messages.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("(secret)")
+    }
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Every mistake that was found, in the order of the file.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, Vec<ConfigError>> {
+        let mut report = error::Report::new(text, file_name);
+        let config = read::read(text, &mut report);
+        if let Some(config) = &config {
+            check::check(config, &mut report);
+        }
+        match (config, report.into_errors()) {
+            (Some(config), errors) if errors.is_empty() => Ok(config),
+            (_, errors) => Err(errors),
+        }
+    }
+}

@@ -1,1 +1,8 @@
-//! (in work)
+//! Work beside the queries: schema reading, id blocks, in-doubt recovery, probes.
+//!
+//! Must not know: sessions, plans, how statements are run.
+
+pub mod client;
+pub mod probe;
+pub mod recovery;
+pub mod sequences;

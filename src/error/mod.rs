@@ -84,6 +84,12 @@ pub enum ErrorId {
     InvalidEncoding,
     /// The text cannot be read as a value of its type.
     InvalidTextRepresentation,
+    /// A number does not fit its type.
+    NumericOutOfRange,
+    /// LIMIT is negative.
+    InvalidRowCountInLimit,
+    /// OFFSET is negative.
+    InvalidRowCountInOffset,
     /// A COPY row or a Bind message has the wrong number of fields.
     BadCopyFormat,
     /// The statement is not understood.
@@ -146,6 +152,9 @@ impl ErrorId {
             Self::InvalidAuthorization => ("invalid_authorization", "28000", Client, Useless),
             Self::InvalidEncoding => ("invalid_encoding", "22021", Client, Useless),
             Self::InvalidTextRepresentation => ("invalid_text_representation", "22P02", Client, Useless),
+            Self::NumericOutOfRange => ("numeric_out_of_range", "22003", Client, Useless),
+            Self::InvalidRowCountInLimit => ("invalid_row_count_in_limit", "2201W", Client, Useless),
+            Self::InvalidRowCountInOffset => ("invalid_row_count_in_offset", "2201X", Client, Useless),
             Self::BadCopyFormat => ("bad_copy_format", "22P04", Client, Useless),
             Self::SyntaxError => ("syntax_error", "42601", Client, Useless),
             Self::UndefinedObject => ("undefined_object", "42704", Client, Useless),

@@ -1,1 +1,229 @@
-//! (in work)
+//! Runs statements: takes connections, sends, relays, merges, commits.
+//!
+//! One file for each way a statement can run. Must not know: how clients are accepted, how the
+//! topology is stored, who leads a shard.
+
+mod copy;
+mod ddl;
+mod everywhere;
+mod exchange;
+mod explain;
+mod insert;
+mod link;
+mod pipeline;
+mod relay;
+mod scatter;
+mod session;
+mod set;
+mod simple;
+mod statement;
+mod transaction;
+pub mod two_phase;
+mod values;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::backend::{ConnectTarget, Connection, Pools};
+use crate::base::ShardId;
+use crate::cache::PlanCache;
+use crate::error::{ClientError, ErrorId};
+use crate::net::NetError;
+use crate::topology::schema::Schema;
+use crate::topology::{Node, TableName, Topology};
+use crate::wire::frame::Frame;
+
+pub use session::{CancelSlot, Session};
+
+/// A future that is boxed, so that rooms above can be called through a trait.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Gives out ids that are unique over all shards.
+pub trait Ids: Send + Sync {
+    /// The next `count` values of a sequence, in order.
+    ///
+    /// # Errors
+    /// When no durable block can be had; nothing was given out.
+    fn next<'a>(&'a self, sequence: &'a TableName, count: usize) -> BoxFuture<'a, Result<Vec<i64>, ClientError>>;
+
+    /// Learns of a sequence over a connection whose open transaction has just made or altered it.
+    ///
+    /// # Errors
+    /// The connection broke, or there is no such sequence.
+    fn learn<'a>(
+        &'a self,
+        sequence: &'a TableName,
+        connection: &'a mut Connection,
+    ) -> BoxFuture<'a, Result<(), ClientError>>;
+
+    /// Forgets what is known of sequences: the schema has changed.
+    fn forget_all(&self);
+}
+
+/// Limits of the executor.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Rows that a merge may hold.
+    pub merge_rows_max: usize,
+    /// Bytes that a merge may hold.
+    pub merge_bytes_max: usize,
+    /// Time to open a connection.
+    pub connect_timeout_ms: u64,
+    /// Bytes for cached plans.
+    pub plan_cache_bytes_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            merge_rows_max: 1_000_000,
+            merge_bytes_max: 256 << 20,
+            connect_timeout_ms: 5_000,
+            plan_cache_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// What all sessions share.
+pub struct Cluster {
+    /// The topology in force.
+    pub topology: Arc<ArcSwap<Topology>>,
+    /// The servers' schema as last read.
+    pub schema: ArcSwap<Schema>,
+    /// Connections.
+    pub pools: Pools,
+    /// Plans by fingerprint.
+    pub plans: PlanCache,
+    /// Ids of sharded tables.
+    pub ids: Box<dyn Ids>,
+    /// Two-phase commit.
+    pub coordinator: two_phase::Coordinator,
+    /// Passwords for the servers by user.
+    pub passwords: HashMap<String, String>,
+    /// Limits.
+    pub settings: Settings,
+    /// Statements and transactions hold it for reading; who changes the placement of tables takes it
+    /// for writing, and so waits until nothing runs under the old epoch.
+    pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
+    statement_ids: StatementIds,
+    schema_version: AtomicU64,
+}
+
+impl Cluster {
+    /// Puts the parts together; the topology's cell is shared with whoever else follows it.
+    pub fn with_topology(
+        topology: Arc<ArcSwap<Topology>>,
+        schema: Schema,
+        pools: Pools,
+        ids: Box<dyn Ids>,
+        coordinator: two_phase::Coordinator,
+        passwords: HashMap<String, String>,
+        settings: Settings,
+    ) -> Self {
+        let version = schema.version;
+        Self {
+            topology,
+            schema: ArcSwap::from_pointee(schema),
+            pools,
+            plans: PlanCache::new(settings.plan_cache_bytes_max),
+            ids,
+            coordinator,
+            passwords,
+            settings,
+            epoch_gate: Arc::default(),
+            statement_ids: StatementIds::default(),
+            schema_version: AtomicU64::new(version),
+        }
+    }
+
+    /// Where a shard's primary is, for a user.
+    ///
+    /// # Errors
+    /// The shard has no primary in this topology.
+    pub fn target(&self, topology: &Topology, shard: ShardId, user: &str) -> Result<ConnectTarget, ClientError> {
+        let node = topology.primary(shard).ok_or_else(|| {
+            ClientError::new(ErrorId::ShardUnreachable, format!("shard {} has no primary", shard_name(topology, shard)))
+        })?;
+        Ok(self.node_target(topology, node, user))
+    }
+
+    /// How a node is reached by a user.
+    pub fn node_target(&self, topology: &Topology, node: &Node, user: &str) -> ConnectTarget {
+        ConnectTarget {
+            node: node.id,
+            host: node.host.clone(),
+            port: node.port,
+            database: topology.database.clone(),
+            user: user.to_owned(),
+            password: self.passwords.get(user).cloned(),
+            connect_timeout_ms: self.settings.connect_timeout_ms,
+        }
+    }
+
+    /// Takes over a schema that was just read, unless nothing changed.
+    pub fn publish_schema(&self, mut schema: Schema) {
+        let known = self.schema.load();
+        schema.version = known.version;
+        if schema != **known {
+            schema.version = self.schema_version.fetch_add(1, Ordering::AcqRel) + 1;
+            self.schema.store(Arc::new(schema));
+            self.ids.forget_all();
+        }
+    }
+}
+
+/// The name of a shard, for messages.
+pub fn shard_name(topology: &Topology, shard: ShardId) -> String {
+    topology.shards.iter().find(|known| known.id == shard).map_or_else(|| shard.to_string(), |known| known.name.clone())
+}
+
+/// Why a statement did not finish.
+#[derive(Debug)]
+pub enum Failure {
+    /// PostgreSQL's own ErrorResponse; goes to the client byte for byte.
+    Postgres(Frame),
+    /// An error of Ostrakon's own.
+    Ours(ClientError),
+    /// The client is gone.
+    Client(NetError),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// Texts of prepared statements and the ids that stand for them on server connections.
+#[derive(Default)]
+struct StatementIds {
+    next: AtomicU64,
+    known: Mutex<HashMap<(String, Vec<u32>), u64>>,
+}
+
+/// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).
+const STATEMENT_TEXTS_MAX: usize = 100_000;
+
+impl StatementIds {
+    /// The id of a text with these parameter types: equal ids always mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
+        let key = (sql.to_owned(), parameter_types.to_vec());
+        let mut known = self.known.lock();
+        if known.len() >= STATEMENT_TEXTS_MAX {
+            known.clear();
+        }
+        *known.entry(key).or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}

@@ -1,1 +1,157 @@
-//! (in work)
+//! Clients: accepted, let in, served, cancelled, sent away.
+//!
+//! Must not know: how statements run, where the topology is kept.
+
+mod login;
+mod serve;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::error::{ClientError, ErrorId};
+use crate::executor::{CancelSlot, Cluster};
+use crate::net::{Framed, listener::Listener};
+use crate::wire::server_message;
+
+/// The name of the admin database.
+pub const ADMIN_DATABASE: &str = "ostrakon";
+
+/// Who may connect without proving who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Clients on this machine's loopback addresses; everybody else is refused.
+    Loopback,
+}
+
+/// Everything that serving a client needs.
+pub struct Frontend {
+    cluster: Arc<Cluster>,
+    admin: Arc<Admin>,
+    sessions: Sessions,
+    trust: Trust,
+}
+
+/// Sessions by the process id that their clients were told.
+#[derive(Default)]
+struct Sessions {
+    next_pid: AtomicU32,
+    by_pid: Mutex<HashMap<u32, (Bytes, Arc<CancelSlot>)>>,
+}
+
+/// A session's place among the others; given up when dropped.
+struct Registered<'a> {
+    sessions: &'a Sessions,
+    pid: u32,
+    secret: Bytes,
+    slot: Arc<CancelSlot>,
+}
+
+impl Sessions {
+    /// Gives a session a process id and a secret of its own.
+    fn register(&self) -> Result<Registered<'_>, ClientError> {
+        let mut secret = [0u8; 4];
+        getrandom::fill(&mut secret)
+            .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
+        let secret = Bytes::copy_from_slice(&secret);
+        let slot = Arc::new(CancelSlot::default());
+        let mut by_pid = self.by_pid.lock();
+        let pid = loop {
+            // Positive, as drivers read it as a signed number; never 0.
+            let pid = (self.next_pid.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff).max(1);
+            if !by_pid.contains_key(&pid) {
+                break pid;
+            }
+        };
+        by_pid.insert(pid, (secret.clone(), Arc::clone(&slot)));
+        Ok(Registered { sessions: self, pid, secret, slot })
+    }
+
+    /// What a cancel key belongs to.
+    fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
+        let by_pid = self.by_pid.lock();
+        by_pid.get(&pid).filter(|(known, _)| known == secret).map(|(_, slot)| Arc::clone(slot))
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.sessions.by_pid.lock().remove(&self.pid);
+    }
+}
+
+impl Frontend {
+    /// Puts the parts together.
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
+        Self { cluster, admin, sessions: Sessions::default(), trust }
+    }
+
+    /// Sessions that are open now.
+    pub fn session_count(&self) -> usize {
+        self.sessions.by_pid.lock().len()
+    }
+
+    /// Serves clients until told to stop; then new ones are refused and those at work are ended.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends all sessions.
+    pub async fn run(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
+        let mut clients = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => Some(accepted),
+                Some(_) = clients.join_next(), if !clients.is_empty() => continue,
+                () = stopped(&mut stop) => None,
+            };
+            let Some((stream, peer, permit)) = accepted else { break };
+            let mut client = Framed::new(stream);
+            let Some(permit) = permit else {
+                refuse(&mut client, &ClientError::new(ErrorId::TooManyClients, "sorry, too many clients already"))
+                    .await;
+                continue;
+            };
+            let frontend = Arc::clone(&self);
+            let stop = stop.clone();
+            clients.spawn(async move {
+                let _permit = permit;
+                if let Err(error) = frontend.serve(client, stop).await {
+                    tracing::debug!(%peer, %error, "client gone");
+                }
+            });
+        }
+        drop(listener);
+        let bound = std::time::Duration::from_secs(5);
+        let all = async { while clients.join_next().await.is_some() {} };
+        if tokio::time::timeout(bound, all).await.is_err() {
+            tracing::info!("sessions that did not end in time are closed");
+            clients.shutdown().await;
+        }
+    }
+}
+
+/// Waits until the proxy stops; for ever if nobody can say so any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Tells a client why it is sent away. That it may be gone already is no matter.
+async fn refuse(client: &mut Framed, error: &ClientError) {
+    server_message::write_error(
+        client.output(),
+        "FATAL",
+        error.sqlstate(),
+        &error.message,
+        error.detail.as_deref(),
+        error.hint.as_deref(),
+    );
+    let bound = std::time::Duration::from_secs(1);
+    let _gone = tokio::time::timeout(bound, client.flush()).await;
+}

@@ -290,6 +290,9 @@ pub struct InsertPlan {
     pub returning: bool,
     /// ON CONFLICT is present: a shard may return fewer rows than it was given.
     pub may_skip_rows: bool,
+    /// Key columns are NOT NULL and no trigger can change that: any shard refuses a row without a key,
+    /// in PostgreSQL's own words.
+    pub key_is_not_null: bool,
     /// Every row goes to every shard (reference table with ids to fill in).
     pub everywhere: bool,
 }
@@ -340,6 +343,8 @@ pub struct CopyPlan {
     /// Field index and type of each key column, for COPY FROM a sharded table; empty: no split.
     /// A key column that is filled in has the index `columns + fill index`.
     pub key: Vec<(usize, KeyType)>,
+    /// As [`InsertPlan::key_is_not_null`].
+    pub key_is_not_null: bool,
     /// Ids appended to every row.
     pub fills: Vec<Fill>,
     /// Changes of the statement's text (column list) when there are fills.

@@ -1,1 +1,190 @@
-//! (in work)
+//! Statement + topology + schema -> plan or refusal; plan + values -> shards.
+//!
+//! A statement goes to one shard only when every row source that holds sharded rows is shown to be restricted to that
+//! shard's keys; it goes to several only when their answers can be put together to what one PostgreSQL would say.
+//! Everything else is refused, with what to do instead. With one shard in the topology every statement is forwarded
+//! as it is, and PostgreSQL's own sequences serve; a second shard turns on the proxy's.
+//!
+//! A plan is made for a fingerprint: making it reads no value of a lifted literal, only its place (see
+//! [`crate::sql::fingerprint`]). Must not know: connections, the protocol's state, how rows are merged.
+
+pub mod bind;
+mod builtins;
+mod calls;
+mod copy;
+mod ddl;
+mod env;
+mod forward;
+mod functions;
+mod insert;
+mod insert_select;
+mod merge_aggregate;
+mod merge_expr;
+mod merge_rows;
+mod place;
+mod predicate;
+pub mod rewrite;
+mod route;
+mod schema_check;
+mod scope;
+mod select;
+mod select_facts;
+mod visit;
+mod walk;
+mod write;
+
+use crate::error::{ClientError, ErrorId};
+use crate::plan::{Class, Plan, Route, Several};
+use crate::sql::Lexed;
+use crate::sql::ast::{Query, Statement};
+use crate::topology::Topology;
+use crate::topology::schema::Schema;
+
+pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use schema_check::{check_schema, names_unknown_relation};
+
+/// What a plan is made from, beside the statement.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'c> {
+    /// The cluster.
+    pub topology: &'c Topology,
+    /// The servers' catalog.
+    pub schema: &'c Schema,
+    /// Schemas of the session's `search_path` in order, `"$user"` already replaced.
+    pub search_path: &'c [String],
+    /// The text that the tokens are of.
+    pub text: &'c str,
+}
+
+/// A [`Context`] with the statement's tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'c> {
+    topology: &'c Topology,
+    schema: &'c Schema,
+    search_path: &'c [String],
+    text: &'c str,
+    lexed: &'c Lexed,
+}
+
+impl<'c> Subject<'c> {
+    fn new(context: &Context<'c>, lexed: &'c Lexed) -> Self {
+        let Context { topology, schema, search_path, text } = *context;
+        Self { topology, schema, search_path, text, lexed }
+    }
+
+    /// The text of one token.
+    fn token(&self, index: usize) -> &'c str {
+        self.lexed.tokens.get(index).and_then(|token| self.text.get(token.start..token.end)).unwrap_or_default()
+    }
+
+    /// True when some text column anywhere compares otherwise than by its bytes' equality.
+    fn has_nondeterministic_collation(&self) -> bool {
+        self.schema
+            .relations
+            .values()
+            .any(|relation| relation.columns.iter().any(|column| !column.collation_is_deterministic))
+    }
+}
+
+/// Plans one statement. Transaction control, SET, SHOW, PREPARE and their like are the executor's own.
+///
+/// # Errors
+/// A refusal (0A000) that says what to do, or a sharding key that is missing (22004). Nothing has run.
+pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Result<Plan, ClientError> {
+    let subject = Subject::new(context, lexed);
+    if context.topology.shards.len() <= 1 {
+        return Ok(forward::plan(&subject, statement));
+    }
+    match statement {
+        Statement::Query(query) => select::plan(&subject, statement, query),
+        Statement::Insert(insert) => insert::plan(&subject, statement, insert),
+        Statement::Update(update) => write::plan_update(&subject, statement, update),
+        Statement::Delete(delete) => write::plan_delete(&subject, statement, delete),
+        Statement::Merge(merge) => write::plan_merge(&subject, statement, merge),
+        Statement::Copy(copy) => copy::plan(&subject, statement, copy),
+        Statement::Truncate(tables) => ddl::plan_truncate(&subject, tables),
+        Statement::Lock(tables) => ddl::plan_lock(&subject, tables),
+        Statement::Ddl(ddl) => ddl::plan(&subject, ddl),
+        Statement::Declare { query, .. } => plan_declare(&subject, statement, query),
+        Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
+        Statement::Call(_) => Err(refuse_code("CALL")),
+        Statement::Do => Err(refuse_code("DO")),
+        Statement::Other(word) => Err(ClientError::refused(
+            format!("{word} is not supported across shards"),
+            "Connect to a shard directly to run it there.",
+        )),
+        _ => Err(ClientError::new(ErrorId::Internal, "the planner was asked for a statement of the session")),
+    }
+}
+
+/// Plans a statement that has no tree.
+///
+/// # Errors
+/// With several shards: nothing can be proved about it.
+pub fn plan_unparsed(context: &Context<'_>, lexed: &Lexed) -> Result<Plan, ClientError> {
+    if context.topology.shards.len() <= 1 {
+        return Ok(forward::unparsed(&Subject::new(context, lexed)));
+    }
+    Err(ClientError::refused(
+        "statement is not understood well enough to route it",
+        "Use simpler syntax for this statement; with one shard it would be sent as it is.",
+    ))
+}
+
+fn refuse_code(what: &str) -> ClientError {
+    ClientError::refused(
+        format!("{what} is not supported across shards"),
+        "The code may read or write any table: send its statements from the application.",
+    )
+}
+
+/// A cursor stays on the shard that has it.
+fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Result<Plan, ClientError> {
+    let plan = select::plan(subject, statement, query)?;
+    only_one_shard(
+        plan,
+        ClientError::refused(
+            "a cursor over several shards is not supported",
+            "Restrict the cursor's query to one sharding key, or page through it with ORDER BY and LIMIT.",
+        ),
+    )
+}
+
+fn plan_explain(
+    context: &Context<'_>,
+    lexed: &Lexed,
+    analyze: bool,
+    statement: &Statement,
+) -> Result<Plan, ClientError> {
+    let refusal = ClientError::refused(
+        "EXPLAIN of a statement that needs several shards is not supported",
+        "Use EXPLAIN (OSTRAKON) to see the shards and the plan.",
+    );
+    let mut plan = plan(context, lexed, statement)?;
+    if let Some(insert) = plan.insert.take() {
+        let keys: Vec<_> = insert.rows.iter().map(|row| crate::plan::KeyTuple { parts: row.key.clone() }).collect();
+        let has_key = keys.iter().all(|key| !key.parts.is_empty());
+        if analyze || !insert.fills.is_empty() || plan.route == Route::ByRow && !has_key {
+            return Err(refusal);
+        }
+        if plan.route == Route::ByRow {
+            plan.route = Route::Keys(keys);
+        }
+    }
+    if !analyze {
+        plan.class = Class::Read;
+        plan.changes_schema = false;
+    }
+    only_one_shard(plan, refusal)
+}
+
+/// Keeps a plan only if it needs one shard; several keys may still turn out to be of one shard.
+fn only_one_shard(mut plan: Plan, refusal: ClientError) -> Result<Plan, ClientError> {
+    match plan.route {
+        Route::Any | Route::Shard(_) | Route::Keys(_) => {
+            plan.several = Several::Refuse(refusal);
+            Ok(plan)
+        }
+        Route::All | Route::ByRow => Err(refusal),
+    }
+}

@@ -1,1 +1,316 @@
-//! (in work)
+//! Wires every room once: start order, tasks, stop.
+//!
+//! Must not know: command lines and files of settings.
+
+mod identity;
+mod ids;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::backend::decision::ActiveTransactions;
+use crate::backend::schema::read_schema;
+use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools};
+use crate::base::ShardId;
+use crate::control::recovery::{Recovery, prepare_database};
+use crate::control::sequences::{Sequences, StoreBlocks};
+use crate::executor::{self, Cluster, two_phase::Coordinator};
+use crate::frontend::{Frontend, Trust};
+use crate::net::NetError;
+use crate::net::listener::{Listener, ListenerSettings};
+use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
+use crate::topology::Topology;
+
+/// How a proxy runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Directory of the proxy's own files.
+    pub data: PathBuf,
+    /// Role that looks after the servers: reads catalogs, recovers transactions.
+    pub control_user: String,
+    /// Its password.
+    pub control_password: Option<String>,
+    /// Passwords of other roles, by name.
+    pub passwords: HashMap<String, String>,
+    /// Connections a node, database and role.
+    pub pool_size: usize,
+    /// How long a statement waits for a connection.
+    pub checkout_timeout_ms: u64,
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store holds no topology.
+    #[error("the store holds no topology")]
+    NoTopology,
+    /// The store cannot be used.
+    #[error("the store cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// A shard's primary cannot be used.
+    #[error("shard {shard} cannot be used: {reason}")]
+    Shard {
+        /// The shard's name.
+        shard: String,
+        /// Why.
+        reason: String,
+    },
+    /// The operating system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+/// Pause between two passes of the recovery of transactions in doubt.
+const RECOVERY_PAUSE_MS: u64 = 2_000;
+
+/// Branches prepared for less than this are left alone, except at the start.
+const RECOVERY_AGE_MS: u64 = 5_000;
+
+/// Pause between two looks at the schema, for DDL that did not come through this proxy.
+const SCHEMA_PAUSE_MS: u64 = 5_000;
+
+/// How long starting waits for the shards.
+const START_MS_MAX: u64 = 30_000;
+
+/// A proxy at work.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Stops serving: sessions are ended with 57P01, work in the background stops.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, tasks end with the runtime.
+    pub async fn stop(self) {
+        // Everybody may have gone already.
+        let _nobody_listens = self.stop.send(true);
+        if let Err(error) = self.serving.await {
+            tracing::warn!(%error, "the listener ended badly");
+        }
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Starts a proxy on the topology that the store holds.
+///
+/// # Errors
+/// Nothing is left running.
+pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
+    let listener = Listener::bind(settings.listen, ListenerSettings::default())
+        .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
+    let address = listener
+        .local_address()
+        .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
+    let limit = Duration::from_millis(START_MS_MAX);
+    let cluster = tokio::time::timeout(limit, build(&settings, topology, &store)).await.map_err(|_| {
+        StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() }
+    })??;
+    let (stop, stopped) = watch::channel(false);
+    let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store), settings.control_user.clone()));
+    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback));
+    let tasks = vec![
+        tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
+        tokio::spawn(watch_schema(Arc::clone(&cluster.shared), settings.control_user.clone())),
+        tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
+        tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
+    ];
+    let serving = tokio::spawn(frontend.run(listener, stopped));
+    tracing::info!(%address, "serving");
+    Ok(Running { address, stop, serving, tasks })
+}
+
+/// What `start` builds before it serves.
+struct Built {
+    shared: Arc<Cluster>,
+    recovery: Recovery,
+}
+
+async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) -> Result<Built, StartError> {
+    let mut passwords = settings.passwords.clone();
+    if let Some(password) = &settings.control_password {
+        passwords.insert(settings.control_user.clone(), password.clone());
+    }
+    let access = Access {
+        topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
+        user: settings.control_user.clone(),
+        password: settings.control_password.clone(),
+    };
+    prepare_shards(&topology, &access).await?;
+    let home = topology.home();
+    let schema = read_home_schema(&topology, &access.target(&topology, home)).await?;
+    let cluster_id = identity::cluster_id(store.as_ref()).await?;
+    let active = ActiveTransactions::default();
+    let find_primaries = access.find_primaries();
+    let find_primary = access.find_primary();
+    // Whatever an earlier process of this cluster left in doubt is settled before anyone is served.
+    let mut first = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), 0);
+    let report = first.run_once().await;
+    tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
+    let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
+    let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
+    let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
+    let pools = Pools::new(PoolSettings {
+        size: settings.pool_size,
+        checkout_timeout_ms: settings.checkout_timeout_ms,
+        ..PoolSettings::default()
+    });
+    let shared = Arc::new(Cluster::with_topology(
+        Arc::clone(&access.topology),
+        schema,
+        pools,
+        Box::new(ids::ClusterIds::new(sequences)),
+        coordinator,
+        passwords,
+        executor::Settings::default(),
+    ));
+    Ok(Built { shared, recovery })
+}
+
+/// How the control role reaches the primaries of the topology in force.
+struct Access {
+    topology: Arc<arc_swap::ArcSwap<Topology>>,
+    user: String,
+    password: Option<String>,
+}
+
+impl Access {
+    fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
+        control_target(topology, shard, &self.user, self.password.as_deref())
+    }
+
+    fn find_primaries(&self) -> crate::control::recovery::FindPrimaries {
+        let (topology, user, password) = (Arc::clone(&self.topology), self.user.clone(), self.password.clone());
+        Arc::new(move || {
+            let topology = topology.load();
+            topology
+                .shard_ids()
+                .filter_map(|shard| Some((shard, control_target(&topology, shard, &user, password.as_deref())?)))
+                .collect()
+        })
+    }
+
+    fn find_primary(&self) -> crate::executor::two_phase::FindPrimary {
+        let (topology, user, password) = (Arc::clone(&self.topology), self.user.clone(), self.password.clone());
+        Arc::new(move |shard| control_target(&topology.load(), shard, &user, password.as_deref()))
+    }
+}
+
+fn control_target(topology: &Topology, shard: ShardId, user: &str, password: Option<&str>) -> Option<ConnectTarget> {
+    let node = topology.primary(shard)?;
+    Some(ConnectTarget {
+        node: node.id,
+        host: node.host.clone(),
+        port: node.port,
+        database: topology.database.clone(),
+        user: user.to_owned(),
+        password: password.map(str::to_owned),
+        connect_timeout_ms: 5_000,
+    })
+}
+
+/// Makes the decision table on every shard.
+async fn prepare_shards(topology: &Topology, access: &Access) -> Result<(), StartError> {
+    let preparing = topology.shards.iter().map(|shard| async move {
+        let failed = |reason: String| StartError::Shard { shard: shard.name.clone(), reason };
+        let target = access.target(topology, shard.id).ok_or_else(|| failed("it has no primary".to_owned()))?;
+        prepare_database(&target).await.map_err(|error| failed(error.to_string()))
+    });
+    join_all(preparing).await.into_iter().collect()
+}
+
+async fn read_home_schema(
+    topology: &Topology,
+    target: &Option<ConnectTarget>,
+) -> Result<crate::topology::schema::Schema, StartError> {
+    let failed = |reason: String| StartError::Shard { shard: executor::shard_name(topology, topology.home()), reason };
+    let target = target.as_ref().ok_or_else(|| failed("it has no primary".to_owned()))?;
+    let mut connection = Connection::connect(target).await.map_err(|error| failed(error.to_string()))?;
+    let schema = read_schema(&mut connection).await.map_err(|error| failed(error.to_string()))?;
+    connection.close().await;
+    Ok(schema)
+}
+
+/// Follows the topology in the store.
+async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
+    loop {
+        match store.watch(TOPOLOGY_KEY).await {
+            Ok(mut watch) => {
+                take_over(&cluster, load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology));
+                while let Some(event) = watch.next().await {
+                    let topology = match event {
+                        WatchEvent::Change(Change::Put(entry)) if entry.key == TOPOLOGY_KEY => {
+                            decode_topology(&entry.value).ok()
+                        }
+                        _ => load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology),
+                    };
+                    take_over(&cluster, topology);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the topology cannot be watched"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// An epoch only grows.
+fn take_over(cluster: &Cluster, topology: Option<Topology>) {
+    let Some(topology) = topology else { return };
+    if topology.epoch > cluster.topology.load().epoch {
+        tracing::info!(epoch = topology.epoch.0, "topology changed");
+        cluster.topology.store(Arc::new(topology));
+    }
+}
+
+/// Notices DDL that did not come through this proxy.
+async fn watch_schema(cluster: Arc<Cluster>, control_user: String) {
+    let mut connection: Option<Connection> = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)).await;
+        let topology = cluster.topology.load_full();
+        let Ok(target) = cluster.target(&topology, topology.home(), &control_user) else { continue };
+        if connection.as_ref().is_none_or(|connection| **connection.target() != target) {
+            connection = Connection::connect(&target).await.ok();
+        }
+        let Some(held) = connection.as_mut() else { continue };
+        match read_schema(held).await {
+            Ok(schema) => cluster.publish_schema(schema),
+            Err(error) => {
+                tracing::debug!(%error, "the schema cannot be read");
+                connection = None;
+            }
+        }
+    }
+}
+
+async fn close_expired(cluster: Arc<Cluster>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        cluster.pools.close_expired();
+    }
+}

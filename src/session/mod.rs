@@ -1,1 +1,12 @@
-//! (in work)
+//! What a client's session is between messages: its transaction, its settings, its prepared
+//! statements and portals. Pure; the executor acts on it.
+//!
+//! Must not know: connections, shards' whereabouts, sockets.
+
+pub mod prepared;
+pub mod settings;
+pub mod transaction;
+
+pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
+pub use settings::Settings;
+pub use transaction::{Status, Transaction};

@@ -4,6 +4,7 @@
 //! Must not know: how it is stored, who is reachable, SQL text.
 
 pub mod bucket;
+pub mod diff;
 pub mod hash;
 pub mod key;
 pub mod ring;

@@ -77,6 +77,9 @@ pub struct Column {
     pub name: String,
     /// Type.
     pub type_oid: u32,
+    /// The type has a modifier, e.g. numeric(10,2), or is a domain, which may have one: what is stored
+    /// may differ from what is written.
+    pub has_type_modifier: bool,
     /// The column's collation compares by bytes and is deterministic (true for types without collation).
     pub collation_is_bytewise: bool,
     /// The column's collation is deterministic (true for types without collation).
@@ -157,14 +160,17 @@ impl Schema {
     }
 
     /// Key types of a sharded relation's key columns; `None` when a column is missing or its type
-    /// cannot be a key.
+    /// cannot be a key: also a numeric or timestamp that is rounded when it is stored, since the hash
+    /// would be that of the value before.
     pub fn key_types(&self, relation: &Relation, key: &[String]) -> Option<Vec<KeyType>> {
         key.iter()
             .map(|name| {
-                relation
-                    .column(name)
-                    .filter(|column| column.collation_is_deterministic)
-                    .and_then(|column| KeyType::from_oid(column.type_oid))
+                relation.column(name).filter(|column| column.collation_is_deterministic).and_then(|column| {
+                    let key_type = KeyType::from_oid(column.type_oid)?;
+                    let is_rounded = column.has_type_modifier
+                        && matches!(key_type, KeyType::Numeric | KeyType::Timestamp | KeyType::TimestampTz);
+                    (!is_rounded).then_some(key_type)
+                })
             })
             .collect()
     }

@@ -4,6 +4,7 @@
 
 pub mod client_message;
 pub mod copy;
+mod cursor;
 pub mod frame;
 pub mod limits;
 pub mod server_message;

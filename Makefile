@@ -1,0 +1,46 @@
+# make up     start a cluster with demo data on this machine, from nothing
+# make down   stop it
+# make test   run every test
+# make check  check format and lints
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down build test check postgresql
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+up: postgresql build
+	$(TARGET)/release/ostrakon up --shards 2 --replicas 1 --demo --detach
+
+down:
+	$(TARGET)/release/ostrakon down
+
+build:
+	cargo build --release --locked
+
+test: postgresql
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+
+check:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+# Installs the distribution's PostgreSQL where no server is, without the cluster that Debian's package
+# would start by itself on port 5432.
+postgresql:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "PostgreSQL 14 or newer is missing: install its server with this system's package manager" >&2; exit 1; \
+	fi; \
+	echo "installing PostgreSQL from the distribution (apt-get)"; set -e; \
+	$(SUDO) mkdir -p /etc/postgresql-common; \
+	if [ ! -e /etc/postgresql-common/createcluster.conf ]; then \
+	  echo "create_main_cluster = false" | $(SUDO) tee /etc/postgresql-common/createcluster.conf >/dev/null; \
+	fi; \
+	$(SUDO) apt-get update -qq; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  -o Dpkg::Options::=--force-confold postgresql postgresql-client >/dev/null

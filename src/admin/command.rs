@@ -1,0 +1,180 @@
+//! The grammar of admin commands.
+
+use crate::error::{ClientError, ErrorId};
+use crate::sql::lexer::{self, Lexed, TokenKind};
+use crate::topology::TableName;
+
+/// A command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Nothing but white space.
+    Empty,
+    /// SHOW view [FORMAT JSON]
+    Show { view: String, json: bool },
+    /// TABLE SHARD name KEY (a, b) · TABLE REFERENCE name · TABLE SINGLE name [HOME shard]
+    Table { name: TableName, placement: Wanted },
+    /// EXPLAIN statement
+    Explain(String),
+}
+
+/// A placement as written: the home shard by its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Shard { key: Vec<String> },
+    Reference,
+    Single { home: Option<String> },
+}
+
+const HINT: &str = "Known are SHOW STATUS, SHOW TOPOLOGY, SHOW SHARDS, SHOW NODES, SHOW TABLES, SHOW POOLS, SHOW VERSION \
+                    (each with FORMAT JSON), TABLE SHARD name KEY (columns), TABLE REFERENCE name, TABLE SINGLE name [HOME shard], \
+                    EXPLAIN statement.";
+
+/// Reads a command.
+pub(super) fn read(text: &str) -> Result<Command, ClientError> {
+    let lexed = lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))?;
+    let mut words = Words { text, lexed: &lexed, at: 0 };
+    if words.is_over() {
+        return Ok(Command::Empty);
+    }
+    if words.take("EXPLAIN") {
+        let start = words.start();
+        return Ok(Command::Explain(text.get(start..).unwrap_or_default().to_owned()));
+    }
+    let command = if words.take("SHOW") {
+        let view = words.name()?.to_ascii_lowercase();
+        let json = words.take("FORMAT") && words.expect("JSON")?;
+        Command::Show { view, json }
+    } else if words.take("TABLE") {
+        read_table(&mut words)?
+    } else {
+        return Err(words.unknown());
+    };
+    if words.is_over() { Ok(command) } else { Err(words.unknown()) }
+}
+
+fn read_table(words: &mut Words<'_>) -> Result<Command, ClientError> {
+    if words.take("SHARD") {
+        let name = words.table_name()?;
+        words.expect("KEY")?;
+        words.expect("(")?;
+        let mut key = vec![words.name()?];
+        while words.take(",") {
+            key.push(words.name()?);
+        }
+        words.expect(")")?;
+        return Ok(Command::Table { name, placement: Wanted::Shard { key } });
+    }
+    if words.take("REFERENCE") {
+        return Ok(Command::Table { name: words.table_name()?, placement: Wanted::Reference });
+    }
+    words.expect("SINGLE")?;
+    let name = words.table_name()?;
+    let home = if words.take("HOME") { Some(words.name()?) } else { None };
+    Ok(Command::Table { name, placement: Wanted::Single { home } })
+}
+
+/// Tokens with a place among them.
+struct Words<'a> {
+    text: &'a str,
+    lexed: &'a Lexed,
+    at: usize,
+}
+
+impl Words<'_> {
+    fn word(&self) -> Option<&str> {
+        let token = self.lexed.tokens.get(self.at)?;
+        self.text.get(token.start..token.end)
+    }
+
+    fn start(&self) -> usize {
+        self.lexed.tokens.get(self.at).map_or(self.text.len(), |token| token.start)
+    }
+
+    fn is_over(&self) -> bool {
+        self.lexed
+            .tokens
+            .get(self.at..)
+            .unwrap_or_default()
+            .iter()
+            .all(|token| self.text.get(token.start..token.end) == Some(";"))
+    }
+
+    fn take(&mut self, wanted: &str) -> bool {
+        let found = self.word().is_some_and(|word| word.eq_ignore_ascii_case(wanted));
+        if found {
+            self.at += 1;
+        }
+        found
+    }
+
+    fn expect(&mut self, wanted: &str) -> Result<bool, ClientError> {
+        if self.take(wanted) { Ok(true) } else { Err(self.unknown()) }
+    }
+
+    fn name(&mut self) -> Result<String, ClientError> {
+        let token = self.lexed.tokens.get(self.at).ok_or_else(|| self.unknown())?;
+        let text = self.text.get(token.start..token.end).unwrap_or_default();
+        let name = match token.kind {
+            TokenKind::Word => text.to_ascii_lowercase(),
+            TokenKind::QuotedIdent => text.trim_matches('"').replace("\"\"", "\""),
+            _ => return Err(self.unknown()),
+        };
+        self.at += 1;
+        Ok(name)
+    }
+
+    fn table_name(&mut self) -> Result<TableName, ClientError> {
+        let first = self.name()?;
+        if self.take(".") {
+            return Ok(TableName { schema: first, name: self.name()? });
+        }
+        Ok(TableName { schema: "public".to_owned(), name: first })
+    }
+
+    fn unknown(&self) -> ClientError {
+        let near = self.word().map_or_else(|| "at end of input".to_owned(), |word| format!("at or near \"{word}\""));
+        ClientError::new(ErrorId::SyntaxError, format!("syntax error {near}")).with_hint(HINT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableName {
+        TableName { schema: "public".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn tables_are_declared_in_three_ways() {
+        let shard = Wanted::Shard { key: vec!["tenant_id".to_owned(), "Id".to_owned()] };
+        assert_eq!(
+            read("table shard Users key (tenant_id, \"Id\");"),
+            Ok(Command::Table { name: table("users"), placement: shard })
+        );
+        assert_eq!(
+            read("TABLE REFERENCE s.countries"),
+            Ok(Command::Table {
+                name: TableName { schema: "s".to_owned(), name: "countries".to_owned() },
+                placement: Wanted::Reference
+            })
+        );
+        assert_eq!(
+            read("TABLE SINGLE settings HOME s2"),
+            Ok(Command::Table { name: table("settings"), placement: Wanted::Single { home: Some("s2".to_owned()) } })
+        );
+    }
+
+    #[test]
+    fn explain_keeps_the_statement_as_it_is() {
+        assert_eq!(read("EXPLAIN  SELECT 'a;b' -- x"), Ok(Command::Explain("SELECT 'a;b' -- x".to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said_with_its_place() {
+        let error = read("TABLE SHARD users KEY id").err();
+        assert_eq!(error.map(|error| error.message), Some("syntax error at or near \"id\"".to_owned()));
+        assert!(read("SHOW STATUS FORMAT JSON extra").is_err());
+        assert_eq!(read(" ; "), Ok(Command::Empty));
+    }
+}

@@ -1,0 +1,218 @@
+//! The views of the admin database.
+
+use serde_json::{Value, json};
+
+use super::status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
+use super::{Admin, View};
+use crate::control::probe::{NodeProbe, ProbeTarget, probe};
+use crate::error::{ClientError, ErrorId};
+use crate::executor::shard_name;
+use crate::topology::{Node, Placement, Role, Topology};
+
+/// How long a node may take to say how it is.
+const PROBE_MS: u64 = 1_000;
+
+impl Admin {
+    pub(super) async fn show(&self, view: &str, as_json: bool) -> Result<View, ClientError> {
+        let topology = self.cluster.topology.load_full();
+        let document = match view {
+            "status" => serde_json::to_value(self.status().await).map_err(|error| {
+                ClientError::new(ErrorId::Internal, "the status cannot be written as JSON")
+                    .with_detail(format!("{error}."))
+            })?,
+            "topology" => self.topology_document(&topology),
+            "shards" => Value::Array(shard_rows(&topology)),
+            "nodes" => self.node_rows().await?,
+            "tables" => self.table_rows(&topology),
+            "pools" => self.pool_rows(),
+            "version" => json!([{ "version": env!("CARGO_PKG_VERSION") }]),
+            _ => {
+                return Err(ClientError::new(ErrorId::UndefinedObject, format!("there is no view \"{view}\""))
+                    .with_hint("Known are STATUS, TOPOLOGY, SHARDS, NODES, TABLES, POOLS and VERSION."));
+            }
+        };
+        if as_json {
+            return Ok(View { columns: vec!["document"], rows: vec![vec![Some(document.to_string())]] });
+        }
+        Ok(match view {
+            "status" | "nodes" => table(NODE_COLUMNS, &self.node_rows().await?),
+            "topology" | "shards" => {
+                table(&["id", "name", "buckets", "term", "weight"], &Value::Array(shard_rows(&topology)))
+            }
+            "tables" => table(&["schema", "name", "placement", "key", "home", "declared", "exists"], &document),
+            "pools" => table(&["node", "database", "user", "idle", "used", "waiting"], &document),
+            _ => table(&["version"], &document),
+        })
+    }
+
+    /// The cluster as it is now; every node is asked.
+    pub(super) async fn status(&self) -> StatusDocument {
+        let topology = self.cluster.topology.load_full();
+        let targets: Vec<ProbeTarget> = topology
+            .nodes
+            .iter()
+            .map(|node| ProbeTarget {
+                shard: node.shard,
+                target: self.cluster.node_target(&topology, node, &self.control_user),
+            })
+            .collect();
+        let answers = probe(&targets, PROBE_MS).await;
+        let shards = topology
+            .shards
+            .iter()
+            .map(|shard| {
+                let mut nodes: Vec<&Node> = topology.nodes.iter().filter(|node| node.shard == shard.id).collect();
+                nodes.sort_by_key(|node| (node.role == Role::Replica, node.id));
+                ShardStatus {
+                    id: shard.id.0,
+                    name: shard.name.clone(),
+                    buckets: u32::try_from(topology.bucket_count(shard.id)).unwrap_or(u32::MAX),
+                    term: shard.term.0,
+                    nodes: nodes
+                        .into_iter()
+                        .map(|node| node_status(node, answers.iter().find(|answer| answer.node == node.id)))
+                        .collect(),
+                }
+            })
+            .collect();
+        StatusDocument { epoch: topology.epoch.0, shards }
+    }
+
+    async fn node_rows(&self) -> Result<Value, ClientError> {
+        let status = self.status().await;
+        let mut rows = Vec::new();
+        for shard in &status.shards {
+            for node in &shard.nodes {
+                rows.push(json!({
+                    "shard": shard.name, "name": node.name, "role": node.role, "host": node.host, "port": node.port,
+                    "state": node.state, "lag_bytes": node.lag_bytes, "buckets": shard.buckets,
+                }));
+            }
+        }
+        Ok(Value::Array(rows))
+    }
+
+    fn topology_document(&self, topology: &Topology) -> Value {
+        let nodes: Vec<Value> = topology
+            .nodes
+            .iter()
+            .map(|node| {
+                json!({
+                    "id": node.id.0, "name": node.name, "shard": shard_name(topology, node.shard), "host": node.host,
+                    "port": node.port, "zone": node.zone, "role": role(node.role).as_str(),
+                })
+            })
+            .collect();
+        json!({
+            "epoch": topology.epoch.0, "database": topology.database, "key_columns": topology.tables.key_columns,
+            "shards": shard_rows(topology), "nodes": nodes, "tables": self.table_rows(topology),
+        })
+    }
+
+    /// Declared tables, and those that exist and are placed by a rule or by default.
+    fn table_rows(&self, topology: &Topology) -> Value {
+        let schema = self.cluster.schema.load_full();
+        let mut rows = std::collections::BTreeMap::new();
+        for (name, placement) in &topology.tables.declared {
+            rows.insert(name.clone(), (placement.clone(), true, schema.relations.contains_key(name)));
+        }
+        for (name, relation) in &schema.relations {
+            use crate::topology::schema::RelationKind;
+            if matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) {
+                rows.entry(name.clone()).or_insert_with(|| (schema.placement(topology, relation), false, true));
+            }
+        }
+        let own = |schema: &str| schema == "ostrakon";
+        Value::Array(
+            rows.into_iter()
+                .filter(|(name, _)| !own(&name.schema))
+                .map(|(name, (placement, declared, exists))| {
+                    let (kind, key, home) = match placement {
+                        Placement::Sharded { key } => ("sharded", key, Value::Null),
+                        Placement::Reference => ("reference", Vec::new(), Value::Null),
+                        Placement::Single { home } => {
+                            ("single", Vec::new(), json!(shard_name(topology, home.unwrap_or_else(|| topology.home()))))
+                        }
+                    };
+                    json!({
+                        "schema": name.schema, "name": name.name, "placement": kind, "key": key, "home": home,
+                        "declared": declared, "exists": exists,
+                    })
+                })
+                .collect(),
+        )
+    }
+
+    fn pool_rows(&self) -> Value {
+        Value::Array(
+            self.cluster
+                .pools
+                .stats()
+                .into_iter()
+                .map(|pool| {
+                    json!({
+                        "node": pool.node.to_string(), "database": pool.database, "user": pool.user,
+                        "idle": pool.idle, "used": pool.used, "waiting": pool.waiting,
+                    })
+                })
+                .collect(),
+        )
+    }
+}
+
+const NODE_COLUMNS: &[&str] = &["shard", "name", "role", "host", "port", "state", "lag_bytes", "buckets"];
+
+fn shard_rows(topology: &Topology) -> Vec<Value> {
+    topology
+        .shards
+        .iter()
+        .map(|shard| {
+            json!({
+                "id": shard.id.0, "name": shard.name, "buckets": topology.bucket_count(shard.id), "term": shard.term.0,
+                "weight": shard.weight,
+            })
+        })
+        .collect()
+}
+
+fn role(role: Role) -> NodeRole {
+    match role {
+        Role::Primary => NodeRole::Primary,
+        Role::Replica => NodeRole::Replica,
+    }
+}
+
+fn node_status(node: &Node, answer: Option<&NodeProbe>) -> NodeStatus {
+    let state = match answer.map(|answer| &answer.answer) {
+        None => NodeState::Unknown,
+        Some(Err(_)) => NodeState::Down,
+        Some(Ok(answer)) if !answer.in_recovery => NodeState::Up,
+        Some(Ok(answer)) if answer.is_streaming => NodeState::Streaming,
+        Some(Ok(_)) => NodeState::Detached,
+    };
+    NodeStatus {
+        name: node.name.clone(),
+        role: role(node.role),
+        host: node.host.clone(),
+        port: node.port,
+        state,
+        lag_bytes: answer.and_then(|answer| answer.lag_bytes),
+    }
+}
+
+/// Objects as rows of text.
+fn table(columns: &[&'static str], objects: &Value) -> View {
+    let text = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            Some(list.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(", "))
+        }
+        other => Some(other.to_string()),
+    };
+    let rows = objects.as_array().into_iter().flatten();
+    View {
+        columns: columns.to_vec(),
+        rows: rows.map(|object| columns.iter().map(|column| object.get(column).and_then(text)).collect()).collect(),
+    }
+}

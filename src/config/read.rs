@@ -1,0 +1,234 @@
+//! The document -> [`Config`], section by section.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::error::{Report, nearest};
+use super::reader::{At, Section};
+use super::{
+    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, Secret, ShardConfig, TableConfig, TablePlacement,
+    UserConfig,
+};
+use crate::topology::ring::WEIGHT_NORMAL;
+use crate::topology::{Role, TableName};
+
+/// Milliseconds of a day: no timeout is longer.
+const TIMEOUT_MS_MAX: u64 = 86_400_000;
+/// A shard may be this much larger than the smallest.
+const WEIGHT_MAX: u64 = 10_000;
+
+/// Reads what can be read; `None` when the text is not TOML. Mistakes go to the report.
+pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
+    let (document, mistakes) = DeTable::parse_recoverable(text);
+    if !mistakes.is_empty() {
+        for mistake in mistakes {
+            let offset = mistake.span().map_or(0, |span| span.start);
+            report.at_offset(offset, mistake.message().to_owned(), None);
+        }
+        return None;
+    }
+    let mut root = Section::new("", document.get_ref(), 0);
+    let proxy = read_proxy(root.section("proxy", report), report);
+    let pool = read_pool(root.section("pool", report), report);
+    let control = read_control(root.section("control", report), report);
+    let users = root.sections("users", "users", report).into_iter().filter_map(|section| read_user(section, report));
+    let users = users.collect();
+    let key_columns = root.section("keyspace", report).map(|section| read_keyspace(section, report));
+    let shards = root.sections("shards", "shards", report).into_iter().map(|section| read_shard(section, report));
+    let shards: Vec<ShardConfig> = shards.collect();
+    let tables =
+        root.sections("tables", "tables", report).into_iter().filter_map(|section| read_table(section, report));
+    let tables = tables.collect();
+    root.finish(report);
+    Some(Config {
+        file_name: report.file_name().to_owned(),
+        proxy,
+        pool,
+        control,
+        users,
+        key_columns: key_columns.unwrap_or_default(),
+        shards,
+        tables,
+    })
+}
+
+fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
+    let mut proxy = ProxyConfig {
+        listen: "127.0.0.1:6432".to_owned(),
+        data: PathBuf::new(),
+        database: String::new(),
+        clients_max: 1_000,
+    };
+    let Some(mut section) = section else {
+        let hint = "add a section [proxy] with data and database".to_owned();
+        report.at_offset(0, "the section [proxy] is missing", Some(hint));
+        return proxy;
+    };
+    if let Some(listen) = section.text("listen", report) {
+        let port = listen.value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            let hint = "write an address and a port: \"127.0.0.1:6432\"".to_owned();
+            report.at_offset(listen.offset, format!("listen is no address: {:?}", listen.value), Some(hint));
+        }
+        proxy.listen = listen.value;
+    }
+    if let Some(data) = section.required_text("data", "/var/lib/ostrakon", report) {
+        proxy.data = PathBuf::from(data.value);
+    }
+    if let Some(database) = section.required_text("database", "app", report) {
+        proxy.database = database.value;
+    }
+    proxy.clients_max = section.integer("clients_max", 1..=1_000_000, 1_000, report) as usize;
+    section.finish(report);
+    proxy
+}
+
+fn read_pool(section: Option<Section>, report: &mut Report) -> PoolConfig {
+    // Without the section an empty one gives the defaults, so that they are written once.
+    let empty = DeTable::new();
+    let mut section = section.unwrap_or_else(|| Section::new("[pool]", &empty, 0));
+    let mut timeout = |key, default| Duration::from_millis(section.integer(key, 1..=TIMEOUT_MS_MAX, default, report));
+    let checkout_timeout = timeout("checkout_timeout_ms", 5_000);
+    let connect_timeout = timeout("connect_timeout_ms", 5_000);
+    let idle_timeout = timeout("idle_timeout_ms", 600_000);
+    let size = section.integer("size", 1..=10_000, 20, report) as usize;
+    section.finish(report);
+    PoolConfig { size, checkout_timeout, connect_timeout, idle_timeout }
+}
+
+fn read_control(section: Option<Section>, report: &mut Report) -> ControlConfig {
+    let mut control = ControlConfig { user: "postgres".to_owned(), password: None };
+    let Some(mut section) = section else { return control };
+    if let Some(user) = section.text("user", report) {
+        control.user = user.value;
+    }
+    control.password = read_password(&mut section, report);
+    section.finish(report);
+    control
+}
+
+fn read_password(section: &mut Section, report: &mut Report) -> Option<Secret> {
+    section.text("password", report).map(|password| Secret::new(password.value))
+}
+
+fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
+    let position = section.position(report);
+    let name = section.required_text("name", "app", report);
+    let password = read_password(&mut section, report);
+    section.finish(report);
+    Some(UserConfig { name: name?.value, password, position })
+}
+
+fn read_keyspace(mut section: Section, report: &mut Report) -> Vec<Vec<String>> {
+    let mut rules: Vec<Vec<String>> = Vec::new();
+    for rule in section.text_lists("key_columns", report) {
+        check_columns("key_columns", &rule, report);
+        if rules.contains(&rule.value) {
+            report.at_offset(rule.offset, format!("({}) is there twice", rule.value.join(", ")), None);
+        }
+        rules.push(rule.value);
+    }
+    section.finish(report);
+    rules
+}
+
+fn check_columns(key: &str, columns: &At<Vec<String>>, report: &mut Report) {
+    let mut seen: Vec<&String> = Vec::new();
+    if columns.value.is_empty() || columns.value.iter().any(String::is_empty) {
+        let hint = format!("write {key} = [\"tenant_id\"]");
+        report.at_offset(columns.offset, format!("{key} names no column"), Some(hint));
+    }
+    for column in &columns.value {
+        if seen.contains(&column) {
+            report.at_offset(columns.offset, format!("{key} has the column {column} twice"), None);
+        }
+        seen.push(column);
+    }
+}
+
+/// A shard without a readable name is kept, so that its nodes are checked too; the missing name has
+/// been reported.
+fn read_shard(mut section: Section, report: &mut Report) -> ShardConfig {
+    let position = section.position(report);
+    let name = section.required_text("name", "s1", report).map(|name| name.value).unwrap_or_default();
+    let weight = section.integer("weight", 0..=WEIGHT_MAX, u64::from(WEIGHT_NORMAL), report) as u32;
+    let mut nodes = Vec::new();
+    for node in section.sections("nodes", "shards.nodes", report) {
+        nodes.push(read_node(node, nodes.is_empty(), report));
+    }
+    section.finish(report);
+    ShardConfig { name, weight, nodes, position }
+}
+
+fn read_node(mut section: Section, first: bool, report: &mut Report) -> NodeConfig {
+    let position = section.position(report);
+    let mut text = |key, example| {
+        section.required_text(key, example, report).map(|text: At<String>| text.value).unwrap_or_default()
+    };
+    let name = text("name", "s1a");
+    let host = text("host", "10.0.0.1");
+    let port = section.integer("port", 1..=65_535, 5_432, report) as u16;
+    let zone = section.text("zone", report).map(|zone| zone.value).unwrap_or_default();
+    let default = if first { Role::Primary } else { Role::Replica };
+    let role = section.text("role", report).map_or(default, |role| match role.value.as_str() {
+        "primary" => Role::Primary,
+        "replica" => Role::Replica,
+        other => {
+            let hint = match nearest(other, ["primary", "replica"]) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "primary and replica are known".to_owned(),
+            };
+            report.at_offset(role.offset, format!("unknown role {other}"), Some(hint));
+            default
+        }
+    });
+    section.finish(report);
+    NodeConfig { name, host, port, zone, role, position }
+}
+
+fn read_table(mut section: Section, report: &mut Report) -> Option<TableConfig> {
+    let position = section.position(report);
+    let name = section.required_text("name", "public.users", report);
+    let key = section.texts("key", report);
+    let reference = section.flag("reference", report).is_some_and(|flag| flag.value);
+    let single = section.flag("single", report).is_some_and(|flag| flag.value);
+    let home = section.text("home", report);
+    section.finish(report);
+    let name = read_table_name(&name?, report)?;
+    if let Some(home) = home.as_ref().filter(|_| !single) {
+        let hint = "add single = true, or remove home".to_owned();
+        report.at_offset(home.offset, "home is for single tables only", Some(hint));
+    }
+    let placement = match (key, reference, single) {
+        (Some(key), false, false) => {
+            check_columns("key", &key, report);
+            TablePlacement::Sharded { key: key.value }
+        }
+        (None, true, false) => TablePlacement::Reference,
+        (None, false, true) => TablePlacement::Single { home: home.map(|home| home.value) },
+        (None, false, false) => {
+            let hint = "add key = [\"id\"], reference = true or single = true".to_owned();
+            report.at(position, "the table has no placement", Some(hint));
+            return None;
+        }
+        _ => {
+            let hint = "keep one of key, reference and single".to_owned();
+            report.at(position, "the table has more than one placement", Some(hint));
+            return None;
+        }
+    };
+    Some(TableConfig { name, placement, position })
+}
+
+/// `name` or `schema.name`, as the catalog spells them.
+fn read_table_name(name: &At<String>, report: &mut Report) -> Option<TableName> {
+    let (schema, table) = name.value.split_once('.').unwrap_or(("public", &name.value));
+    if schema.is_empty() || table.is_empty() || table.contains('.') {
+        let hint = "write \"users\" or \"public.users\"".to_owned();
+        report.at_offset(name.offset, format!("{:?} is no table name", name.value), Some(hint));
+        return None;
+    }
+    Some(TableName { schema: schema.to_owned(), name: table.to_owned() })
+}

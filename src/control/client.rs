@@ -1,0 +1,167 @@
+//! Control connections: the only file that names tokio-postgres.
+//!
+//! They carry a handful of statements now and then, apart from the data connections, so that control
+//! works when the pools are full.
+
+use std::time::Duration;
+
+use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+
+use crate::backend::ConnectTarget;
+use crate::backend::connection::Rows;
+use crate::base::NodeId;
+use crate::net::deadline;
+
+/// Why a control statement gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The server cannot be reached, or the connection broke.
+    #[error("node {node} cannot be reached: {reason}")]
+    Unreachable {
+        /// The server.
+        node: NodeId,
+        /// The library's words.
+        reason: String,
+    },
+    /// PostgreSQL refused.
+    #[error("node {node}: {message} ({sqlstate})")]
+    Postgres {
+        /// The server.
+        node: NodeId,
+        /// SQLSTATE.
+        sqlstate: String,
+        /// Primary message.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("node {node}: timed out after {after_ms} ms waiting for {what}")]
+    Timeout {
+        /// The server.
+        node: NodeId,
+        /// What was waited for.
+        what: &'static str,
+        /// The limit.
+        after_ms: u64,
+    },
+}
+
+impl ControlError {
+    /// PostgreSQL's own code.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Postgres { sqlstate, .. } => Some(sqlstate),
+            _ => None,
+        }
+    }
+}
+
+/// A control connection.
+#[derive(Debug)]
+pub struct ControlClient {
+    client: tokio_postgres::Client,
+    target: ConnectTarget,
+}
+
+impl ControlClient {
+    /// Connects and authenticates, within the target's limit.
+    ///
+    /// # Errors
+    /// Unreachable, refused, too slow.
+    ///
+    /// # Cancel safety
+    /// Safe: the half-open connection is closed.
+    pub async fn connect(target: &ConnectTarget) -> Result<Self, ControlError> {
+        let mut config = Config::new();
+        config
+            .host(&target.host)
+            .port(target.port)
+            .dbname(&target.database)
+            .user(&target.user)
+            .application_name("ostrakon control")
+            .connect_timeout(Duration::from_millis(target.connect_timeout_ms));
+        if let Some(password) = &target.password {
+            config.password(password);
+        }
+        let connecting = deadline("a control connection", target.connect_timeout_ms, config.connect(NoTls));
+        let (client, driver) = connecting
+            .await
+            .map_err(|late| ControlError::Timeout { node: target.node, what: late.what, after_ms: late.after_ms })?
+            .map_err(|error| translate(target.node, &error))?;
+        let node = target.node;
+        // Owned by the client: it ends when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%node, %error, "control connection ended");
+            }
+        });
+        Ok(Self { client, target: target.clone() })
+    }
+
+    /// Runs statements as one simple query and gives the rows of the last that returned any.
+    ///
+    /// # Units
+    /// `limit_ms` in milliseconds.
+    ///
+    /// # Errors
+    /// Refused, lost, too slow. After an error inside a block that the statements opened, or a timeout,
+    /// the connection is of no more use.
+    ///
+    /// # Cancel safety
+    /// Dropped, the statements may still run.
+    pub async fn rows(&self, sql: &str, limit_ms: u64) -> Result<Rows, ControlError> {
+        let messages = deadline("a control statement", limit_ms, self.client.simple_query(sql))
+            .await
+            .map_err(|late| ControlError::Timeout { node: self.node(), what: late.what, after_ms: late.after_ms })?
+            .map_err(|error| translate(self.node(), &error))?;
+        let mut rows = Rows::new();
+        for message in messages {
+            match message {
+                SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                SimpleQueryMessage::Row(row) => {
+                    rows.push((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect());
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Where it is connected to.
+    pub fn target(&self) -> &ConnectTarget {
+        &self.target
+    }
+
+    /// The server.
+    pub fn node(&self) -> NodeId {
+        self.target.node
+    }
+
+    /// It has been lost.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+fn translate(node: NodeId, error: &tokio_postgres::Error) -> ControlError {
+    match error.as_db_error() {
+        Some(refusal) => ControlError::Postgres {
+            node,
+            sqlstate: refusal.code().code().to_owned(),
+            message: refusal.message().to_owned(),
+        },
+        None => {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            ControlError::Unreachable { node, reason: format!("{error}{cause}") }
+        }
+    }
+}
+
+/// An identifier between double quotes.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text between single quotes; control connections have `standard_conforming_strings` on.
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,520 @@
+//! COPY: passed through on one shard; split by sharding key on the way in, joined on the way out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use super::link::{Link, failure_of};
+use super::relay::{Done, FirstError, forward};
+use super::statement::Mode;
+use super::transaction::read_answer;
+use super::values::StatementValues;
+use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::{Framed, NetError};
+use crate::plan::{CopyPlan, Fill, Plan, Route};
+use crate::planner::{BoundShards, rewrite};
+use crate::session::Parsed;
+use crate::sql::ast;
+use crate::topology::KeyValue;
+use crate::wire::client_message;
+use crate::wire::copy::{
+    CopyError, CopyEvent, CopyField, CopyFormat, CopyJoiner, CopyRow, CopyShape, CopySplitter, append_field,
+};
+use crate::wire::frame::Frame;
+use crate::wire::server_message::{self, tag};
+
+/// Rows are sent to a shard once this much is gathered for it.
+///
+/// # Units
+/// Bytes.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Ids taken at a time for rows that need one.
+const IDS_AT_ONCE: usize = 1_000;
+
+impl Session {
+    /// COPY in either direction.
+    ///
+    /// # Errors
+    /// PostgreSQL's, or ours for a row whose shard cannot be told; nothing of the COPY stays.
+    pub(super) async fn run_copy(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        plan: &Plan,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let Some(copy) = &plan.copy else {
+            return Err(ClientError::new(ErrorId::Internal, "not a COPY").into());
+        };
+        let shards = self.copy_shards(client, parsed, plan, mode).await?;
+        let done = match shards.as_slice() {
+            [one] if copy.fills.is_empty() => self.forward_query(client, *one, &parsed.text).await?,
+            several if copy.from => {
+                if several.len() > 1 {
+                    self.open_block().await?;
+                }
+                self.copy_in(client, parsed, copy, several).await?
+            }
+            several => self.copy_out(client, parsed, copy, several).await?,
+        };
+        if copy.from {
+            for shard in shards {
+                if let Some(link) = self.links.get_mut(&shard) {
+                    link.wrote = true;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn copy_shards(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        plan: &Plan,
+        mode: Mode<'_>,
+    ) -> Result<Vec<ShardId>, Failure> {
+        if plan.route == Route::ByRow {
+            return Ok(self.topology.shard_ids().collect());
+        }
+        let mut values = StatementValues::new(&parsed.lexed, mode);
+        Ok(match self.bind(client, plan, &mut values).await?.shards {
+            BoundShards::One(shard) => vec![shard],
+            BoundShards::Any => vec![self.any_shard()],
+            BoundShards::Many(shards) => shards,
+        })
+    }
+
+    async fn copy_in(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        copy: &CopyPlan,
+        shards: &[ShardId],
+    ) -> Result<Done, Failure> {
+        let sql = rewrite::apply(&parsed.text, &parsed.lexed, &copy.splices, None);
+        for shard in shards {
+            self.link(*shard).await?;
+        }
+        let mut format = None;
+        for shard in shards {
+            let name = shard_name(&self.topology, *shard);
+            let link = self.held(*shard)?;
+            let outcome = start_copy_in(link, &sql, &name).await;
+            match self.after_exchange(*shard, outcome) {
+                Ok(shard_format) => format = format.or(Some(shard_format)),
+                Err(failure) => {
+                    self.stop_copy(shards).await;
+                    return Err(failure);
+                }
+            }
+        }
+        let (format, columns) = format.unwrap_or((crate::wire::Format::Text, 0));
+        let shown = columns.saturating_sub(copy.fills.len());
+        server_message::write_copy_response(client.output(), tag::COPY_IN_RESPONSE, format, shown);
+        client.flush().await?;
+        match self.copy_rows(client, copy, shards).await {
+            Ok(CopyEnd::Done) => self.finish_copy(copy, shards, None).await,
+            Ok(CopyEnd::Failed(reason)) => self.finish_copy(copy, shards, Some(&reason)).await,
+            Err(failure) => {
+                self.stop_copy(shards).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Reads the client's data to its end and gives every shard its rows.
+    async fn copy_rows(
+        &mut self,
+        client: &mut Framed,
+        copy: &CopyPlan,
+        shards: &[ShardId],
+    ) -> Result<CopyEnd, Failure> {
+        let shape = shape_of(&copy.options);
+        let fields = copy.key.iter().map(|(field, _)| *field).filter(|field| *field < copy.columns).collect();
+        let mut splitter = CopySplitter::new(shape.clone(), fields);
+        let mut gathered: BTreeMap<ShardId, BytesMut> = BTreeMap::new();
+        let mut ids = vec![VecDeque::new(); copy.fills.len()];
+        loop {
+            let frame = client.read_frame().await?.ok_or(NetError::Closed)?;
+            match frame.tag {
+                b'd' => splitter.push(&frame.body()),
+                b'c' => splitter.finish(),
+                b'f' => {
+                    let reason = frame.body();
+                    let reason = reason.strip_suffix(&[0]).unwrap_or(&reason);
+                    return Ok(CopyEnd::Failed(String::from_utf8_lossy(reason).into_owned()));
+                }
+                // Flush and Sync are ignored during COPY, as in PostgreSQL.
+                b'H' | b'S' => continue,
+                other => {
+                    return Err(ClientError::new(
+                        ErrorId::ProtocolViolation,
+                        format!("unexpected message type 0x{other:02X} during COPY from stdin"),
+                    )
+                    .into());
+                }
+            }
+            while let Some(event) = splitter.next_event().or_else(|error| row_for_postgres(error, copy))? {
+                self.place_event(event, copy, &shape, shards, &mut ids, &mut gathered).await?;
+            }
+            let over = frame.tag == b'c';
+            for (shard, chunk) in &mut gathered {
+                if chunk.len() >= CHUNK_BYTES || (over && !chunk.is_empty()) {
+                    self.send_chunk(*shard, chunk).await?;
+                }
+            }
+            if over {
+                return Ok(CopyEnd::Done);
+            }
+        }
+    }
+
+    /// Puts a header, row or end marker with the shards that must have it.
+    async fn place_event(
+        &mut self,
+        event: CopyEvent,
+        copy: &CopyPlan,
+        shape: &CopyShape,
+        shards: &[ShardId],
+        ids: &mut [VecDeque<i64>],
+        gathered: &mut BTreeMap<ShardId, BytesMut>,
+    ) -> Result<(), Failure> {
+        match event {
+            CopyEvent::Header(mut bytes) => {
+                if shape.format != CopyFormat::Binary {
+                    for fill in &copy.fills {
+                        bytes = append_field(shape, &bytes, fill.column.as_bytes()).map_err(copy_failure)?.into();
+                    }
+                }
+                to_all(shards, &bytes, gathered);
+            }
+            CopyEvent::End(bytes) => to_all(shards, &bytes, gathered),
+            CopyEvent::Row(mut row) => {
+                let filled = self.take_ids(&copy.fills, ids).await?;
+                for (fill, id) in copy.fills.iter().zip(&filled) {
+                    let value = id_value(fill, *id, shape.format)?;
+                    row.bytes = append_field(shape, &row.bytes, &value).map_err(copy_failure)?.into();
+                }
+                match self.shard_of_row(&row, copy, &filled, shards)? {
+                    Some(shard) => put_row(gathered.entry(shard).or_default(), &row.bytes, shape),
+                    None => {
+                        for shard in shards {
+                            put_row(gathered.entry(*shard).or_default(), &row.bytes, shape);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_ids(&self, fills: &[Fill], ids: &mut [VecDeque<i64>]) -> Result<Vec<i64>, Failure> {
+        let mut taken = Vec::with_capacity(fills.len());
+        for (fill, ready) in fills.iter().zip(ids) {
+            if ready.is_empty() {
+                ready.extend(self.cluster.ids.next(&fill.sequence, IDS_AT_ONCE).await?);
+            }
+            let id = ready.pop_front();
+            taken.push(id.ok_or_else(|| ClientError::new(ErrorId::Internal, "a sequence gave no value"))?);
+        }
+        Ok(taken)
+    }
+
+    /// The shard of a row; `None`: every shard has it.
+    fn shard_of_row(
+        &self,
+        row: &CopyRow,
+        copy: &CopyPlan,
+        filled: &[i64],
+        shards: &[ShardId],
+    ) -> Result<Option<ShardId>, Failure> {
+        if copy.key.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = row.keys.iter();
+        let mut key = Vec::with_capacity(copy.key.len());
+        for (field, key_type) in &copy.key {
+            let value = match field.checked_sub(copy.columns) {
+                Some(fill) => filled.get(fill).map(|id| KeyValue::Int(*id)),
+                None => match fields.next() {
+                    // A row that is too short: any shard will say so.
+                    None => return Ok(shards.first().copied()),
+                    Some(CopyField::Null) if copy.key_is_not_null => return Ok(shards.first().copied()),
+                    Some(CopyField::Null) => return Err(key_missing(copy)),
+                    Some(CopyField::Text(text)) => key_type.read_text(text),
+                    Some(CopyField::Binary(bytes)) => key_type.read_binary(bytes),
+                },
+            };
+            key.push(value.ok_or_else(|| key_unreadable(copy))?);
+        }
+        Ok(Some(self.topology.shard_of_key(&key)))
+    }
+
+    async fn send_chunk(&mut self, shard: ShardId, chunk: &mut BytesMut) -> Result<(), Failure> {
+        let name = shard_name(&self.topology, shard);
+        let link = self.held(shard)?;
+        client_message::encode_copy_data(link.lease.output(), chunk);
+        chunk.clear();
+        let outcome = link.lease.flush().await.map_err(|error| failure_of(error, &name));
+        self.after_exchange(shard, outcome)
+    }
+
+    /// Ends the COPY on all shards and adds up what they took.
+    async fn finish_copy(
+        &mut self,
+        copy: &CopyPlan,
+        shards: &[ShardId],
+        failed: Option<&str>,
+    ) -> Result<Done, Failure> {
+        let mut count = 0;
+        let mut first = None;
+        for shard in shards {
+            let name = shard_name(&self.topology, *shard);
+            let link = self.held(*shard)?;
+            match failed {
+                None => client_message::encode_copy_done(link.lease.output()),
+                Some(reason) => client_message::encode_copy_fail(link.lease.output(), reason),
+            }
+            let outcome = read_answer(link, &name).await;
+            match self.after_exchange(*shard, outcome) {
+                Ok(tag) => {
+                    let rows = tag.as_deref().and_then(server_message::read_row_count).unwrap_or(0);
+                    count = if copy.key.is_empty() { rows } else { count + rows };
+                }
+                Err(failure) => {
+                    first.get_or_insert(failure);
+                }
+            }
+        }
+        match first {
+            Some(failure) => Err(failure),
+            None => Ok(Done::with_tag(&format!("COPY {count}"))),
+        }
+    }
+
+    /// Makes every shard that still waits for data give up.
+    async fn stop_copy(&mut self, shards: &[ShardId]) {
+        for shard in shards {
+            let name = shard_name(&self.topology, *shard);
+            let Some(link) = self.links.get_mut(shard) else { continue };
+            if link.lease.pending_ready() == 0 {
+                continue;
+            }
+            client_message::encode_copy_fail(link.lease.output(), "the COPY was ended by an error elsewhere");
+            let outcome = read_answer(link, &name).await;
+            // An error is what was asked for; only the connection's state matters.
+            let _expected = self.after_exchange(*shard, outcome);
+        }
+    }
+
+    async fn copy_out(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        copy: &CopyPlan,
+        shards: &[ShardId],
+    ) -> Result<Done, Failure> {
+        let mut joiner = CopyJoiner::new(shape_of(&copy.options), shards.len());
+        let mut count = 0;
+        for (part, shard) in shards.iter().enumerate() {
+            self.link(*shard).await?;
+            let name = shard_name(&self.topology, *shard);
+            let link = self.held(*shard)?;
+            client_message::encode_query(link.lease.output(), &parsed.text);
+            link.lease.expect_ready();
+            let outcome = relay_copy_out(link, client, &name, part, &mut joiner).await;
+            let done = self.after_exchange(*shard, outcome)?;
+            count += done.row_count().unwrap_or(0);
+        }
+        let rest = joiner.finish().map_err(copy_failure)?;
+        if !rest.is_empty() {
+            server_message::write_copy_data(client.output(), &rest);
+        }
+        server_message::write_empty(client.output(), tag::COPY_DONE);
+        Ok(Done::with_tag(&format!("COPY {count}")))
+    }
+}
+
+/// How the client's data ended.
+enum CopyEnd {
+    Done,
+    Failed(String),
+}
+
+/// A row that PostgreSQL is better at complaining about goes to a server as it is.
+fn row_for_postgres(error: CopyError, copy: &CopyPlan) -> Result<Option<CopyEvent>, Failure> {
+    match error {
+        CopyError::MissingField { row, .. } | CopyError::UnterminatedQuote { row } if copy.fills.is_empty() => {
+            Ok(Some(CopyEvent::Row(CopyRow { bytes: row, fields: None, keys: Vec::new() })))
+        }
+        other => Err(copy_failure(other)),
+    }
+}
+
+fn shape_of(options: &ast::CopyOptions) -> CopyShape {
+    CopyShape {
+        format: match options.format {
+            ast::CopyFormat::Text => CopyFormat::Text,
+            ast::CopyFormat::Csv => CopyFormat::Csv,
+            ast::CopyFormat::Binary => CopyFormat::Binary,
+        },
+        delimiter: options.delimiter,
+        null: options.null.clone().into_bytes(),
+        header: options.header,
+        quote: options.quote,
+        escape: options.escape,
+    }
+}
+
+/// A row may end without its line end only as the very last one.
+fn put_row(chunk: &mut BytesMut, row: &[u8], shape: &CopyShape) {
+    chunk.extend_from_slice(row);
+    if shape.format != CopyFormat::Binary && !row.ends_with(b"\n") && !row.ends_with(b"\r") {
+        chunk.extend_from_slice(b"\n");
+    }
+}
+
+fn to_all(shards: &[ShardId], bytes: &[u8], gathered: &mut BTreeMap<ShardId, BytesMut>) {
+    for shard in shards {
+        gathered.entry(*shard).or_default().extend_from_slice(bytes);
+    }
+}
+
+/// An id as the COPY format wants it.
+fn id_value(fill: &Fill, id: i64, format: CopyFormat) -> Result<Vec<u8>, ClientError> {
+    let too_big = || {
+        ClientError::new(
+            ErrorId::NumericOutOfRange,
+            format!("the next id of column \"{}\" is out of range", fill.column),
+        )
+    };
+    if format != CopyFormat::Binary {
+        return Ok(id.to_string().into_bytes());
+    }
+    Ok(match fill.type_oid {
+        21 => i16::try_from(id).map_err(|_| too_big())?.to_be_bytes().to_vec(),
+        23 => i32::try_from(id).map_err(|_| too_big())?.to_be_bytes().to_vec(),
+        20 => id.to_be_bytes().to_vec(),
+        _ => {
+            return Err(ClientError::refused(
+                format!("binary COPY cannot fill in column \"{}\"", fill.column),
+                "Give the column's values in the data, or use the text or CSV format.",
+            ));
+        }
+    })
+}
+
+fn table_name(copy: &CopyPlan) -> String {
+    copy.table.as_ref().map_or_else(String::new, |table| table.name.clone())
+}
+
+fn key_missing(copy: &CopyPlan) -> Failure {
+    ClientError::new(
+        ErrorId::ShardingKeyMissing,
+        format!("null value in the sharding key of table \"{}\"", table_name(copy)),
+    )
+    .with_hint("Every row of a sharded table needs a value in its sharding key.")
+    .into()
+}
+
+fn key_unreadable(copy: &CopyPlan) -> Failure {
+    ClientError::refused(
+        format!("a sharding key of table \"{}\" cannot be read with certainty", table_name(copy)),
+        "Write keys in their type's plain form: digits, ISO dates, uuids with dashes.",
+    )
+    .into()
+}
+
+#[allow(clippy::needless_pass_by_value)] // it is what map_err hands over
+fn copy_failure(error: CopyError) -> Failure {
+    let mut ours = ClientError::new(
+        match error.sqlstate() {
+            "54000" => ErrorId::LimitExceeded,
+            "0A000" => ErrorId::FeatureNotSupported,
+            _ => ErrorId::BadCopyFormat,
+        },
+        error.to_string(),
+    );
+    ours.hint = error.hint().map(str::to_owned);
+    ours.into()
+}
+
+/// Sends the statement and reads up to CopyInResponse.
+async fn start_copy_in(link: &mut Link, sql: &str, name: &str) -> Result<(crate::wire::Format, usize), Failure> {
+    client_message::encode_query(link.lease.output(), sql);
+    link.lease.expect_ready();
+    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    super::link::read_quiet(link, name).await?;
+    let mut error = FirstError::default();
+    loop {
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        match frame.tag {
+            tag::COPY_IN_RESPONSE => {
+                return server_message::read_copy_response(&frame.body()).map_err(|_| {
+                    ClientError::new(ErrorId::Internal, format!("shard {name} answered COPY in an unknown way")).into()
+                });
+            }
+            tag::ERROR_RESPONSE => error.note(frame),
+            tag::READY_FOR_QUERY => break,
+            _ => {}
+        }
+    }
+    error.into_result((crate::wire::Format::Text, 0))
+}
+
+/// COPY FROM on one shard: the client's bytes as they are.
+pub(super) async fn pass_copy_in(link: &mut Link, client: &mut Framed, name: &str) -> Result<(), Failure> {
+    client.flush().await?;
+    loop {
+        let frame = client.read_frame().await?.ok_or(NetError::Closed)?;
+        match frame.tag {
+            b'd' | b'c' | b'f' => link.lease.output().extend_from_slice(&frame.bytes),
+            b'H' | b'S' => continue,
+            _ => client_message::encode_copy_fail(link.lease.output(), "unexpected message during COPY from stdin"),
+        }
+        if frame.tag != b'd' || link.lease.output().len() >= CHUNK_BYTES {
+            link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+        }
+        if frame.tag != b'd' {
+            return Ok(());
+        }
+    }
+}
+
+/// COPY TO of one shard among several.
+async fn relay_copy_out(
+    link: &mut Link,
+    client: &mut Framed,
+    name: &str,
+    part: usize,
+    joiner: &mut CopyJoiner,
+) -> Result<Done, Failure> {
+    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    super::link::read_quiet(link, name).await?;
+    let mut error = FirstError::default();
+    let mut complete: Option<Frame> = None;
+    loop {
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        match frame.tag {
+            tag::READY_FOR_QUERY => break,
+            tag::ERROR_RESPONSE => error.note(frame),
+            tag::COMMAND_COMPLETE => complete = Some(frame),
+            tag::COPY_OUT_RESPONSE if part == 0 => client.output().extend_from_slice(&frame.bytes),
+            tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
+            tag::COPY_DATA if !error.is_some() => {
+                let shown: Bytes = joiner.push(part, &frame.body()).map_err(copy_failure)?;
+                if shown.len() + 5 == frame.bytes.len() {
+                    forward(client, &frame).await?;
+                } else if !shown.is_empty() {
+                    server_message::write_copy_data(client.output(), &shown);
+                }
+            }
+            _ => {}
+        }
+    }
+    error.into_result(Done { complete })
+}

@@ -1,0 +1,105 @@
+//! EXPLAIN (OSTRAKON): where a statement would go, and why. Nothing runs.
+
+use bytes::BytesMut;
+
+use super::relay::Done;
+use super::statement::Mode;
+use super::values::StatementValues;
+use super::{Failure, Session, shard_name};
+use crate::error::ClientError;
+use crate::net::Framed;
+use crate::plan::text;
+use crate::planner::{self, BoundShards};
+use crate::session::Parsed;
+use crate::sql::ast::TokenRange;
+use crate::wire::Format;
+use crate::wire::server_message::{self, Field};
+
+/// OID of text.
+const TEXT_OID: u32 = 25;
+
+impl Session {
+    pub(super) fn run_explain(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        tokens: TokenRange,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
+        let inner = self.understand(parsed.text.get(start..).unwrap_or_default())?;
+        let lines = self.explain_lines(&inner);
+        if mode.describes() {
+            server_message::write_row_description(client.output(), &[query_plan_field()]);
+        }
+        for line in &lines {
+            write_line(client.output(), line);
+        }
+        Ok(Done::with_tag("EXPLAIN"))
+    }
+
+    /// The lines of an explanation; a refusal is explained, too.
+    pub(super) fn explain_lines(&self, parsed: &Parsed) -> Vec<String> {
+        let plan = match self.plan(parsed) {
+            Ok(plan) => plan,
+            Err(error) => return refusal_lines(&error),
+        };
+        let mut lines = vec![format!("Route: {}", plan.reason)];
+        let mut values = StatementValues::new(&parsed.lexed, Mode::Simple);
+        if let Some(insert) = &plan.insert {
+            // Ids that were not taken: any will do to show the plan, and no shard is claimed for them.
+            values.fills = insert.fills.iter().map(|_| Vec::new()).collect();
+        }
+        match planner::bind(&plan, &self.topology, &values) {
+            Ok(bound) => lines.push(format!("Shards: {}", self.shards_text(&bound.shards))),
+            Err(_) => lines.push("Shards: decided by values at execution".to_owned()),
+        }
+        lines.push(format!("Class: {:?}", plan.class).to_lowercase().replacen('c', "C", 1));
+        lines.extend(text::render(&plan).lines().map(str::to_owned));
+        lines
+    }
+
+    fn shards_text(&self, shards: &BoundShards) -> String {
+        match shards {
+            BoundShards::Any => "any one".to_owned(),
+            BoundShards::One(shard) => shard_name(&self.topology, *shard),
+            BoundShards::Many(shards) => {
+                let names: Vec<String> = shards.iter().map(|shard| shard_name(&self.topology, *shard)).collect();
+                names.join(", ")
+            }
+        }
+    }
+
+    /// Explains a text, for the admin database.
+    ///
+    /// # Errors
+    /// The text is no SQL.
+    pub async fn explain(&mut self, sql: &str) -> Result<Vec<String>, ClientError> {
+        self.refresh_topology().await;
+        let parsed = self.understand(sql)?;
+        Ok(self.explain_lines(&parsed))
+    }
+}
+
+fn refusal_lines(error: &ClientError) -> Vec<String> {
+    let mut lines = vec![format!("Refused: {} ({})", error.message, error.sqlstate())];
+    lines.extend(error.detail.iter().map(|detail| format!("Detail: {detail}")));
+    lines.extend(error.hint.iter().map(|hint| format!("Hint: {hint}")));
+    lines
+}
+
+fn query_plan_field() -> Field {
+    Field {
+        name: bytes::Bytes::from_static(b"QUERY PLAN"),
+        table_oid: 0,
+        column: 0,
+        type_oid: TEXT_OID,
+        type_size: -1,
+        type_modifier: -1,
+        format: Format::Text,
+    }
+}
+
+fn write_line(output: &mut BytesMut, line: &str) {
+    server_message::write_data_row(output, &[Some(line.as_bytes())]);
+}

@@ -1,0 +1,168 @@
+//! Connections that a session holds, one a shard: taken when the shard is first touched, given back
+//! when the transaction ends.
+
+use std::collections::VecDeque;
+
+use super::relay::Expect;
+use super::{Failure, Session, shard_name};
+use crate::backend::{BackendError, Lease};
+use crate::base::ShardId;
+use crate::wire::client_message;
+use crate::wire::frame::Frame;
+use crate::wire::server_message::tag;
+
+/// A connection of a session.
+pub struct Link {
+    pub(super) lease: Lease,
+    /// A transaction block is open on the server.
+    pub(super) begun: bool,
+    /// Something was written in this transaction.
+    pub(super) wrote: bool,
+    /// Answers still to come, in order.
+    pub(super) expects: VecDeque<Expect>,
+    /// Extended messages were written since the last Sync.
+    pub(super) unsynced: bool,
+}
+
+impl Link {
+    /// Appends a simple query whose answer nobody sees.
+    pub(super) fn quiet_query(&mut self, sql: &str) {
+        client_message::encode_query(self.lease.output(), sql);
+        self.lease.expect_ready();
+        self.expects.push_back(Expect::Quiet);
+    }
+}
+
+impl Session {
+    /// The session's connection to a shard, with its settings applied and its transaction joined.
+    ///
+    /// # Errors
+    /// The shard cannot be reached, its pool is exhausted, or a setting is refused; nothing ran.
+    pub(super) async fn link(&mut self, shard: ShardId) -> Result<(), Failure> {
+        if self.links.contains_key(&shard) {
+            return Ok(());
+        }
+        let target = self.cluster.target(&self.topology, shard, &self.user)?;
+        let name = shard_name(&self.topology, shard);
+        let lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
+            Some(frame) => Failure::Postgres(frame.clone()),
+            None => Failure::Ours(error.to_client_error(&name)),
+        })?;
+        let mut link = Link { lease, begun: false, wrote: false, expects: VecDeque::new(), unsynced: false };
+        self.cancel.add(shard, link.lease.cancel_handle());
+        let outcome = self.dress(&mut link, &name).await;
+        self.links.insert(shard, link);
+        if let Err(failure) = outcome {
+            self.drop_link(shard);
+            return Err(failure);
+        }
+        Ok(())
+    }
+
+    /// Gives a fresh connection the session's settings and its transaction.
+    async fn dress(&mut self, link: &mut Link, name: &str) -> Result<(), Failure> {
+        let schema_version = self.cluster.schema.load().version;
+        let mut first = String::new();
+        if link.lease.schema_version != schema_version {
+            if !link.lease.prepared.is_empty() {
+                // A plan kept from before a schema change may answer with other columns.
+                first.push_str("DEALLOCATE ALL;");
+                link.lease.prepared.clear();
+            }
+            link.lease.schema_version = schema_version;
+        }
+        if link.lease.settings_key != self.settings.key() {
+            first.push_str(&self.settings.apply_sql());
+            // Until the answer is known the connection belongs to no settings.
+            link.lease.settings_key = u64::MAX;
+        }
+        if !first.is_empty() {
+            link.quiet_query(&first);
+            self.settle_quiet(link, name).await?;
+            link.lease.settings_key = self.settings.key();
+        }
+        if self.transaction.is_open() {
+            let opening = self.transaction.opening_sql();
+            link.begun = true;
+            link.quiet_query(&opening);
+            if !self.transaction.opening_cannot_fail() {
+                self.settle_quiet(link, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Session::link`], with nothing left to be read: for questions of the proxy's own.
+    pub(super) async fn settled_link(&mut self, shard: ShardId) -> Result<(), Failure> {
+        self.link(shard).await?;
+        let name = shard_name(&self.topology, shard);
+        let link = self.held(shard)?;
+        let outcome = match link.lease.flush().await {
+            Ok(()) => read_quiet(link, &name).await,
+            Err(error) => Err(failure_of(error, &name)),
+        };
+        self.after_exchange(shard, outcome)
+    }
+
+    /// Sends what is written and reads the quiet answers.
+    pub(super) async fn settle_quiet(&self, link: &mut Link, name: &str) -> Result<(), Failure> {
+        link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+        read_quiet(link, name).await
+    }
+
+    /// Gives all connections back; those that are not clean are closed.
+    pub(super) fn release(&mut self) {
+        self.cancel.clear();
+        self.links.clear();
+        if !self.transaction.is_open() {
+            self.epoch_guard = None;
+        }
+    }
+
+    /// Closes a connection instead of giving it back.
+    pub(super) fn drop_link(&mut self, shard: ShardId) {
+        self.cancel.remove(shard);
+        if let Some(mut link) = self.links.remove(&shard) {
+            link.lease.poison();
+        }
+    }
+
+    /// The link of a shard that [`Session::link`] just prepared.
+    pub(super) fn held(&mut self, shard: ShardId) -> Result<&mut Link, Failure> {
+        let name = shard_name(&self.topology, shard);
+        self.links.get_mut(&shard).ok_or_else(|| {
+            Failure::Ours(crate::error::ClientError::new(
+                crate::error::ErrorId::Internal,
+                format!("no connection to shard {name} is held"),
+            ))
+        })
+    }
+}
+
+/// Reads the answers of quiet queries that stand before everything else.
+pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failure> {
+    let mut error: Option<Frame> = None;
+    while matches!(link.expects.front(), Some(Expect::Quiet)) {
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        match frame.tag {
+            tag::ERROR_RESPONSE if error.is_none() => error = Some(frame),
+            tag::READY_FOR_QUERY => {
+                link.expects.pop_front();
+            }
+            _ => {}
+        }
+    }
+    match error {
+        Some(frame) => Err(Failure::Postgres(frame)),
+        None => Ok(()),
+    }
+}
+
+/// What a backend's error is to the client.
+#[allow(clippy::needless_pass_by_value)] // it is what map_err hands over
+pub(super) fn failure_of(error: BackendError, shard: &str) -> Failure {
+    match error.error_frame() {
+        Some(frame) => Failure::Postgres(frame.clone()),
+        None => Failure::Ours(error.to_client_error(shard)),
+    }
+}

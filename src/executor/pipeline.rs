@@ -1,0 +1,679 @@
+//! The extended protocol. Messages for one shard are written as they come and travel together at
+//! Sync or Flush; answers reach the client in the order of its messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::link::{failure_of, read_quiet};
+use super::relay::{Expect, forward};
+use super::session::{CLIENT_FLUSH_BYTES, Suspended};
+use super::statement::{Mode, ends_failure, in_failed_transaction};
+use super::values::StatementValues;
+use super::{Failure, Session, shard_name};
+use crate::backend::Ensured;
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::{Framed, NetError};
+use crate::plan::Class;
+use crate::planner::BoundShards;
+use crate::session::{Parsed, Portal, PreparedStatement};
+use crate::sql::ast::Statement;
+use crate::wire::client_message::{self, Bind, ClientMessage, Parse, Target};
+use crate::wire::frame::take_frame;
+use crate::wire::limits::MESSAGE_BYTES_MAX;
+use crate::wire::server_message::{self, tag};
+
+/// A shard's messages are sent on, and its answers read, once they hold this much.
+///
+/// # Units
+/// Bytes.
+const PIPELINE_BYTES_MAX: usize = 256 << 10;
+
+impl Session {
+    /// Takes one message of the extended protocol.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub async fn extended(&mut self, client: &mut Framed, message: ClientMessage) -> Result<(), NetError> {
+        if let ClientMessage::Sync = message {
+            return self.sync(client).await;
+        }
+        if self.skip_to_sync {
+            return Ok(());
+        }
+        match self.extended_message(client, message).await {
+            Ok(()) => Ok(()),
+            Err(failure) => self.pipeline_failed(client, failure).await,
+        }
+    }
+
+    async fn extended_message(&mut self, client: &mut Framed, message: ClientMessage) -> Result<(), Failure> {
+        if !matches!(&message, ClientMessage::Execute { .. }) {
+            self.answer_describe(client).await?;
+        }
+        match message {
+            ClientMessage::Parse(parse) => self.parse(client, parse).await,
+            ClientMessage::Bind(bind) => self.bind_portal(client, bind).await,
+            ClientMessage::Describe(Target::Statement(name)) => self.describe_statement(client, &name).await,
+            ClientMessage::Describe(Target::Portal(name)) => self.describe_portal(&name),
+            ClientMessage::Execute { portal, rows_max } => self.execute(client, &portal, rows_max).await,
+            ClientMessage::Close(target) => self.close_target(client, &target).await,
+            ClientMessage::Flush => {
+                self.validate_waiting(client).await?;
+                self.settle(client).await?;
+                client.flush().await.map_err(Failure::Client)
+            }
+            _ => Err(ClientError::new(ErrorId::FeatureNotSupported, "the function call protocol is not supported")
+                .with_hint("Call the function by SELECT.")
+                .into()),
+        }?;
+        let full = self
+            .current
+            .and_then(|shard| self.links.get_mut(&shard))
+            .is_some_and(|link| link.lease.output().len() > PIPELINE_BYTES_MAX);
+        if full { self.settle(client).await } else { Ok(()) }
+    }
+
+    async fn parse(&mut self, client: &mut Framed, parse: Parse) -> Result<(), Failure> {
+        self.validate_waiting(client).await?;
+        let parsed = self.understand(&parse.sql)?;
+        if self.transaction.is_failed() && !ends_failure(&parsed) {
+            return Err(in_failed_transaction().into());
+        }
+        let statement = Arc::new(PreparedStatement {
+            id: self.cluster.statement_ids.of(&parse.sql, &parse.parameter_types),
+            parsed: Arc::new(parsed),
+            parameter_types: parse.parameter_types,
+        });
+        self.statements.insert(&parse.statement, Arc::clone(&statement))?;
+        if is_ours(&statement.parsed) {
+            self.say(client, empty(tag::PARSE_COMPLETE));
+        } else {
+            self.parse_waiting = Some((parse.statement, statement));
+        }
+        Ok(())
+    }
+
+    /// A Parse that no Bind follows is checked by a shard that is at hand.
+    async fn validate_waiting(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let Some((_, statement)) = &self.parse_waiting else { return Ok(()) };
+        let statement = Arc::clone(statement);
+        let shard = self.any_shard();
+        self.attach(client, shard).await?;
+        self.write_parse(shard, &statement)
+    }
+
+    /// Makes the statement known to the shard's connection; answers the client's Parse if it waits.
+    fn write_parse(&mut self, shard: ShardId, statement: &PreparedStatement) -> Result<(), Failure> {
+        let waiting = self.parse_waiting.as_ref().is_some_and(|(_, waiting)| waiting.id == statement.id);
+        let link = self.held(shard)?;
+        // Every text has one name on every connection, so that sessions share what is prepared.
+        let ensured = link.lease.prepared.ensure(statement.id);
+        if let Ensured::NeedsParse { evicted: Some(evicted) } = ensured {
+            client_message::encode_close(link.lease.output(), &Target::Statement(server_name(evicted)));
+            link.expects.push_back(Expect::CloseQuietly);
+            link.unsynced = true;
+        }
+        if ensured != Ensured::Present {
+            let output = link.lease.output();
+            client_message::encode_parse(
+                output,
+                &server_name(statement.id),
+                &statement.parsed.text,
+                &statement.parameter_types,
+            );
+            link.expects.push_back(Expect::Parse { forward: waiting, id: statement.id });
+            link.unsynced = true;
+        } else if waiting {
+            link.expects.push_back(Expect::Local(empty(tag::PARSE_COMPLETE)));
+        }
+        if waiting {
+            self.parse_waiting = None;
+        }
+        Ok(())
+    }
+
+    async fn bind_portal(&mut self, client: &mut Framed, bind: Bind) -> Result<(), Failure> {
+        let statement = self.statements.get(&bind.statement)?;
+        if self.transaction.is_failed() && !ends_failure(&statement.parsed) {
+            return Err(in_failed_transaction().into());
+        }
+        let is_waiting = self.parse_waiting.as_ref().is_some_and(|(_, waiting)| waiting.id == statement.id);
+        if !is_waiting {
+            self.validate_waiting(client).await?;
+        }
+        self.refresh_topology().await;
+        let mut portal =
+            Portal { statement: Arc::clone(&statement), bind, shard: None, writes: false, changes_schema: false };
+        if let Some(shard) = self.direct_shard(client, &mut portal).await? {
+            portal.shard = Some(shard);
+            self.attach(client, shard).await?;
+            self.write_parse(shard, &statement)?;
+            let link = self.held(shard)?;
+            let name = portal.bind.portal.clone();
+            client_message::encode_bind(link.lease.output(), &name, &server_name(statement.id), &portal.bind);
+            link.expects.push_back(Expect::Bind { forward: true });
+            link.unsynced = true;
+        } else {
+            if is_waiting {
+                // The shards' own answers to the text come with the execution.
+                self.parse_waiting = None;
+                self.say(client, empty(tag::PARSE_COMPLETE));
+            }
+            self.say(client, empty(tag::BIND_COMPLETE));
+        }
+        let name = portal.bind.portal.clone();
+        self.suspended.remove(&name);
+        self.statements.insert_portal(&name, Arc::new(portal));
+        Ok(())
+    }
+
+    /// The one shard that runs a portal by itself, if that is how it runs.
+    async fn direct_shard(&mut self, client: &mut Framed, portal: &mut Portal) -> Result<Option<ShardId>, Failure> {
+        let parsed = Arc::clone(&portal.statement.parsed);
+        if is_ours(&parsed) {
+            return Ok(None);
+        }
+        if let Some(shard) = self.fixed_shard(&parsed) {
+            return Ok(Some(shard));
+        }
+        self.know_relations(&parsed).await?;
+        let plan = self.plan(&parsed)?;
+        if plan.copy.is_some() || plan.outside_transaction {
+            return Ok(None);
+        }
+        if plan.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty() && !insert.rows.is_empty()) {
+            // Ids are taken when the portal runs.
+            return Ok(None);
+        }
+        let bind = portal.bind.clone();
+        let mode = Mode::Extended { bind: &bind, types: &portal.statement.parameter_types, describe: false };
+        let mut values = StatementValues::new(&parsed.lexed, mode);
+        let bound = self.bind(client, &plan, &mut values).await?;
+        portal.writes = plan.class > Class::ReadLock;
+        portal.changes_schema = plan.changes_schema;
+        if plan.insert.as_ref().is_some_and(|insert| self.needs_split(insert, &bound)) {
+            return Ok(None);
+        }
+        Ok(match bound.shards {
+            BoundShards::One(shard) => Some(shard),
+            BoundShards::Any => Some(self.any_shard()),
+            BoundShards::Many(_) => None,
+        })
+    }
+
+    async fn describe_statement(&mut self, client: &mut Framed, name: &str) -> Result<(), Failure> {
+        let statement = self.statements.get(name)?;
+        if is_ours(&statement.parsed) {
+            let mut answer = BytesMut::new();
+            server_message::write_parameter_description(&mut answer, &[]);
+            server_message::write_empty(&mut answer, tag::NO_DATA);
+            self.say(client, answer.freeze());
+            return Ok(());
+        }
+        let is_waiting = self.parse_waiting.as_ref().is_some_and(|(_, waiting)| waiting.id == statement.id);
+        if !is_waiting {
+            self.validate_waiting(client).await?;
+        }
+        let shard = self.any_shard();
+        self.attach(client, shard).await?;
+        self.write_parse(shard, &statement)?;
+        let link = self.held(shard)?;
+        client_message::encode_describe(link.lease.output(), &Target::Statement(server_name(statement.id)));
+        link.expects.push_back(Expect::DescribeStatement);
+        link.unsynced = true;
+        Ok(())
+    }
+
+    fn describe_portal(&mut self, name: &str) -> Result<(), Failure> {
+        let portal = self.statements.portal(name)?;
+        match portal.shard {
+            Some(shard) => {
+                let link = self.held(shard)?;
+                client_message::encode_describe(link.lease.output(), &Target::Portal(name.to_owned()));
+                link.expects.push_back(Expect::DescribePortal);
+                link.unsynced = true;
+            }
+            None => self.describe_waiting = Some(name.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// A Describe that no Execute follows: the columns of the client's own text, from a shard at hand.
+    async fn answer_describe(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let Some(name) = self.describe_waiting.take() else { return Ok(()) };
+        let portal = self.statements.portal(&name)?;
+        if is_ours(&portal.statement.parsed) {
+            self.say(client, empty(tag::NO_DATA));
+            return Ok(());
+        }
+        let shard = self.any_shard();
+        self.attach(client, shard).await?;
+        self.write_parse(shard, &portal.statement)?;
+        let link = self.held(shard)?;
+        let server_statement = server_name(portal.statement.id);
+        client_message::encode_bind(link.lease.output(), DESCRIBED_PORTAL, &server_statement, &portal.bind);
+        client_message::encode_describe(link.lease.output(), &Target::Portal(DESCRIBED_PORTAL.to_owned()));
+        client_message::encode_close(link.lease.output(), &Target::Portal(DESCRIBED_PORTAL.to_owned()));
+        link.expects.extend([Expect::Bind { forward: false }, Expect::DescribePortal, Expect::CloseQuietly]);
+        link.unsynced = true;
+        Ok(())
+    }
+
+    async fn execute(&mut self, client: &mut Framed, name: &str, rows_max: u32) -> Result<(), Failure> {
+        let portal = self.statements.portal(name)?;
+        if let Some(shard) = portal.shard {
+            self.answer_describe(client).await?;
+            let link = self.held(shard)?;
+            client_message::encode_execute(link.lease.output(), name, rows_max);
+            link.expects.push_back(Expect::Execute { forward: true });
+            link.unsynced = true;
+            link.wrote |= portal.writes;
+            self.schema_changed |= portal.changes_schema;
+            self.note_cursor(shard, &portal.statement.parsed);
+            return Ok(());
+        }
+        let describe = self.describe_waiting.as_deref() == Some(name);
+        if describe {
+            self.describe_waiting = None;
+        } else {
+            self.answer_describe(client).await?;
+        }
+        self.settle(client).await?;
+        let parsed = Arc::clone(&portal.statement.parsed);
+        if describe && is_ours(&parsed) && !matches!(parsed.statement, Ok(Statement::Explain { .. })) {
+            server_message::write_empty(client.output(), tag::NO_DATA);
+        }
+        if self.suspended.contains_key(name) {
+            self.resume(client, name, rows_max);
+            return Ok(());
+        }
+        let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
+        if !self.links.is_empty() && !self.transaction.is_open() && !is_ours(&parsed) {
+            // Earlier statements of this pipeline are one transaction with this one.
+            self.open_block().await?;
+        }
+        if rows_max > 0 && !is_ours(&parsed) {
+            return self.run_limited(client, name, &parsed, mode, rows_max).await;
+        }
+        let done = self.run(client, &parsed, mode).await?;
+        done.write(client);
+        Ok(())
+    }
+
+    /// Runs a statement whose client wants so many rows at a time: the merged rows are kept, within the
+    /// merge's budget, and handed out by and by.
+    async fn run_limited(
+        &mut self,
+        client: &mut Framed,
+        name: &str,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+        rows_max: u32,
+    ) -> Result<(), Failure> {
+        client.flush().await?;
+        client.hold_output(self.cluster.settings.merge_bytes_max);
+        let outcome = self.run(client, parsed, mode).await;
+        let mut held = client.release_output();
+        let done = outcome.map_err(|failure| match failure {
+            Failure::Client(NetError::HeldTooMuch) => ClientError::new(
+                ErrorId::MergeBudgetExceeded,
+                "the rows of a portal with a row limit are more than the proxy keeps",
+            )
+            .with_hint("Fetch all rows at once, or use LIMIT in the statement.")
+            .into(),
+            other => other,
+        })?;
+        let mut rows = VecDeque::new();
+        while let Ok(Some(frame)) = take_frame(&mut held, MESSAGE_BYTES_MAX) {
+            if frame.tag == tag::DATA_ROW {
+                rows.push_back(frame);
+            } else {
+                client.output().extend_from_slice(&frame.bytes);
+            }
+        }
+        self.suspended.insert(name.to_owned(), Suspended { rows, done });
+        self.resume(client, name, rows_max);
+        Ok(())
+    }
+
+    /// The next rows of a suspended portal.
+    fn resume(&mut self, client: &mut Framed, name: &str, rows_max: u32) {
+        let Some(suspended) = self.suspended.get_mut(name) else { return };
+        let wanted = if rows_max == 0 { usize::MAX } else { rows_max as usize };
+        let mut sent = 0;
+        while sent < wanted
+            && let Some(row) = suspended.rows.pop_front()
+        {
+            client.output().extend_from_slice(&row.bytes);
+            sent += 1;
+        }
+        if sent == wanted && sent > 0 {
+            // As PostgreSQL: that there are no more rows is found out by the next Execute.
+            client.output().extend_from_slice(&empty(tag::PORTAL_SUSPENDED));
+            return;
+        }
+        if let Some(suspended) = self.suspended.remove(name) {
+            suspended.done.with_rows(sent).write(client);
+        }
+    }
+
+    async fn close_target(&mut self, client: &mut Framed, target: &Target) -> Result<(), Failure> {
+        self.validate_waiting(client).await?;
+        match target {
+            Target::Statement(name) => {
+                self.statements.remove(name);
+            }
+            Target::Portal(name) => {
+                if let Some(shard) = self.statements.portal(name).ok().and_then(|portal| portal.shard)
+                    && let Some(link) = self.links.get_mut(&shard)
+                {
+                    client_message::encode_close(link.lease.output(), target);
+                    link.expects.push_back(Expect::CloseQuietly);
+                    link.unsynced = true;
+                }
+                self.statements.remove_portal(name);
+                self.suspended.remove(name);
+            }
+        }
+        self.say(client, empty(tag::CLOSE_COMPLETE));
+        Ok(())
+    }
+
+    /// Says something of the proxy's own in its place among the answers.
+    fn say(&mut self, client: &mut Framed, answer: Bytes) {
+        match self.current.and_then(|shard| self.links.get_mut(&shard)) {
+            Some(link) if !link.expects.is_empty() => link.expects.push_back(Expect::Local(answer)),
+            _ => client.output().extend_from_slice(&answer),
+        }
+    }
+
+    /// Makes a shard the one that messages are written to.
+    async fn attach(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
+        if self.current != Some(shard) {
+            self.settle(client).await?;
+            if !self.links.is_empty() && !self.links.contains_key(&shard) {
+                self.open_block().await?;
+            }
+        }
+        self.link(shard).await?;
+        self.current = Some(shard);
+        Ok(())
+    }
+
+    /// Opens a transaction block for work that must be atomic over several shards; connections that
+    /// are in the middle of a pipeline turn what they have done so far into its beginning.
+    pub(super) async fn open_block(&mut self) -> Result<(), Failure> {
+        if !self.transaction.is_open() {
+            self.transaction.begin_implicit();
+            self.join_block();
+        }
+        Ok(())
+    }
+
+    /// Lets every connection that is held begin the block (BEGIN within an implicit transaction takes
+    /// in what came before: `BeginTransactionBlock` in PostgreSQL's xact.c).
+    pub(super) fn join_block(&mut self) {
+        let opening = self.transaction.opening_sql();
+        for link in self.links.values_mut().filter(|link| !link.begun) {
+            link.begun = true;
+            if link.unsynced {
+                let output = link.lease.output();
+                let nothing = Bind {
+                    portal: String::new(),
+                    statement: String::new(),
+                    parameter_formats: Vec::new(),
+                    parameters: Vec::new(),
+                    result_formats: Vec::new(),
+                };
+                client_message::encode_parse(output, "", &opening, &[]);
+                client_message::encode_bind(output, "", "", &nothing);
+                client_message::encode_execute(output, "", 0);
+                link.expects.extend([
+                    Expect::ParseQuietly,
+                    Expect::Bind { forward: false },
+                    Expect::Execute { forward: false },
+                ]);
+            } else {
+                link.quiet_query(&opening);
+            }
+        }
+    }
+
+    /// Sends what is written and relays every answer that is owed.
+    ///
+    /// # Errors
+    /// The first error among the answers; the connection then skips to Sync.
+    pub(super) async fn settle(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let owing: Vec<ShardId> =
+            self.links.iter().filter(|(_, link)| !link.expects.is_empty()).map(|(shard, _)| *shard).collect();
+        for shard in owing {
+            let name = shard_name(&self.topology, shard);
+            let link = self.held(shard)?;
+            if link.unsynced {
+                client_message::encode_flush(link.lease.output());
+            }
+            link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
+            let outcome = relay_expected(link, client, &name).await;
+            self.after_exchange(shard, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the pipeline of every connection; answers go to the client.
+    async fn sync_links(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let unsynced: Vec<ShardId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.unsynced || !link.expects.is_empty())
+            .map(|(shard, _)| *shard)
+            .collect();
+        let mut first = None;
+        for shard in unsynced {
+            let name = shard_name(&self.topology, shard);
+            let link = self.held(shard)?;
+            if link.unsynced {
+                client_message::encode_sync(link.lease.output());
+                link.lease.expect_ready();
+                link.expects.push_back(Expect::Ready);
+                link.unsynced = false;
+            }
+            let outcome = match link.lease.flush().await {
+                Ok(()) => relay_expected(link, client, &name).await,
+                Err(error) => Err(failure_of(error, &name)),
+            };
+            if let Err(Failure::Postgres(_)) = &outcome {
+                // The server skips to the Sync that is on its way.
+                while link.lease.pending_ready() > 0 {
+                    if link.lease.next_frame().await.is_err() {
+                        break;
+                    }
+                }
+                link.expects.clear();
+            }
+            if let Err(failure) = self.after_exchange(shard, outcome) {
+                first.get_or_insert(failure);
+            }
+        }
+        self.current = None;
+        first.map_or(Ok(()), Err)
+    }
+
+    /// After an error in a pipeline: answers of earlier messages first, then the error, then nothing
+    /// up to Sync.
+    async fn pipeline_failed(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
+        let first = if matches!(failure, Failure::Postgres(_)) {
+            // It came from the answers themselves.
+            for link in self.links.values_mut() {
+                link.expects.clear();
+            }
+            failure
+        } else {
+            match self.settle(client).await {
+                Ok(()) => failure,
+                Err(earlier) => {
+                    for link in self.links.values_mut() {
+                        link.expects.clear();
+                    }
+                    earlier
+                }
+            }
+        };
+        Self::write_failure(client, first)?;
+        if let Some((name, _)) = self.parse_waiting.take() {
+            self.statements.remove(&name);
+        }
+        self.describe_waiting = None;
+        self.skip_to_sync = true;
+        // Nothing is left to say to the client; a failure here only costs the connection.
+        let _nothing_more = self.sync_links(client).await;
+        self.fail_transaction().await;
+        Ok(())
+    }
+
+    async fn sync(&mut self, client: &mut Framed) -> Result<(), NetError> {
+        if !self.skip_to_sync
+            && let Err(failure) = self.end_pipeline(client).await
+        {
+            self.pipeline_failed(client, failure).await?;
+        }
+        self.skip_to_sync = false;
+        self.current = None;
+        if !self.transaction.is_open() {
+            if self.schema_changed {
+                self.schema_changed = false;
+                self.reload_schema().await;
+            }
+            self.statements.end_portals();
+            self.suspended.clear();
+            self.release();
+        }
+        let status = self.status_byte();
+        server_message::write_ready_for_query(client.output(), status);
+        client.flush().await
+    }
+
+    async fn end_pipeline(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        self.answer_describe(client).await?;
+        self.validate_waiting(client).await?;
+        self.sync_links(client).await?;
+        if self.transaction.is_open() && self.transaction.is_implicit() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A portal of the proxy's own, for Describe only.
+const DESCRIBED_PORTAL: &str = "ostrakon_describe";
+
+/// The name of a statement on server connections.
+fn server_name(id: u64) -> String {
+    format!("os_{id}")
+}
+
+/// Statements that the proxy answers without a plan.
+fn is_ours(parsed: &Parsed) -> bool {
+    matches!(
+        parsed.statement,
+        Ok(Statement::Begin
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::SetTransaction
+            | Statement::SetConstraints
+            | Statement::SetSessionCharacteristics
+            | Statement::Set { .. }
+            | Statement::Reset(_)
+            | Statement::Discard(_)
+            | Statement::Deallocate(_)
+            | Statement::Prepare { .. }
+            | Statement::Execute { .. }
+            | Statement::Notification
+            | Statement::TwoPhase
+            | Statement::Declare { hold: true, .. }
+            | Statement::Explain { ostrakon: true, .. }
+            | Statement::Empty)
+    )
+}
+
+fn empty(message: u8) -> Bytes {
+    let mut buffer = BytesMut::new();
+    server_message::write_empty(&mut buffer, message);
+    buffer.freeze()
+}
+
+/// Relays answers until none is owed.
+async fn relay_expected(link: &mut super::link::Link, client: &mut Framed, name: &str) -> Result<(), Failure> {
+    loop {
+        match link.expects.front() {
+            None => return Ok(()),
+            Some(Expect::Quiet) => {
+                read_quiet(link, name).await?;
+                continue;
+            }
+            Some(Expect::Local(answer)) => {
+                client.output().extend_from_slice(answer);
+                link.expects.pop_front();
+                continue;
+            }
+            Some(_) => {}
+        }
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        let expected = link.expects.front().cloned();
+        match frame.tag {
+            tag::ERROR_RESPONSE => {
+                if let Some(Expect::Parse { id, .. }) = expected {
+                    link.lease.prepared.forget(id);
+                }
+                forget_unparsed(link);
+                return Err(Failure::Postgres(frame));
+            }
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => {
+                forward(client, &frame).await?;
+                continue;
+            }
+            tag::NOTIFICATION_RESPONSE => continue,
+            _ => {}
+        }
+        let (shown, finished) = match (&expected, frame.tag) {
+            (Some(Expect::Parse { forward, .. } | Expect::Bind { forward }), _) => (*forward, true),
+            (Some(Expect::DescribeStatement), tag::PARAMETER_DESCRIPTION) => (true, false),
+            (Some(Expect::DescribeStatement | Expect::DescribePortal), _) => (true, true),
+            (
+                Some(Expect::Execute { forward }),
+                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED,
+            ) => (*forward, true),
+            (Some(Expect::Execute { forward }), _) => (*forward, false),
+            _ => (false, true),
+        };
+        if shown {
+            client.output().extend_from_slice(&frame.bytes);
+            if client.output().len() >= CLIENT_FLUSH_BYTES {
+                client.flush().await?;
+            }
+        }
+        if finished {
+            link.expects.pop_front();
+        }
+    }
+}
+
+/// Statements whose Parse the server skips after an error are not known to it.
+fn forget_unparsed(link: &mut super::link::Link) {
+    let skipped: Vec<u64> = link
+        .expects
+        .iter()
+        .filter_map(|expect| match expect {
+            Expect::Parse { id, .. } => Some(*id),
+            _ => None,
+        })
+        .collect();
+    for id in skipped {
+        link.lease.prepared.forget(id);
+    }
+}

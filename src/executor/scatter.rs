@@ -1,0 +1,205 @@
+//! Reads over several shards, merged on the way to the client.
+
+use super::exchange::write_statement;
+use super::link::{Link, failure_of, read_quiet};
+use super::relay::Done;
+use super::session::CLIENT_FLUSH_BYTES;
+use super::statement::Mode;
+use super::values::StatementValues;
+use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::merge::{Budget, Constant, Merger, Pop};
+use crate::net::Framed;
+use crate::plan::{Class, MergeSpec, Slot, Splice};
+use crate::planner::rewrite;
+use crate::session::Parsed;
+use crate::wire::frame::Frame;
+use crate::wire::server_message::{self, tag};
+
+/// One shard's part of a scatter.
+struct Source {
+    shard: ShardId,
+    name: String,
+    link: Link,
+    finished: bool,
+}
+
+impl Session {
+    /// Runs a read on several shards and merges their rows.
+    ///
+    /// # Errors
+    /// The first error of any shard, or a refusal of the merge before the first row.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) async fn run_scatter(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        shards: &[ShardId],
+        splices: &[Splice],
+        merge: &MergeSpec,
+        values: &StatementValues<'_>,
+        mode: Mode<'_>,
+        class: Class,
+    ) -> Result<Done, Failure> {
+        let limit = values.row_count(merge.limit.as_ref(), "LIMIT")?;
+        let offset = values.row_count(merge.offset.as_ref(), "OFFSET")?.unwrap_or(0);
+        let pushed = limit.map(|limit| limit.saturating_add(offset));
+        let sql = rewrite::apply(&parsed.text, &parsed.lexed, splices, pushed);
+        if class > Class::Read || (!self.links.is_empty() && !self.transaction.is_open()) {
+            self.open_block().await?;
+        }
+        let mut sources = Vec::with_capacity(shards.len());
+        for shard in shards {
+            self.link(*shard).await?;
+            let name = shard_name(&self.topology, *shard);
+            if let Some(mut link) = self.links.remove(shard) {
+                write_statement(&mut link, &sql, described(mode), merge.hidden);
+                link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
+                sources.push(Source { shard: *shard, name, link, finished: false });
+            }
+        }
+        let constants = |slot: &Slot| values.constant(slot);
+        let budget =
+            Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
+        let outcome = merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode).await;
+        // Whatever happened: the connections are read to their end, or they are of no use.
+        let gone = matches!(outcome, Err(Failure::Client(_)));
+        let mut outcome = outcome;
+        for mut source in sources {
+            let drained = if gone { Ok(()) } else { drain(&mut source).await };
+            let usable = !gone && !source.link.lease.is_poisoned();
+            if let (Ok(_), Err(failure)) = (&outcome, drained) {
+                outcome = Err(failure);
+            }
+            self.links.insert(source.shard, source.link);
+            if !usable {
+                self.drop_link(source.shard);
+            }
+        }
+        let rows = outcome?;
+        Ok(Done::with_tag(&format!("SELECT {rows}")))
+    }
+}
+
+/// A merge needs the columns' types even when the client does not ask for them.
+fn described(mode: Mode<'_>) -> Mode<'_> {
+    match mode {
+        Mode::Simple => Mode::Simple,
+        Mode::Extended { bind, types, .. } => Mode::Extended { bind, types, describe: true },
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn merge_sources(
+    client: &mut Framed,
+    sources: &mut [Source],
+    spec: &MergeSpec,
+    limit: Option<u64>,
+    offset: u64,
+    constants: &(dyn Fn(&Slot) -> Option<Constant> + Sync),
+    budget: Budget,
+    mode: Mode<'_>,
+) -> Result<u64, Failure> {
+    let mut fields = None;
+    for source in sources.iter_mut() {
+        read_quiet(&mut source.link, &source.name).await?;
+        let description = read_description(source, client).await?;
+        fields.get_or_insert(description);
+    }
+    let mut fields = fields.unwrap_or_default();
+    set_formats(&mut fields, mode);
+    let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
+    if mode.describes() {
+        server_message::write_row_description(client.output(), merger.visible_fields());
+    }
+    let mut rows = 0;
+    loop {
+        match merger.pop(client.output())? {
+            Pop::Row => {
+                rows += 1;
+                if client.output().len() >= CLIENT_FLUSH_BYTES {
+                    client.flush().await?;
+                }
+            }
+            Pop::Done => return Ok(rows),
+            Pop::Pending => {
+                for (index, source) in sources.iter_mut().enumerate() {
+                    if merger.needs(index) {
+                        read_into(&mut merger, index, source, client).await?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads up to the RowDescription.
+async fn read_description(source: &mut Source, client: &mut Framed) -> Result<Vec<server_message::Field>, Failure> {
+    loop {
+        let frame = next(source).await?;
+        match frame.tag {
+            tag::ROW_DESCRIPTION => {
+                return server_message::read_row_description(&frame.body()).map_err(|_| no_description(&source.name));
+            }
+            tag::ERROR_RESPONSE => return Err(Failure::Postgres(frame)),
+            tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
+            tag::READY_FOR_QUERY => {
+                source.finished = true;
+                return Err(no_description(&source.name));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn no_description(name: &str) -> Failure {
+    ClientError::new(ErrorId::Internal, format!("shard {name} answered a query without describing its columns")).into()
+}
+
+/// A described statement says text for every column; the portal's formats are what Bind asked for.
+fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) {
+    if let Mode::Extended { bind, .. } = mode {
+        let count = fields.len();
+        for (index, field) in fields.iter_mut().enumerate() {
+            let formats = &bind.result_formats;
+            field.format = if formats.len() > 1 && index >= formats.len() && count > formats.len() {
+                crate::wire::Format::Binary
+            } else {
+                crate::wire::client_message::format_of(formats, index)
+            };
+        }
+    }
+}
+
+/// Reads one row, or the end, of a source.
+async fn read_into(merger: &mut Merger, index: usize, source: &mut Source, client: &mut Framed) -> Result<(), Failure> {
+    loop {
+        let frame = next(source).await?;
+        match frame.tag {
+            tag::DATA_ROW => {
+                merger.push(index, frame.body())?;
+                return Ok(());
+            }
+            tag::COMMAND_COMPLETE => {
+                merger.finish(index);
+                return Ok(());
+            }
+            tag::ERROR_RESPONSE => return Err(Failure::Postgres(frame)),
+            tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
+            _ => {}
+        }
+    }
+}
+
+async fn next(source: &mut Source) -> Result<Frame, Failure> {
+    source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
+}
+
+/// Reads the rest of an answer that nobody needs.
+async fn drain(source: &mut Source) -> Result<(), Failure> {
+    while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
+        next(source).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! One client's session as the executor sees it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::link::Link;
+use super::relay::Done;
+use super::{Cluster, Failure};
+use crate::backend::CancelHandle;
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::{Framed, NetError};
+use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transaction};
+use crate::sql::{fingerprint, lexer, parse};
+use crate::topology::Topology;
+use crate::topology::schema::Schema;
+use crate::wire::frame::Frame;
+use crate::wire::server_message;
+
+/// Output is sent to the client once it holds this much.
+///
+/// # Units
+/// Bytes.
+pub(super) const CLIENT_FLUSH_BYTES: usize = 32 << 10;
+
+/// What a session has running where, so that a cancel request reaches it and nothing else.
+///
+/// # Invariants
+/// A cancel key reaches only its own session's work: entries are removed before the connection goes
+/// back to its pool.
+#[derive(Default)]
+pub struct CancelSlot {
+    running: Mutex<BTreeMap<ShardId, CancelHandle>>,
+}
+
+impl CancelSlot {
+    /// Everything that runs now.
+    pub fn running(&self) -> Vec<CancelHandle> {
+        self.running.lock().values().cloned().collect()
+    }
+
+    pub(super) fn add(&self, shard: ShardId, handle: CancelHandle) {
+        self.running.lock().insert(shard, handle);
+    }
+
+    pub(super) fn remove(&self, shard: ShardId) {
+        self.running.lock().remove(&shard);
+    }
+
+    pub(super) fn clear(&self) {
+        self.running.lock().clear();
+    }
+}
+
+/// What is left of a portal that the proxy ran for a client that fetches by and by.
+pub(super) struct Suspended {
+    /// DataRow messages.
+    pub(super) rows: VecDeque<Frame>,
+    /// CommandComplete.
+    pub(super) done: Done,
+}
+
+/// A session.
+pub struct Session {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) user: String,
+    pub(super) settings: Settings,
+    pub(super) search_path: Vec<String>,
+    pub(super) transaction: Transaction,
+    pub(super) statements: Statements,
+    pub(super) links: BTreeMap<ShardId, Link>,
+    /// The schema as this transaction's own DDL left it.
+    pub(super) own_schema: Option<Arc<Schema>>,
+    /// This transaction changed the schema: it is read again once committed.
+    pub(super) schema_changed: bool,
+    pub(super) cancel: Arc<CancelSlot>,
+    /// While it is held, the placement of tables does not change.
+    pub(super) epoch_guard: Option<OwnedRwLockReadGuard<()>>,
+    /// The topology that the running statement or transaction was planned under.
+    pub(super) topology: Arc<Topology>,
+    /// After an error in a pipeline: everything up to Sync is skipped.
+    pub(super) skip_to_sync: bool,
+    /// A Parse whose answer waits for the shard that the next Bind names.
+    pub(super) parse_waiting: Option<(String, Arc<PreparedStatement>)>,
+    /// A Describe of a portal that the proxy runs itself; it is answered by its Execute.
+    pub(super) describe_waiting: Option<String>,
+    /// Shards of open cursors by name.
+    pub(super) cursors: BTreeMap<String, ShardId>,
+    /// Rows of portals with a row limit that are still to be fetched.
+    pub(super) suspended: BTreeMap<String, Suspended>,
+    /// The shard that owes answers to extended messages.
+    pub(super) current: Option<ShardId>,
+}
+
+impl Session {
+    /// A session of an authenticated user.
+    pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
+        let topology = cluster.topology.load_full();
+        let mut session = Self {
+            cluster,
+            user: user.to_owned(),
+            settings,
+            search_path: Vec::new(),
+            transaction: Transaction::default(),
+            statements: Statements::default(),
+            links: BTreeMap::new(),
+            own_schema: None,
+            schema_changed: false,
+            cancel,
+            epoch_guard: None,
+            topology,
+            skip_to_sync: false,
+            parse_waiting: None,
+            describe_waiting: None,
+            cursors: BTreeMap::new(),
+            suspended: BTreeMap::new(),
+            current: None,
+        };
+        session.update_search_path();
+        session
+    }
+
+    /// The schema to plan with.
+    pub(super) fn schema(&self) -> Arc<Schema> {
+        self.own_schema.clone().unwrap_or_else(|| self.cluster.schema.load_full())
+    }
+
+    /// Outside of transactions every statement sees the newest topology, and holds it still until it
+    /// is done.
+    pub(super) async fn refresh_topology(&mut self) {
+        if self.epoch_guard.is_none() {
+            self.epoch_guard = Some(Arc::clone(&self.cluster.epoch_gate).read_owned().await);
+            self.topology = self.cluster.topology.load_full();
+        }
+    }
+
+    /// Opens the first connection, so that a user whom PostgreSQL does not know or a setting that it
+    /// refuses ends the login as it would there. Returns what the server reports of itself.
+    ///
+    /// # Errors
+    /// PostgreSQL's own error, or the home shard cannot be reached.
+    pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
+        self.refresh_topology().await;
+        let home = self.topology.home();
+        self.link(home).await?;
+        let parameters = self.links.get(&home).map(|link| link.lease.parameters().clone()).unwrap_or_default();
+        self.release();
+        Ok(parameters)
+    }
+
+    /// Takes a statement apart; trees of queries come from the cache when their fingerprint is known.
+    pub(super) fn understand(&self, text: &str) -> Result<Parsed, ClientError> {
+        let lexed = lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))?;
+        let statement = parse::parse(text, &lexed).map_err(|error| error.to_string());
+        Ok(Parsed { text: text.to_owned(), lexed, statement })
+    }
+
+    /// Reads the search path from the settings in force.
+    pub(super) fn update_search_path(&mut self) {
+        let written = match self.settings.changed_sql("search_path") {
+            Some(sql) => set_value(sql).map(str::to_owned),
+            None => self.settings.startup_value("search_path").map(str::to_owned),
+        };
+        self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
+    }
+
+    /// Writes an error to the client.
+    pub(super) fn write_failure(client: &mut Framed, failure: Failure) -> Result<(), NetError> {
+        match failure {
+            Failure::Postgres(frame) => client.output().extend_from_slice(&frame.bytes),
+            Failure::Ours(error) => {
+                tracing::debug!(code = error.sqlstate(), message = %error.message, "statement refused");
+                server_message::write_error(
+                    client.output(),
+                    "ERROR",
+                    error.sqlstate(),
+                    &error.message,
+                    error.detail.as_deref(),
+                    error.hint.as_deref(),
+                );
+            }
+            Failure::Client(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The status byte of ReadyForQuery.
+    pub(super) fn status_byte(&self) -> u8 {
+        self.transaction.status().byte()
+    }
+
+    /// The client is gone: what is open is rolled back, within a bound.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the connections that are not clean.
+    pub async fn close(&mut self) {
+        if self.transaction.is_open() && !self.links.is_empty() {
+            let bound = std::time::Duration::from_secs(5);
+            if tokio::time::timeout(bound, self.rollback_links()).await.is_err() {
+                tracing::debug!("rollback at the end of a session took too long; its connections are closed");
+            }
+        }
+        self.links.clear();
+        self.cancel.clear();
+    }
+}
+
+/// The value of `SET name TO value` and `SET name = value`.
+fn set_value(sql: &str) -> Option<&str> {
+    let lexed = lexer::lex(sql).ok()?;
+    let mut tokens = lexed.tokens.iter();
+    let assign = tokens.find(|token| {
+        sql.get(token.start..token.end).is_some_and(|text| text == "=" || text.eq_ignore_ascii_case("to"))
+    })?;
+    sql.get(assign.end..)
+}
+
+/// Splits a search path into schema names; `$user` becomes the user's name.
+fn read_search_path(value: &str, user: &str) -> Vec<String> {
+    value
+        .trim()
+        .trim_end_matches(';')
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let quoted = part
+                .strip_prefix('"')
+                .and_then(|part| part.strip_suffix('"'))
+                .or_else(|| part.strip_prefix('\'').and_then(|part| part.strip_suffix('\'')));
+            let name = quoted.map_or_else(|| part.to_ascii_lowercase(), str::to_owned);
+            if name == "$user" { user.to_owned() } else { name }
+        })
+        .collect()
+}
+
+/// What a fingerprint is made of, for the plan cache.
+pub(super) fn fingerprint_of(parsed: &Parsed) -> fingerprint::Fingerprint {
+    fingerprint::fingerprint(&parsed.text, &parsed.lexed)
+}

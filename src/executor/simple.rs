@@ -1,0 +1,101 @@
+//! The simple protocol: one message, one or many statements, one ReadyForQuery.
+
+use std::ops::Range;
+
+use super::relay::Done;
+use super::statement::Mode;
+use super::{Failure, Session};
+use crate::error::{ClientError, ErrorId};
+use crate::net::{Framed, NetError};
+use crate::session::Parsed;
+use crate::sql::ast::Statement;
+use crate::sql::lexer;
+use crate::wire::server_message::{self, tag};
+
+impl Session {
+    /// Answers a Query message, ReadyForQuery included.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub async fn simple_query(&mut self, client: &mut Framed, text: &str) -> Result<(), NetError> {
+        self.skip_to_sync = false;
+        if let Err(failure) = self.run_message(client, text).await {
+            Self::write_failure(client, failure)?;
+            self.fail_transaction().await;
+        }
+        if !self.transaction.is_open() {
+            self.statements.end_portals();
+            self.release();
+        }
+        let status = self.status_byte();
+        server_message::write_ready_for_query(client.output(), status);
+        client.flush().await
+    }
+
+    async fn run_message(&mut self, client: &mut Framed, text: &str) -> Result<(), Failure> {
+        let whole = lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))?;
+        let ranges = crate::sql::split(text, &whole);
+        match ranges.as_slice() {
+            [] => {
+                server_message::write_empty(client.output(), tag::EMPTY_QUERY_RESPONSE);
+                Ok(())
+            }
+            [_] => {
+                // One statement: the client's own bytes travel, comments and semicolon included.
+                let parsed = self.understand(text)?;
+                let done = self.run(client, &parsed, Mode::Simple).await?;
+                self.finish_implicit(client, done).await
+            }
+            several => self.run_several(client, text, several).await,
+        }
+    }
+
+    /// Several statements are one implicit transaction, up to a COMMIT or ROLLBACK among them.
+    async fn run_several(&mut self, client: &mut Framed, text: &str, ranges: &[Range<usize>]) -> Result<(), Failure> {
+        let mut statements = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            statements.push(self.understand(text.get(range.clone()).unwrap_or_default())?);
+        }
+        let last = statements.len() - 1;
+        for (index, parsed) in statements.iter().enumerate() {
+            if !opens_no_block(parsed) {
+                self.transaction.begin_implicit();
+            }
+            let done = self.run(client, parsed, Mode::Simple).await?;
+            if index == last {
+                self.finish_implicit(client, done).await?;
+            } else {
+                done.write(client);
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits a block that the proxy opened by itself, then tells the client that the statement is
+    /// complete: never the other way round.
+    pub(super) async fn finish_implicit(&mut self, client: &mut Framed, done: Done) -> Result<(), Failure> {
+        if self.transaction.is_implicit() && self.transaction.is_open() {
+            self.commit().await?;
+        }
+        done.write(client);
+        Ok(())
+    }
+
+    /// After an error: an explicit block is failed, anything else is rolled back.
+    pub(super) async fn fail_transaction(&mut self) {
+        if self.transaction.is_open() && !self.transaction.is_implicit() {
+            self.transaction.fail();
+        } else {
+            self.rollback_links().await;
+            self.end_transaction(false);
+        }
+    }
+}
+
+/// Statements that must see the transaction as the client left it.
+fn opens_no_block(parsed: &Parsed) -> bool {
+    matches!(
+        parsed.statement,
+        Ok(Statement::Begin | Statement::Commit { .. } | Statement::Rollback { .. } | Statement::Empty)
+    )
+}

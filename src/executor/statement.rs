@@ -1,0 +1,315 @@
+//! One statement: what kind it is, who runs it.
+
+use std::sync::Arc;
+
+use super::exchange::Show;
+use super::relay::Done;
+use super::values::StatementValues;
+use super::{Failure, Session};
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::Framed;
+use crate::plan::{Class, Plan, Several};
+use crate::planner::{self, BindError, BoundShards};
+use crate::session::Parsed;
+use crate::sql::ast::Statement;
+use crate::wire::client_message::Bind;
+
+/// By which protocol a statement came.
+#[derive(Clone, Copy)]
+pub(super) enum Mode<'a> {
+    /// Simple: all text, RowDescription always.
+    Simple,
+    /// Extended.
+    Extended {
+        /// Values and formats.
+        bind: &'a Bind,
+        /// Declared parameter types.
+        types: &'a [u32],
+        /// RowDescription is asked for.
+        describe: bool,
+    },
+}
+
+impl Mode<'_> {
+    /// The client is told of the columns.
+    pub(super) fn describes(&self) -> bool {
+        match self {
+            Self::Simple => true,
+            Self::Extended { describe, .. } => *describe,
+        }
+    }
+}
+
+impl Session {
+    /// Runs one statement to its CommandComplete, which is given back unsent.
+    ///
+    /// # Errors
+    /// Whatever the client has to be told; the transaction's state is the caller's to change.
+    pub(super) async fn run(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        self.refresh_topology().await;
+        if self.transaction.is_failed() && !ends_failure(parsed) {
+            return Err(in_failed_transaction().into());
+        }
+        let statement = match &parsed.statement {
+            Ok(statement) => statement,
+            Err(_) => return self.run_planned(client, parsed, mode).await,
+        };
+        match statement {
+            Statement::Begin
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::SetTransaction
+            | Statement::SetConstraints => self.run_transaction_control(client, parsed, statement).await,
+            Statement::Set { .. } | Statement::Reset(_) | Statement::Discard(_) | Statement::Deallocate(_) => {
+                self.run_setting(client, parsed, statement).await
+            }
+            Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
+            Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
+            Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
+            Statement::Prepare { .. } | Statement::Execute { .. } => {
+                Err(not_in_pooling("PREPARE and EXECUTE", "Use the driver's prepared statements (extended protocol)."))
+            }
+            Statement::Notification => Err(not_in_pooling(
+                "LISTEN, UNLISTEN and NOTIFY",
+                "Connect to a PostgreSQL server directly for notifications.",
+            )),
+            Statement::SetSessionCharacteristics => Err(not_in_pooling(
+                "SET SESSION CHARACTERISTICS",
+                "Set default_transaction_isolation or default_transaction_read_only instead.",
+            )),
+            Statement::TwoPhase => {
+                Err(not_in_pooling("PREPARE TRANSACTION", "The proxy commits across shards by itself."))
+            }
+            Statement::Declare { hold: true, .. } => {
+                Err(not_in_pooling("DECLARE … WITH HOLD", "Declare the cursor without HOLD inside a transaction."))
+            }
+            _ => self.run_planned(client, parsed, mode).await,
+        }
+    }
+
+    /// The plan of a statement, from the cache when its fingerprint is known there.
+    pub(super) fn plan(&self, parsed: &Parsed) -> Result<Arc<Plan>, ClientError> {
+        let schema = self.schema();
+        let context = planner::Context {
+            topology: &self.topology,
+            schema: &schema,
+            search_path: &self.search_path,
+            text: &parsed.text,
+        };
+        let statement = match &parsed.statement {
+            Ok(statement) => statement,
+            Err(reason) => {
+                return planner::plan_unparsed(&context, &parsed.lexed)
+                    .map(Arc::new)
+                    .map_err(|error| error.with_detail(format!("{reason}.")));
+            }
+        };
+        let cacheable = self.own_schema.is_none()
+            && matches!(
+                statement,
+                Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
+            );
+        if !cacheable {
+            return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
+        }
+        let key = crate::cache::PlanKey {
+            fingerprint: super::session::fingerprint_of(parsed),
+            search_path: self.search_path.as_slice().into(),
+            epoch: self.topology.epoch.0,
+            schema_version: schema.version,
+        };
+        if let Some(plan) = self.cluster.plans.get(&key) {
+            return Ok(plan);
+        }
+        let plan = Arc::new(planner::plan(&context, &parsed.lexed, statement)?);
+        self.cluster.plans.insert(key, Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    /// Where this execution of a plan goes.
+    pub(super) async fn bind(
+        &mut self,
+        client: &mut Framed,
+        plan: &Plan,
+        values: &mut StatementValues<'_>,
+    ) -> Result<planner::Bound, Failure> {
+        if let Some(insert) = plan.insert.as_ref().filter(|insert| !insert.fills.is_empty()) {
+            values.fills = self.fill(&insert.fills, insert.rows.len()).await?;
+        }
+        match planner::bind(plan, &self.topology, values) {
+            Ok(bound) => Ok(bound),
+            Err(BindError::Refused(error)) => Err(error.into()),
+            Err(BindError::Unreadable(unreadable)) => {
+                self.read_by_server(client, &unreadable, values).await?;
+                match planner::bind(plan, &self.topology, values) {
+                    Ok(bound) => Ok(bound),
+                    Err(BindError::Refused(error)) => Err(error.into()),
+                    Err(BindError::Unreadable(_)) => Err(ClientError::refused(
+                        "the value of the sharding key cannot be read with certainty",
+                        "Write the key in its type's plain form, e.g. 42, 'text' or '2026-01-31'.",
+                    )
+                    .into()),
+                }
+            }
+        }
+    }
+
+    /// Plans, binds and runs a statement that touches tables or functions.
+    async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        self.know_relations(parsed).await?;
+        let plan = self.plan(parsed)?;
+        if plan.outside_transaction && self.transaction.is_open() {
+            return Err(ClientError::new(
+                ErrorId::ActiveTransaction,
+                "this statement cannot run inside a transaction block",
+            )
+            .into());
+        }
+        if plan.copy.is_some() {
+            return self.run_copy(client, parsed, &plan, mode).await;
+        }
+        let mut values = StatementValues::new(&parsed.lexed, mode);
+        let bound = self.bind(client, &plan, &mut values).await?;
+        if let Some(insert) = &plan.insert
+            && self.needs_split(insert, &bound)
+        {
+            return self.run_insert(client, parsed, insert, &bound, &values, mode).await;
+        }
+        match bound.shards {
+            BoundShards::Any => {
+                let shard = self.any_shard();
+                self.run_one(client, parsed, &plan, shard, mode).await
+            }
+            BoundShards::One(shard) => self.run_one(client, parsed, &plan, shard, mode).await,
+            BoundShards::Many(shards) => match &plan.several {
+                Several::Merge { splices, merge } => {
+                    self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await
+                }
+                Several::Sum => self.run_everywhere(client, parsed, &plan, &shards, mode, true).await,
+                Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,
+                Several::Refuse(error) => Err(error.clone().into()),
+            },
+        }
+    }
+
+    /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.
+    async fn run_fixed(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        if let Ok(Statement::Close(None)) = &parsed.statement {
+            self.tell_links(&parsed.text).await?;
+            self.cursors.clear();
+            return Ok(Done::with_tag("CLOSE CURSOR ALL"));
+        }
+        let shard = self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard());
+        match mode {
+            Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
+            Mode::Extended { .. } => {
+                let show = Show { header: mode.describes(), rows: true };
+                self.exchange(client, shard, &parsed.text, mode, show).await
+            }
+        }
+    }
+
+    /// The shard of a statement that needs no plan: the cursor's, or any one for SHOW.
+    pub(super) fn fixed_shard(&self, parsed: &Parsed) -> Option<ShardId> {
+        match &parsed.statement {
+            Ok(Statement::Show(_)) => Some(self.any_shard()),
+            Ok(Statement::Close(Some(name))) => Some(self.cursor_shard(name)),
+            Ok(Statement::Fetch) => {
+                let tokens = parsed.lexed.tokens.len();
+                let name = (0..tokens).rev().find_map(|token| parsed.lexed.identifier(&parsed.text, token));
+                Some(self.cursor_shard(&name.unwrap_or_default()))
+            }
+            _ => None,
+        }
+    }
+
+    /// An unknown cursor is for a server to complain about.
+    fn cursor_shard(&self, name: &str) -> ShardId {
+        self.cursors.get(name).copied().unwrap_or_else(|| self.any_shard())
+    }
+
+    /// Remembers where a cursor is.
+    pub(super) fn note_cursor(&mut self, shard: ShardId, parsed: &Parsed) {
+        if let Ok(Statement::Declare { .. }) = &parsed.statement
+            && let Some(name) = parsed.lexed.identifier(&parsed.text, 1)
+        {
+            self.cursors.insert(name, shard);
+        }
+    }
+
+    /// A shard that the session holds already, or the home shard.
+    pub(super) fn any_shard(&self) -> ShardId {
+        self.links.keys().next().copied().unwrap_or_else(|| self.topology.home())
+    }
+
+    /// A statement on one shard.
+    async fn run_one(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        plan: &Plan,
+        shard: ShardId,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let done = match mode {
+            Mode::Simple => self.forward_query(client, shard, &parsed.text).await?,
+            Mode::Extended { .. } => {
+                let show = Show { header: mode.describes(), rows: true };
+                self.exchange(client, shard, &parsed.text, mode, show).await?
+            }
+        };
+        self.note_effects(shard, parsed, plan);
+        if plan.changes_schema {
+            self.after_ddl(shard).await?;
+        }
+        Ok(done)
+    }
+
+    /// Remembers what a statement that succeeded did to its connection.
+    pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
+        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)))
+            || parsed.lexed.tokens.iter().any(|token| {
+                parsed.text.get(token.start..token.end).is_some_and(|text| text.eq_ignore_ascii_case("set_config"))
+            });
+        self.note_cursor(shard, parsed);
+        if let Some(link) = self.links.get_mut(&shard) {
+            link.wrote |= plan.class > Class::ReadLock;
+            if may_set {
+                // The next session on this connection starts from RESET ALL.
+                link.lease.settings_key = u64::MAX;
+            }
+        }
+    }
+}
+
+/// Statements that are accepted in a failed transaction.
+pub(super) fn ends_failure(parsed: &Parsed) -> bool {
+    matches!(
+        parsed.statement,
+        Ok(Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_) | Statement::Empty)
+    )
+}
+
+/// 25P02, in PostgreSQL's words.
+pub(super) fn in_failed_transaction() -> ClientError {
+    ClientError::new(
+        ErrorId::InFailedTransaction,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}
+
+fn not_in_pooling(what: &str, hint: &str) -> Failure {
+    ClientError::new(ErrorId::FeatureNotSupported, format!("{what} is not supported in transaction pooling"))
+        .with_hint(hint)
+        .into()
+}
+
+fn empty_query_response() -> crate::wire::frame::Frame {
+    let mut buffer = bytes::BytesMut::new();
+    crate::wire::server_message::write_empty(&mut buffer, crate::wire::server_message::tag::EMPTY_QUERY_RESPONSE);
+    crate::wire::frame::Frame { tag: crate::wire::server_message::tag::EMPTY_QUERY_RESPONSE, bytes: buffer.freeze() }
+}

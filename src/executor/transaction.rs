@@ -1,0 +1,333 @@
+//! BEGIN, COMMIT, ROLLBACK, savepoints: one shard commits in one phase, several writers in two.
+
+use super::link::failure_of;
+use super::relay::{Done, FirstError, command_tag};
+use super::two_phase::Branch;
+use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::Framed;
+use crate::session::Parsed;
+use crate::sql::ast::Statement;
+use crate::wire::client_message;
+use crate::wire::frame::Frame;
+use crate::wire::server_message::{self, tag};
+
+/// Words that may follow BEGIN and START TRANSACTION: with these alone, BEGIN cannot fail.
+const BEGIN_WORDS: &[&str] = &[
+    "begin",
+    "start",
+    "transaction",
+    "work",
+    "isolation",
+    "level",
+    "serializable",
+    "repeatable",
+    "read",
+    "committed",
+    "uncommitted",
+    "write",
+    "only",
+    "not",
+    "deferrable",
+    ",",
+    ";",
+];
+
+impl Session {
+    pub(super) async fn run_transaction_control(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        statement: &Statement,
+    ) -> Result<Done, Failure> {
+        match statement {
+            Statement::Begin => self.begin(client, parsed).await,
+            Statement::Commit { chain } => self.end_by_client(client, true, *chain).await,
+            Statement::Rollback { chain } => self.end_by_client(client, false, *chain).await,
+            Statement::Savepoint(name) => {
+                self.needs_block("SAVEPOINT")?;
+                self.tell_links(&parsed.text).await?;
+                self.transaction.savepoint(name);
+                Ok(Done::with_tag("SAVEPOINT"))
+            }
+            Statement::Release(name) => {
+                self.needs_block("RELEASE SAVEPOINT")?;
+                self.transaction.release(name)?;
+                self.tell_links(&parsed.text).await?;
+                Ok(Done::with_tag("RELEASE"))
+            }
+            Statement::RollbackTo(name) => {
+                self.needs_block("ROLLBACK TO SAVEPOINT")?;
+                self.transaction.clone().rollback_to(name)?;
+                self.tell_links(&parsed.text).await?;
+                self.transaction.rollback_to(name)?;
+                self.own_schema = None;
+                if self.schema_changed {
+                    self.read_own_schema().await?;
+                }
+                Ok(Done::with_tag("ROLLBACK"))
+            }
+            _ => self.set_in_transaction(client, parsed).await,
+        }
+    }
+
+    async fn begin(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
+        let known = parsed.lexed.tokens.iter().all(|token| {
+            let text = parsed.text.get(token.start..token.end).unwrap_or_default().to_ascii_lowercase();
+            BEGIN_WORDS.contains(&text.as_str())
+        });
+        if !known || !begin_modes_are_sound(parsed) {
+            // PostgreSQL's own words for what is wrong with it.
+            return self.forward_syntax_error(client, parsed).await;
+        }
+        if self.transaction.is_open() && !self.transaction.is_implicit() {
+            server_message::write_notice(
+                client.output(),
+                "WARNING",
+                "25001",
+                "there is already a transaction in progress",
+            );
+        } else {
+            self.transaction.begin(parsed.text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()));
+            self.join_block();
+        }
+        let first = parsed.lexed.tokens.first().and_then(|token| parsed.text.get(token.start..token.end));
+        let is_start = first.is_some_and(|word| word.eq_ignore_ascii_case("start"));
+        Ok(Done::with_tag(if is_start { "START TRANSACTION" } else { "BEGIN" }))
+    }
+
+    /// Sends a statement that cannot succeed to the home shard for PostgreSQL's own error.
+    async fn forward_syntax_error(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
+        let shard = self.any_shard();
+        // SELECT in front of it: whatever the text is, it cannot open a block.
+        let done = self.forward_query(client, shard, &format!("EXPLAIN {}", parsed.text)).await?;
+        drop(done);
+        Err(ClientError::new(ErrorId::SyntaxError, "this form of BEGIN is not known")
+            .with_hint("Use ISOLATION LEVEL, READ WRITE, READ ONLY and DEFERRABLE only.")
+            .into())
+    }
+
+    fn needs_block(&self, what: &str) -> Result<(), ClientError> {
+        if self.transaction.is_open() {
+            Ok(())
+        } else {
+            Err(ClientError::new(
+                ErrorId::NoActiveTransaction,
+                format!("{what} can only be used in transaction blocks"),
+            ))
+        }
+    }
+
+    /// COMMIT or ROLLBACK of the client.
+    async fn end_by_client(&mut self, client: &mut Framed, commit: bool, chain: bool) -> Result<Done, Failure> {
+        if !self.transaction.is_open() || (self.transaction.is_implicit() && chain) {
+            if chain {
+                let what = if commit { "COMMIT AND CHAIN" } else { "ROLLBACK AND CHAIN" };
+                self.needs_block(what)?;
+            }
+            server_message::write_notice(client.output(), "WARNING", "25P01", "there is no transaction in progress");
+            return Ok(Done::with_tag(if commit { "COMMIT" } else { "ROLLBACK" }));
+        }
+        let begin = self.transaction.begin_sql().to_owned();
+        let committed = commit && !self.transaction.is_failed();
+        if committed {
+            self.commit().await?;
+        } else {
+            self.rollback_links().await;
+            self.end_transaction(false);
+        }
+        if chain {
+            self.transaction.begin(&begin);
+        }
+        Ok(Done::with_tag(if committed { "COMMIT" } else { "ROLLBACK" }))
+    }
+
+    /// Commits whatever is open on all shards.
+    ///
+    /// # Errors
+    /// Nothing is committed, or the outcome is unknown (08007). Either way the transaction is over.
+    pub(super) async fn commit(&mut self) -> Result<(), Failure> {
+        let outcome = self.commit_links().await;
+        let schema_changed = self.schema_changed;
+        self.end_transaction(outcome.is_ok());
+        if schema_changed {
+            self.reload_schema().await;
+        }
+        outcome
+    }
+
+    async fn commit_links(&mut self) -> Result<(), Failure> {
+        let mut writers: Vec<ShardId> = Vec::new();
+        let mut readers: Vec<ShardId> = Vec::new();
+        for (shard, link) in &self.links {
+            if link.wrote { writers.push(*shard) } else { readers.push(*shard) }
+        }
+        // Readers hold locks and snapshots only. Their COMMIT comes first: if it fails (a serialization
+        // failure), nothing has been written yet.
+        for shard in readers {
+            self.commit_one(shard).await?;
+        }
+        match writers.as_slice() {
+            [] => Ok(()),
+            [one] => self.commit_one(*one).await,
+            _ => self.commit_several(writers).await,
+        }
+    }
+
+    /// COMMIT on one shard.
+    async fn commit_one(&mut self, shard: ShardId) -> Result<(), Failure> {
+        let name = shard_name(&self.topology, shard);
+        let link = self.held(shard)?;
+        let wrote = link.wrote;
+        client_message::encode_query(link.lease.output(), "COMMIT");
+        link.lease.expect_ready();
+        let outcome = read_answer(link, &name).await;
+        match outcome {
+            // A block that had failed on the server answers COMMIT with ROLLBACK.
+            Ok(Some(answer)) if answer == "ROLLBACK" => Err(ClientError::new(
+                ErrorId::DistributedCommitFailed,
+                format!("the transaction was rolled back on shard {name}"),
+            )
+            .into()),
+            Ok(_) => Ok(()),
+            Err(Failure::Ours(error)) if wrote => Err(ClientError::new(
+                ErrorId::CommitOutcomeUnknown,
+                format!(
+                    "the connection to shard {name} broke during COMMIT: the transaction may or may not be committed"
+                ),
+            )
+            .with_detail(error.message)
+            .with_hint("Read the rows back before trying again.")
+            .into()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn commit_several(&mut self, writers: Vec<ShardId>) -> Result<(), Failure> {
+        let mut branches = Vec::with_capacity(writers.len());
+        for shard in writers {
+            if let Some(link) = self.links.remove(&shard) {
+                branches.push(Branch { shard, lease: link.lease });
+            }
+        }
+        let cluster = std::sync::Arc::clone(&self.cluster);
+        // Once it has begun, a commit is carried through even if the client goes away.
+        let commit = tokio::spawn(async move { cluster.coordinator.commit(branches).await });
+        match commit.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(match error.error_frame() {
+                Some(frame) => Failure::Postgres(frame.clone()),
+                None => Failure::Ours(error.to_client_error()),
+            }),
+            Err(_) => Err(ClientError::new(ErrorId::CommitOutcomeUnknown, "the commit was interrupted").into()),
+        }
+    }
+
+    /// Rolls back on every shard; connections that cannot are closed, which rolls back too.
+    pub(super) async fn rollback_links(&mut self) {
+        let shards: Vec<ShardId> = self.links.keys().copied().collect();
+        for shard in shards {
+            let name = shard_name(&self.topology, shard);
+            let Some(link) = self.links.get_mut(&shard) else { continue };
+            if link.lease.status() == b'I' && link.lease.is_clean() {
+                continue;
+            }
+            client_message::encode_query(link.lease.output(), "ROLLBACK");
+            link.lease.expect_ready();
+            if read_answer(link, &name).await.is_err() {
+                self.drop_link(shard);
+            }
+        }
+    }
+
+    /// The block is over, one way or the other.
+    pub(super) fn end_transaction(&mut self, committed: bool) {
+        for (name, sql) in self.transaction.end(committed) {
+            self.settings.change(&name, sql.as_deref());
+        }
+        let key = self.settings.key();
+        for link in self.links.values_mut() {
+            // What a rollback undid or a commit made lasting is told to the connection again if needed.
+            if link.lease.settings_key != key {
+                link.lease.settings_key = u64::MAX;
+            }
+        }
+        self.update_search_path();
+        self.own_schema = None;
+        self.schema_changed = false;
+        self.statements.end_portals();
+        self.cursors.clear();
+        self.suspended.clear();
+        self.release();
+    }
+
+    /// Sends a statement that ends without rows to every shard that has joined.
+    pub(super) async fn tell_links(&mut self, sql: &str) -> Result<(), Failure> {
+        let shards: Vec<ShardId> = self.links.keys().copied().collect();
+        let mut first = None;
+        for shard in shards {
+            let name = shard_name(&self.topology, shard);
+            let link = self.held(shard)?;
+            client_message::encode_query(link.lease.output(), sql);
+            link.lease.expect_ready();
+            let outcome = read_answer(link, &name).await.map(|_| ());
+            if let Err(failure) = self.after_exchange(shard, outcome) {
+                first.get_or_insert(failure);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+}
+
+/// Sends what is written and reads one answer that nobody sees; gives its command tag.
+pub(super) async fn read_answer(link: &mut super::link::Link, name: &str) -> Result<Option<String>, Failure> {
+    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    super::link::read_quiet(link, name).await?;
+    let mut error = FirstError::default();
+    let mut complete: Option<Frame> = None;
+    loop {
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        match frame.tag {
+            tag::READY_FOR_QUERY => break,
+            tag::ERROR_RESPONSE => error.note(frame),
+            tag::COMMAND_COMPLETE => complete = Some(frame),
+            _ => {}
+        }
+    }
+    error.into_result(complete.as_ref().and_then(command_tag))
+}
+
+/// Every ISOLATION LEVEL is followed by a level, every READ by WRITE, ONLY, COMMITTED or UNCOMMITTED.
+fn begin_modes_are_sound(parsed: &Parsed) -> bool {
+    let words: Vec<String> = parsed
+        .lexed
+        .tokens
+        .iter()
+        .filter_map(|token| parsed.text.get(token.start..token.end))
+        .map(str::to_ascii_lowercase)
+        .filter(|word| word != ";")
+        .collect();
+    let mut rest: &[String] = words.get(1..).unwrap_or_default();
+    if matches!(rest.first().map(String::as_str), Some("transaction" | "work")) {
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    let mut is_first = true;
+    while !rest.is_empty() {
+        if !is_first && rest.first().is_some_and(|word| word == ",") {
+            rest = rest.get(1..).unwrap_or_default();
+        }
+        let text: Vec<&str> = rest.iter().map(String::as_str).collect();
+        let taken = match text.as_slice() {
+            ["isolation", "level", "serializable", ..] => 3,
+            ["isolation", "level", "repeatable", "read", ..]
+            | ["isolation", "level", "read", "committed" | "uncommitted", ..] => 4,
+            ["read", "write" | "only", ..] | ["not", "deferrable", ..] => 2,
+            ["deferrable", ..] => 1,
+            _ => return false,
+        };
+        rest = rest.get(taken..).unwrap_or_default();
+        is_first = false;
+    }
+    true
+}

@@ -1,0 +1,223 @@
+//! The values that decide a route: literals of the text, parameters of Bind, ids that were filled in,
+//! and keys that a server was asked to read.
+
+use std::collections::HashMap;
+
+use super::statement::Mode;
+use super::{Failure, Session};
+use crate::error::{ClientError, ErrorId};
+use crate::merge::Constant;
+use crate::net::Framed;
+use crate::plan::{Fill, Slot};
+use crate::planner::{ParamValue, Unreadable, Values};
+use crate::sql::{Lexed, Literal, LiteralKind};
+use crate::topology::{KeyType, KeyValue};
+use crate::wire::client_message::Bind;
+
+/// Values of one execution.
+pub(super) struct StatementValues<'a> {
+    lexed: &'a Lexed,
+    bind: Option<(&'a Bind, &'a [u32])>,
+    /// By fill, then by row.
+    pub(super) fills: Vec<Vec<i64>>,
+    /// Keys that only a server could read.
+    read: HashMap<(SlotKey, KeyType), KeyValue>,
+}
+
+/// A slot as a map key.
+type SlotKey = (u8, usize, bool);
+
+fn slot_key(slot: &Slot) -> SlotKey {
+    match slot {
+        Slot::Literal { index, negative } => (0, *index, *negative),
+        Slot::Param(number) => (1, *number as usize, false),
+        Slot::Null => (2, 0, false),
+        Slot::Fill(index) => (3, *index, false),
+    }
+}
+
+impl<'a> StatementValues<'a> {
+    pub(super) fn new(lexed: &'a Lexed, mode: Mode<'a>) -> Self {
+        let bind = match mode {
+            Mode::Simple => None,
+            Mode::Extended { bind, types, .. } => Some((bind, types)),
+        };
+        Self { lexed, bind, fills: Vec::new(), read: HashMap::new() }
+    }
+
+    /// A slot's value as text, for LIMIT, OFFSET and HAVING. `None` when it is no plain text;
+    /// `Some(None)` for NULL.
+    pub(super) fn text(&self, slot: &Slot) -> Option<Option<String>> {
+        match slot {
+            Slot::Null => Some(None),
+            Slot::Literal { index, negative } => {
+                let literal = self.lexed.literals.get(*index)?;
+                Some(Some(if *negative { format!("-{}", literal.value) } else { literal.value.clone() }))
+            }
+            Slot::Param(number) => {
+                let param = self.param(*number)?;
+                let Some(bytes) = param.bytes else { return Some(None) };
+                match (param.format, param.type_oid, bytes.len()) {
+                    (crate::wire::Format::Text, ..) => String::from_utf8(bytes.to_vec()).ok().map(Some),
+                    (crate::wire::Format::Binary, 20 | 0, 8) => {
+                        Some(Some(i64::from_be_bytes(bytes.try_into().ok()?).to_string()))
+                    }
+                    (crate::wire::Format::Binary, 23, 4) => {
+                        Some(Some(i32::from_be_bytes(bytes.try_into().ok()?).to_string()))
+                    }
+                    (crate::wire::Format::Binary, 21, 2) => {
+                        Some(Some(i16::from_be_bytes(bytes.try_into().ok()?).to_string()))
+                    }
+                    _ => None,
+                }
+            }
+            Slot::Fill(_) => None,
+        }
+    }
+
+    /// The slot is a number without quotes.
+    fn is_number(&self, slot: &Slot) -> bool {
+        let Slot::Literal { index, .. } = slot else { return false };
+        let literal = self.lexed.literals.get(*index);
+        literal.is_some_and(|literal| matches!(literal.kind, LiteralKind::Integer | LiteralKind::Decimal))
+    }
+
+    /// A slot's value as the merge compares it, for HAVING.
+    pub(super) fn constant(&self, slot: &Slot) -> Option<Constant> {
+        match slot {
+            Slot::Null => Some(Constant::null()),
+            Slot::Literal { index, .. } => {
+                let text = self.text(slot)??;
+                match self.lexed.literals.get(*index)?.kind {
+                    LiteralKind::Integer | LiteralKind::Decimal => Some(Constant::number(text)),
+                    LiteralKind::String => Some(Constant::quoted(text)),
+                    LiteralKind::BitString => None,
+                }
+            }
+            Slot::Param(number) => {
+                let param = self.param(*number)?;
+                Some(Constant {
+                    type_oid: param.type_oid,
+                    format: param.format,
+                    bytes: param.bytes.map(bytes::Bytes::copy_from_slice),
+                })
+            }
+            Slot::Fill(_) => None,
+        }
+    }
+
+    /// A slot's value as a row count.
+    ///
+    /// # Errors
+    /// Negative or unreadable.
+    pub(super) fn row_count(&self, slot: Option<&Slot>, what: &str) -> Result<Option<u64>, ClientError> {
+        let Some(slot) = slot else { return Ok(None) };
+        let unreadable = || {
+            ClientError::refused(
+                format!("the value of {what} cannot be read"),
+                "Use an integer literal or a bigint parameter.",
+            )
+        };
+        match self.text(slot).ok_or_else(unreadable)? {
+            None => Ok(None),
+            Some(text) => match text.trim().parse::<i64>() {
+                Ok(count) if count < 0 => Err(ClientError::new(
+                    if what == "LIMIT" { ErrorId::InvalidRowCountInLimit } else { ErrorId::InvalidRowCountInOffset },
+                    format!("{what} must not be negative"),
+                )),
+                Ok(count) => Ok(Some(count.unsigned_abs())),
+                Err(_) => Err(unreadable()),
+            },
+        }
+    }
+}
+
+impl Values for StatementValues<'_> {
+    fn literal(&self, index: usize) -> Option<&Literal> {
+        self.lexed.literals.get(index)
+    }
+
+    fn param(&self, number: u32) -> Option<ParamValue<'_>> {
+        let (bind, types) = self.bind?;
+        let index = (number as usize).checked_sub(1)?;
+        let bytes = bind.parameters.get(index)?;
+        Some(ParamValue {
+            type_oid: types.get(index).copied().unwrap_or(0),
+            format: bind.parameter_format(index),
+            bytes: bytes.as_deref(),
+        })
+    }
+
+    fn fill(&self, fill: usize, row: usize) -> Option<i64> {
+        self.fills.get(fill)?.get(row).copied()
+    }
+
+    fn cast(&self, slot: &Slot, key_type: KeyType) -> Option<Option<KeyValue>> {
+        self.read.get(&(slot_key(slot), key_type)).cloned().map(Some)
+    }
+}
+
+impl Session {
+    /// Takes ids for every fill and row.
+    pub(super) async fn fill(&mut self, fills: &[Fill], rows: usize) -> Result<Vec<Vec<i64>>, Failure> {
+        let mut taken = Vec::with_capacity(fills.len());
+        for fill in fills {
+            if self.own_schema.is_some() {
+                // Nobody else can see yet what this transaction made of the sequence.
+                self.learn(&fill.sequence).await?;
+            }
+            taken.push(self.cluster.ids.next(&fill.sequence, rows).await?);
+        }
+        Ok(taken)
+    }
+
+    async fn learn(&mut self, sequence: &crate::topology::TableName) -> Result<(), Failure> {
+        let shard = self.any_shard();
+        self.settled_link(shard).await?;
+        let cluster = std::sync::Arc::clone(&self.cluster);
+        let link = self.held(shard)?;
+        let outcome = cluster.ids.learn(sequence, &mut link.lease).await.map_err(Failure::Ours);
+        self.after_exchange(shard, outcome)
+    }
+
+    /// Asks a server what value a key text is: PostgreSQL's own input function decides, and its own
+    /// error goes to the client when it is none.
+    pub(super) async fn read_by_server(
+        &mut self,
+        client: &mut Framed,
+        unreadable: &[Unreadable],
+        values: &mut StatementValues<'_>,
+    ) -> Result<(), Failure> {
+        let outside = !self.transaction.is_open() && self.links.is_empty();
+        // Answers that are owed come first.
+        self.settle(client).await?;
+        for part in unreadable {
+            let Some(Some(text)) = values.text(&part.slot) else {
+                return Err(ClientError::refused(
+                    "the value of the sharding key cannot be read with certainty",
+                    "Declare the parameter with the key's own type.",
+                )
+                .into());
+            };
+            let shard = self.any_shard();
+            self.link(shard).await?;
+            let value = if values.is_number(&part.slot) { text } else { format!("'{}'", text.replace('\'', "''")) };
+            let sql = format!("SELECT ({value})::{}", part.key_type.name());
+            let outcome = self.ask(shard, &sql).await;
+            if outside {
+                self.links.clear();
+                self.cancel.clear();
+            }
+            let answer = outcome?;
+            // What the server prints is plain, unless the session's DateStyle makes it not so.
+            let value = part.key_type.read_text(answer.as_bytes()).ok_or_else(|| {
+                ClientError::refused(
+                    "the value of the sharding key cannot be read with certainty",
+                    "Write the key in its type's plain form, e.g. 42, 'text' or '2026-01-31'.",
+                )
+            })?;
+            values.read.insert((slot_key(&part.slot), part.key_type), value);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! One client from its first packet to its last.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::login::Wanted;
+use super::{ADMIN_DATABASE, Frontend, Registered, refuse, stopped};
+use crate::error::{ClientError, ErrorId};
+use crate::executor::{Failure, Session};
+use crate::net::{Framed, NetError};
+use crate::session::Settings;
+use crate::wire::client_message::{self, ClientMessage};
+use crate::wire::server_message;
+
+impl Frontend {
+    /// Serves a client until it leaves or the proxy stops.
+    pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
+        let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
+        let registered = match self.sessions.register() {
+            Ok(registered) => registered,
+            Err(error) => {
+                refuse(&mut client, &error).await;
+                return Ok(());
+            }
+        };
+        if wanted.database == ADMIN_DATABASE {
+            return self.serve_admin(&mut client, &wanted, &registered, stop).await;
+        }
+        let settings = Settings::from_startup(&wanted.parameters);
+        let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
+        let outcome = match session.open().await {
+            Ok(parameters) => {
+                welcome(
+                    &mut client,
+                    parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+                    &registered,
+                );
+                client.flush().await?;
+                self.serve_session(&mut client, &mut session, stop).await
+            }
+            Err(failure) => {
+                send_away(&mut client, failure).await;
+                Ok(())
+            }
+        };
+        session.close().await;
+        outcome
+    }
+
+    async fn serve_session(
+        &self,
+        client: &mut Framed,
+        session: &mut Session,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        while let Some(message) = next_message(client, &mut stop).await? {
+            match message {
+                ClientMessage::Query(text) => session.simple_query(client, &text).await?,
+                ClientMessage::Terminate => return Ok(()),
+                // What is left of a COPY that an error has ended.
+                ClientMessage::CopyData(_) | ClientMessage::CopyDone | ClientMessage::CopyFail(_) => {}
+                ClientMessage::Password(_) => return violation(client).await,
+                other => session.extended(client, other).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve_admin(
+        &self,
+        client: &mut Framed,
+        wanted: &Wanted,
+        registered: &Registered<'_>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let version = env!("CARGO_PKG_VERSION");
+        let parameters = [
+            ("server_version", "15.0"),
+            ("server_encoding", "UTF8"),
+            ("client_encoding", "UTF8"),
+            ("DateStyle", "ISO, MDY"),
+            ("standard_conforming_strings", "on"),
+            ("integer_datetimes", "on"),
+            ("ostrakon_version", version),
+        ];
+        welcome(client, parameters.into_iter(), registered);
+        client.flush().await?;
+        tracing::info!(user = %wanted.user, "admin session");
+        while let Some(message) = next_message(client, &mut stop).await? {
+            match message {
+                ClientMessage::Query(text) => {
+                    self.admin.query(&text, client.output()).await;
+                    server_message::write_ready_for_query(client.output(), b'I');
+                    client.flush().await?;
+                }
+                ClientMessage::Terminate => return Ok(()),
+                ClientMessage::Sync => {
+                    server_message::write_ready_for_query(client.output(), b'I');
+                    client.flush().await?;
+                }
+                ClientMessage::Flush => client.flush().await?,
+                ClientMessage::Parse(_) => {
+                    server_message::write_error(
+                        client.output(),
+                        "ERROR",
+                        ErrorId::FeatureNotSupported.spec().sqlstate,
+                        "the admin database speaks the simple query protocol only",
+                        None,
+                        Some("Use psql, or the driver's simple query call."),
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next message; `None` when the client left or the proxy stops.
+async fn next_message(
+    client: &mut Framed,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<ClientMessage>, NetError> {
+    let frame = tokio::select! {
+        biased;
+        frame = client.read_frame() => frame,
+        () = stopped(stop) => {
+            let error = ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command");
+            refuse(client, &error).await;
+            return Ok(None);
+        }
+    };
+    let frame = match frame {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(NetError::Wire(error)) => {
+            violation(client).await?;
+            return Err(NetError::Wire(error));
+        }
+        Err(error) => return Err(error),
+    };
+    match client_message::decode(&frame) {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => {
+            violation(client).await?;
+            Err(NetError::Wire(error))
+        }
+    }
+}
+
+/// A client that breaks the protocol is sent away: what it says next could mean anything.
+async fn violation(client: &mut Framed) -> Result<(), NetError> {
+    refuse(client, &ClientError::new(ErrorId::ProtocolViolation, "invalid message format")).await;
+    Ok(())
+}
+
+/// AuthenticationOk, parameters, cancel key, ReadyForQuery.
+fn welcome<'a>(client: &mut Framed, parameters: impl Iterator<Item = (&'a str, &'a str)>, registered: &Registered<'_>) {
+    let output = client.output();
+    server_message::write_authentication_ok(output);
+    for (name, value) in parameters {
+        server_message::write_parameter_status(output, name, value);
+    }
+    server_message::write_backend_key_data(output, registered.pid, &registered.secret);
+    server_message::write_ready_for_query(output, b'I');
+}
+
+/// A login that failed, in PostgreSQL's words or ours.
+async fn send_away(client: &mut Framed, failure: Failure) {
+    match failure {
+        Failure::Postgres(frame) => {
+            client.output().extend_from_slice(&frame.bytes);
+            let bound = std::time::Duration::from_secs(1);
+            let _gone = tokio::time::timeout(bound, client.flush()).await;
+        }
+        Failure::Ours(error) => refuse(client, &error).await,
+        Failure::Client(_) => {}
+    }
+}

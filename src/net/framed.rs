@@ -1,0 +1,401 @@
+//! A stream of frames: one socket with its input and output buffers.
+//!
+//! Both sides of the proxy use it. Must not know: what the messages mean.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::wire::frame::{Frame, take_frame};
+use crate::wire::limits::MESSAGE_BYTES_MAX;
+use crate::wire::startup::{StartupPacket, take_startup};
+
+use super::NetError;
+
+/// Room made for one read.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Buffers over this size are given back once they are empty.
+const KEEP_BYTES_MAX: usize = 64 * 1024;
+
+/// How much is read ahead while output waits for the other side to take it.
+const READ_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// When a silent peer is asked whether it is still there, and how often it is asked again.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(10);
+
+/// A socket with buffers that speaks in frames.
+#[derive(Debug)]
+pub struct Framed {
+    stream: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+    /// Most bytes that stood in `output` since it was last empty.
+    output_bytes_high: usize,
+    message_bytes_max: usize,
+    /// Output is kept back, up to so many bytes.
+    held_bytes_max: Option<usize>,
+    peer: Option<SocketAddr>,
+}
+
+/// What a look at an idle socket found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Nothing has come.
+    Quiet,
+    /// Bytes have come and stand in the input buffer.
+    Spoke,
+    /// The other side is gone.
+    Gone,
+}
+
+impl Framed {
+    /// Takes a connected socket; Nagle's algorithm is switched off, keepalive on: a peer that vanished
+    /// without a word is noticed.
+    pub fn new(stream: TcpStream) -> Self {
+        // A socket that cannot be set is broken, and the first read says so.
+        let _ = stream.set_nodelay(true);
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_PAUSE);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let peer = stream.peer_addr().ok();
+        Self {
+            stream,
+            input: BytesMut::with_capacity(READ_BYTES),
+            output: BytesMut::with_capacity(READ_BYTES),
+            output_bytes_high: 0,
+            held_bytes_max: None,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            peer,
+        }
+    }
+
+    /// Changes the largest message that is taken, e.g. while a client is not authenticated yet.
+    ///
+    /// # Units
+    /// Bytes; default [`MESSAGE_BYTES_MAX`].
+    pub fn set_message_bytes_max(&mut self, bytes_max: usize) {
+        self.message_bytes_max = bytes_max;
+    }
+
+    /// The next frame; `None` when the other side closed the stream between two messages.
+    ///
+    /// # Errors
+    /// The stream broke or closed inside a message; malformed or over-long frame.
+    ///
+    /// # Cancel safety
+    /// Safe: bytes that were read stay in the buffer.
+    pub async fn read_frame(&mut self) -> Result<Option<Frame>, NetError> {
+        loop {
+            if let Some(frame) = self.try_take_frame()? {
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next frame if it has been read whole already.
+    ///
+    /// # Errors
+    /// Malformed or over-long frame.
+    pub fn try_take_frame(&mut self) -> Result<Option<Frame>, NetError> {
+        Ok(take_frame(&mut self.input, self.message_bytes_max)?)
+    }
+
+    /// The first packet of a client; `None` when it closed without one.
+    ///
+    /// # Errors
+    /// As [`Self::read_frame`].
+    ///
+    /// # Cancel safety
+    /// Safe: bytes that were read stay in the buffer.
+    pub async fn read_startup(&mut self) -> Result<Option<StartupPacket>, NetError> {
+        loop {
+            if let Some(packet) = take_startup(&mut self.input)? {
+                return Ok(Some(packet));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// One read into the input buffer; `false` at the end of the stream.
+    async fn fill(&mut self) -> Result<bool, NetError> {
+        self.reserve_input();
+        if self.stream.read_buf(&mut self.input).await? > 0 {
+            return Ok(true);
+        }
+        if self.input.is_empty() { Ok(false) } else { Err(NetError::Closed) }
+    }
+
+    fn reserve_input(&mut self) {
+        self.input.reserve(READ_BYTES);
+        // A big message has grown the buffer, or `reserve` got the big allocation back.
+        if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
+            self.input = BytesMut::with_capacity(READ_BYTES);
+        }
+    }
+
+    /// Where messages are written; nothing is sent before a flush.
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Keeps output back: flushing does nothing until [`Self::release_output`].
+    ///
+    /// # Units
+    /// `bytes_max`: a flush with more than so many bytes fails with [`NetError::HeldTooMuch`].
+    pub fn hold_output(&mut self, bytes_max: usize) {
+        self.held_bytes_max = Some(bytes_max);
+    }
+
+    /// Ends [`Self::hold_output`] and hands out what was written meanwhile.
+    pub fn release_output(&mut self) -> BytesMut {
+        self.held_bytes_max = None;
+        self.output.split()
+    }
+
+    /// Sends the whole output buffer.
+    ///
+    /// # Errors
+    /// The stream broke.
+    ///
+    /// # Cancel safety
+    /// Safe: what was not sent stays in the buffer and the next flush goes on behind the last byte sent.
+    pub async fn flush(&mut self) -> Result<(), NetError> {
+        if let Some(bytes_max) = self.held_bytes_max {
+            return if self.output.len() <= bytes_max { Ok(()) } else { Err(NetError::HeldTooMuch) };
+        }
+        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
+        while !self.output.is_empty() {
+            if self.stream.write_buf(&mut self.output).await? == 0 {
+                return Err(NetError::Closed);
+            }
+        }
+        self.shrink_output();
+        Ok(())
+    }
+
+    /// Sends the whole output buffer and meanwhile reads what comes.
+    ///
+    /// A server that is itself blocked on writing takes no more input; flushing without reading would
+    /// then wait for ever. The end of the stream is left for the next read to report.
+    ///
+    /// # Units
+    /// Reads at most 4 MiB ahead.
+    ///
+    /// # Errors
+    /// The stream broke.
+    ///
+    /// # Cancel safety
+    /// Safe, like [`Self::flush`] and [`Self::read_frame`].
+    pub async fn flush_and_read(&mut self) -> Result<(), NetError> {
+        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
+        let mut may_read = true;
+        poll_fn(|context| {
+            loop {
+                if self.output.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                match Pin::new(&mut self.stream).poll_write(context, &self.output) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(NetError::Closed)),
+                    Poll::Ready(Ok(written)) => {
+                        self.output.advance(written);
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => {}
+                }
+                if !may_read || self.input.len() >= READ_AHEAD_BYTES_MAX {
+                    return Poll::Pending;
+                }
+                match self.poll_fill(context) {
+                    Poll::Ready(Ok(read)) => may_read = read > 0,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await?;
+        self.shrink_output();
+        Ok(())
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
+        self.reserve_input();
+        let mut chunk = [0u8; 4096];
+        let mut buffer = ReadBuf::new(&mut chunk);
+        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                self.input.extend_from_slice(buffer.filled());
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn shrink_output(&mut self) {
+        if self.output_bytes_high > KEEP_BYTES_MAX {
+            self.output = BytesMut::with_capacity(READ_BYTES);
+        }
+        self.output_bytes_high = 0;
+    }
+
+    /// Looks, without waiting, whether the other side spoke or left while nobody listened.
+    pub fn look(&mut self) -> Idle {
+        if !self.input.is_empty() {
+            return Idle::Spoke;
+        }
+        match self.poll_fill(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Idle::Quiet,
+            Poll::Ready(Ok(read)) if read > 0 => Idle::Spoke,
+            Poll::Ready(_) => Idle::Gone,
+        }
+    }
+
+    /// Everything written has been sent.
+    pub fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Address of the other side.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Bytes that were read and not taken.
+    pub fn buffered_input(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Sends the end of the stream to the other side, after a flush.
+    ///
+    /// # Errors
+    /// The stream broke.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn shut_down(&mut self) -> Result<(), NetError> {
+        Ok(self.stream.shutdown().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::client_message::encode_query;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Framed, Framed) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        (Framed::new(client), Framed::new(server))
+    }
+
+    #[tokio::test]
+    async fn a_frame_arrives_as_it_was_sent() {
+        let (mut client, mut server) = pair().await;
+        encode_query(client.output(), "select 1");
+        let sent = client.output().clone();
+        assert!(!client.is_flushed());
+        client.flush().await.unwrap();
+        assert!(client.is_flushed());
+        let frame = server.read_frame().await.unwrap().unwrap();
+        assert_eq!(frame.tag, b'Q');
+        assert_eq!(&frame.bytes[..], &sent[..]);
+        assert_eq!(server.buffered_input(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_stream_between_messages_is_a_clean_end() {
+        let (mut client, mut server) = pair().await;
+        encode_query(client.output(), "select 1");
+        client.flush().await.unwrap();
+        drop(client);
+        assert!(server.read_frame().await.unwrap().is_some());
+        assert!(server.read_frame().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_closed_stream_inside_a_message_is_an_error() {
+        let (mut client, mut server) = pair().await;
+        client.output().extend_from_slice(b"Q\0\0\0\x10sel");
+        client.flush().await.unwrap();
+        drop(client);
+        assert!(matches!(server.read_frame().await, Err(NetError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_read_loses_no_bytes() {
+        let (mut client, mut server) = pair().await;
+        let mut whole = BytesMut::new();
+        encode_query(&mut whole, "select 12345678901234567890");
+        for byte in whole.iter() {
+            client.output().extend_from_slice(&[*byte]);
+            client.flush().await.unwrap();
+            // Most of these futures are dropped half-way.
+            if let Ok(frame) = tokio::time::timeout(std::time::Duration::from_micros(200), server.read_frame()).await {
+                assert_eq!(&frame.unwrap().unwrap().bytes[..], &whole[..]);
+                return;
+            }
+        }
+        assert_eq!(&server.read_frame().await.unwrap().unwrap().bytes[..], &whole[..]);
+    }
+
+    #[tokio::test]
+    async fn flushing_does_not_wait_for_a_peer_that_is_blocked_on_writing() {
+        let (mut client, mut server) = pair().await;
+        let big = "x".repeat(3 * 1024 * 1024);
+        encode_query(client.output(), &big);
+        encode_query(server.output(), &big);
+        // Neither side reads in the ordinary way before it has flushed.
+        let (one, two) = tokio::join!(client.flush_and_read(), server.flush_and_read());
+        one.unwrap();
+        two.unwrap();
+        assert!(client.read_frame().await.unwrap().unwrap().bytes.len() > big.len());
+        assert!(server.read_frame().await.unwrap().unwrap().bytes.len() > big.len());
+    }
+
+    #[tokio::test]
+    async fn buffers_shrink_after_a_big_message() {
+        let (mut client, mut server) = pair().await;
+        encode_query(client.output(), &"x".repeat(2 * 1024 * 1024));
+        let receiving = tokio::spawn(async move {
+            drop(server.read_frame().await.unwrap().unwrap());
+            server
+        });
+        client.flush().await.unwrap();
+        let mut server = receiving.await.unwrap();
+        assert!(client.output().capacity() <= KEEP_BYTES_MAX);
+        encode_query(client.output(), "select 1");
+        client.flush().await.unwrap();
+        drop(server.read_frame().await.unwrap().unwrap());
+        assert!(server.input.capacity() <= KEEP_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_look_tells_quiet_spoken_and_gone_apart() {
+        let (mut client, mut server) = pair().await;
+        assert_eq!(server.look(), Idle::Quiet);
+        encode_query(client.output(), "select 1");
+        client.flush().await.unwrap();
+        server.stream.readable().await.unwrap();
+        assert_eq!(server.look(), Idle::Spoke);
+        assert!(server.read_frame().await.unwrap().is_some());
+        drop(client);
+        server.stream.readable().await.unwrap();
+        assert_eq!(server.look(), Idle::Gone);
+    }
+}

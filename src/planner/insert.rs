@@ -1,0 +1,484 @@
+//! INSERT of VALUES: rows go by their keys, ids are filled in.
+
+use std::rc::Rc;
+
+use super::Subject;
+use super::bind::missing_key;
+use super::calls::Calls;
+use super::env::Env;
+use super::insert_select;
+use super::place::{self, Place};
+use super::predicate;
+use super::rewrite::quoted;
+use super::scope::Scope;
+use super::visit;
+use super::walk::{Ctes, Mode, Walk};
+use super::write::{self, write_plan};
+use crate::error::ClientError;
+use crate::plan::{Fill, InsertPlan, InsertRow, KeyPart, Piece, Plan, Route, RowFill, Several, Slot, Splice};
+use crate::sql::ast::{Expr, Insert, InsertSource, OnConflict, Statement, ValuesRow};
+use crate::topology::KeyType;
+use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind};
+
+/// Plans INSERT.
+///
+/// # Errors
+/// A refusal, or a sharding key that is missing.
+pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Result<Plan, ClientError> {
+    let calls = Calls::of(subject, statement);
+    let mut walk = Walk::new(subject);
+    calls.apply(subject, &mut walk)?;
+    let place = place::resolve(subject, &insert.table)?;
+    let env = Env::default();
+    let ctes = walk.with(&insert.with, write::is_recursive(subject), None, &env, &Ctes::default());
+    match (&place, &insert.source) {
+        (Place::Single(relation, home), _) => {
+            walk.singles.push((relation.name.name.clone(), *home));
+            inner_queries(&mut walk, insert, &env, &ctes);
+            home_plan(&walk)
+        }
+        (Place::Catalog, _) => {
+            walk.singles.push((insert.table.name.clone(), subject.topology.home()));
+            inner_queries(&mut walk, insert, &env, &ctes);
+            home_plan(&walk)
+        }
+        (Place::Sharded(relation, key), InsertSource::Query(query)) => {
+            conflict_queries(&mut walk, insert, &env, &ctes);
+            insert_select::plan(walk, insert, query, relation, key, &ctes)
+        }
+        (Place::Sharded(relation, key), _) => {
+            inner_queries(&mut walk, insert, &env, &ctes);
+            values(subject, &walk, insert, relation, Some(key))
+        }
+        (Place::Reference(relation), source) => {
+            write::check_reference_write(relation, &calls, statement)?;
+            inner_queries(&mut walk, insert, &env, &ctes);
+            let plan = write::reference_plan(&walk, relation)?;
+            check_defaults(relation, insert)?;
+            if matches!(source, InsertSource::Query(_)) {
+                return Ok(plan);
+            }
+            let filled = values(subject, &walk, insert, relation, None)?;
+            Ok(if filled.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty()) { filled } else { plan })
+        }
+    }
+}
+
+fn home_plan(walk: &Walk<'_>) -> Result<Plan, ClientError> {
+    let routed = walk.route()?;
+    let refusal = ClientError::refused("a single table is on one shard", "Check the table's home.");
+    Ok(write_plan(routed.route, Several::Refuse(refusal), routed.reason))
+}
+
+/// Walks everything inside an INSERT that may read rows.
+pub fn inner_queries<'a>(walk: &mut Walk<'_>, insert: &'a Insert, env: &Env, ctes: &Ctes<'a>) {
+    let scope = Rc::new(Scope::default());
+    match &insert.source {
+        InsertSource::Values(rows) => {
+            for expr in rows.iter().flat_map(|row| &row.values) {
+                walk.expr(expr, &scope, env, Mode::Anchored(None), ctes);
+            }
+        }
+        InsertSource::DefaultValues => {}
+        InsertSource::Query(query) => {
+            walk.query(query, None, env, Mode::Plain, ctes);
+        }
+    }
+    conflict_queries(walk, insert, env, ctes);
+}
+
+fn conflict_queries<'a>(walk: &mut Walk<'_>, insert: &'a Insert, env: &Env, ctes: &Ctes<'a>) {
+    let scope = Rc::new(Scope::default());
+    if let Some(conflict) = &insert.on_conflict {
+        let exprs = conflict.assignments.iter().map(|assignment| &assignment.value).chain(&conflict.selection);
+        exprs.for_each(|expr| walk.expr(expr, &scope, env, Mode::Anchored(None), ctes));
+    }
+    visit::item_exprs(&insert.returning).for_each(|expr| walk.expr(expr, &scope, env, Mode::Anchored(None), ctes));
+}
+
+/// Names of the columns that the values are for.
+pub fn column_names(relation: &Relation, insert: &Insert, values: usize) -> Vec<String> {
+    if insert.columns.is_empty() {
+        relation.columns.iter().take(values).map(|column| column.name.clone()).collect()
+    } else {
+        insert.columns.clone()
+    }
+}
+
+/// Columns whose ids the proxy fills in, in at least one row.
+pub fn filled<'r>(
+    relation: &'r Relation,
+    names: &'r [String],
+    rows: &'r [ValuesRow],
+) -> impl Iterator<Item = (&'r Column, bool)> {
+    relation.columns.iter().filter_map(move |column| {
+        let ColumnDefault::Sequence { always, .. } = &column.default else { return None };
+        let is_filled = match names.iter().position(|name| *name == column.name) {
+            None => true,
+            Some(position) => rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))),
+        };
+        is_filled.then_some((column, *always))
+    })
+}
+
+/// Copies of a reference table must get equal values for what is not given.
+pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), ClientError> {
+    if relation.kind == RelationKind::View {
+        return Err(ClientError::refused(
+            format!("inserting through view \"{}\" is not supported across shards", relation.name.name),
+            "Insert into the table itself.",
+        ));
+    }
+    let rows: &[ValuesRow] = match &insert.source {
+        InsertSource::Values(rows) => rows,
+        _ => &[],
+    };
+    let width = match &insert.source {
+        InsertSource::Values(rows) => rows.first().map_or(0, |row| row.values.len()),
+        InsertSource::DefaultValues => 0,
+        InsertSource::Query(_) => relation.columns.len(),
+    };
+    let names = column_names(relation, insert, width);
+    for column in &relation.columns {
+        let position = names.iter().position(|name| *name == column.name);
+        let is_given = position
+            .is_some_and(|position| !rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))));
+        let is_query = matches!(insert.source, InsertSource::Query(_));
+        let is_open = match column.default {
+            ColumnDefault::Expression => true,
+            ColumnDefault::Sequence { .. } => is_query,
+            ColumnDefault::None | ColumnDefault::Generated => false,
+        };
+        if is_open && !is_given {
+            return Err(ClientError::refused(
+                format!(
+                    "leaving column \"{}\" of reference table \"{}\" to its default is not supported across shards",
+                    column.name, relation.name.name
+                ),
+                "The default might differ between the copies: give the value itself.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// True when storing a value into a column of that type never alters it.
+pub fn is_exact(key_type: KeyType) -> bool {
+    !matches!(key_type, KeyType::Varchar | KeyType::Numeric | KeyType::Timestamp | KeyType::TimestampTz)
+}
+
+/// The key of one row. `fills` are the columns that are filled in, by index.
+pub fn key_of_row(
+    relation: &Relation,
+    key: &[(String, KeyType)],
+    names: &[String],
+    values: &[Expr],
+    fills: &[Fill],
+) -> Result<Vec<KeyPart>, ClientError> {
+    let mut parts = Vec::with_capacity(key.len());
+    for (name, key_type) in key {
+        let value = names.iter().position(|column| column == name).and_then(|position| values.get(position));
+        let slot = match value {
+            None | Some(Expr::Default) => match fills.iter().position(|fill| fill.column == *name) {
+                Some(fill) => (Slot::Fill(fill), *key_type),
+                None if has_no_default(relation, name) && key_is_not_null(relation, key) => (Slot::Null, *key_type),
+                None => return Err(missing_key(&relation.name.name, Some(name))),
+            },
+            Some(Expr::Null) if key_is_not_null(relation, key) => (Slot::Null, *key_type),
+            Some(Expr::Null) => return Err(missing_key(&relation.name.name, Some(name))),
+            Some(value) => predicate::constant(value, *key_type).ok_or_else(|| {
+                ClientError::refused(
+                    format!(
+                        "an expression for sharding key column \"{name}\" of table \"{}\" is not supported",
+                        relation.name.name
+                    ),
+                    "Give the key as a constant or a parameter: it decides which shard holds the row.",
+                )
+            })?,
+        };
+        let (slot, read_as) = slot;
+        // The column's own type decides what is stored.
+        let key_type = if *key_type == KeyType::Varchar { *key_type } else { read_as };
+        parts.push(KeyPart { slot, key_type });
+    }
+    Ok(parts)
+}
+
+/// Every shard refuses a row without a key by itself.
+pub fn key_is_not_null(relation: &Relation, key: &[(String, KeyType)]) -> bool {
+    !relation.has_triggers && key.iter().all(|(name, _)| relation.column(name).is_some_and(|column| column.not_null))
+}
+
+fn has_no_default(relation: &Relation, name: &str) -> bool {
+    relation.column(name).is_some_and(|column| column.default == ColumnDefault::None)
+}
+
+/// A conflict with a row of another shard would not be seen.
+///
+/// # Errors
+/// The target does not contain the sharding key, or the key would be changed.
+pub fn check_conflict(
+    relation: &Relation,
+    key: &[(String, KeyType)],
+    insert: &Insert,
+    fills: &[Fill],
+) -> Result<(), ClientError> {
+    let Some(conflict) = &insert.on_conflict else { return Ok(()) };
+    check_conflict_assignments(relation, key, conflict)?;
+    let has_key = |columns: &[String]| key.iter().all(|(name, _)| columns.contains(name));
+    let is_local = if conflict.target_columns.is_empty() {
+        relation.unique.iter().all(|unique| {
+            has_key(&unique.columns)
+                || matches!(unique.columns.as_slice(), [column] if fills.iter().any(|fill| fill.column == *column))
+        })
+    } else {
+        has_key(&conflict.target_columns)
+    };
+    if is_local {
+        return Ok(());
+    }
+    Err(ClientError::refused(
+        format!(
+            "ON CONFLICT on table \"{}\" without its sharding key is not supported across shards",
+            relation.name.name
+        ),
+        "A conflicting row may be on another shard: add the sharding key to the unique index and to the conflict target.",
+    ))
+}
+
+fn check_conflict_assignments(
+    relation: &Relation,
+    key: &[(String, KeyType)],
+    conflict: &OnConflict,
+) -> Result<(), ClientError> {
+    for assignment in &conflict.assignments {
+        if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
+            return Err(ClientError::refused(
+                format!(
+                    "updating sharding key column \"{column}\" of table \"{}\" is not supported",
+                    relation.name.name
+                ),
+                "Leave the key out of DO UPDATE SET.",
+            ));
+        }
+        let is_filled = assignment
+            .columns
+            .iter()
+            .filter_map(|name| relation.column(name))
+            .any(|column| matches!(column.default, ColumnDefault::Sequence { .. }));
+        if is_filled && visit::any(&assignment.value, &|part| matches!(part, Expr::Default)) {
+            return Err(ClientError::refused(
+                "setting an id to its default in DO UPDATE is not supported across shards",
+                "Leave the id out of DO UPDATE SET.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// VALUES or DEFAULT VALUES into a sharded table, or into every copy of a reference table.
+fn values(
+    subject: &Subject<'_>,
+    walk: &Walk<'_>,
+    insert: &Insert,
+    relation: &Relation,
+    key: Option<&[(String, KeyType)]>,
+) -> Result<Plan, ClientError> {
+    check_reads(walk, relation)?;
+    let no_rows = Vec::new();
+    let (rows, is_default) = match &insert.source {
+        InsertSource::Values(rows) => (rows, false),
+        _ => (&no_rows, true),
+    };
+    let width = rows.first().map_or(0, |row| row.values.len());
+    let names = column_names(relation, insert, width);
+    if !is_default && rows.iter().any(|row| row.values.len() != names.len()) {
+        // PostgreSQL says what is wrong with it.
+        let refusal = ClientError::refused("VALUES lists do not fit the columns", "Give a value for each column.");
+        let route = Route::Shard(subject.topology.home());
+        return Ok(write_plan(route, Several::Refuse(refusal), "the number of values is wrong".to_owned()));
+    }
+    let columns: Vec<(&Column, bool)> = filled(relation, &names, rows).collect();
+    let fills: Vec<Fill> = columns.iter().filter_map(|(column, _)| fill(column)).collect();
+    check_overriding(subject, insert, relation, &columns, &names, rows)?;
+    if let Some(key) = key {
+        check_conflict(relation, key, insert, &fills)?;
+    }
+    let omitted: Vec<usize> =
+        fills.iter().enumerate().filter(|(_, fill)| !names.contains(&fill.column)).map(|(index, _)| index).collect();
+    let mut planned = Vec::new();
+    if is_default {
+        let key = key.map(|key| key_of_row(relation, key, &[], &[], &fills)).transpose()?.unwrap_or_default();
+        let tokens = insert.source_token..insert.source_token + 2;
+        let row_fills = omitted.iter().map(|fill| RowFill { fill: *fill, tokens: tokens.clone() }).collect();
+        planned.push(InsertRow { tokens, key, fills: row_fills });
+    }
+    for row in rows {
+        let key =
+            key.map(|key| key_of_row(relation, key, &names, &row.values, &fills)).transpose()?.unwrap_or_default();
+        planned.push(InsertRow { tokens: row.tokens.clone(), key, fills: row_fills(row, &names, &fills, &omitted) });
+    }
+    let rows_tokens = match (planned.first(), planned.last()) {
+        (Some(first), Some(last)) => first.tokens.start..last.tokens.end,
+        _ => insert.source_token..insert.source_token,
+    };
+    let must_override = columns.iter().any(|(_, always)| *always) && !insert.overriding;
+    let splices = head_splices(insert, &names, &fills, &omitted, must_override, is_default);
+    let reason = match key {
+        Some(_) => format!("each row by the key of {}", relation.name.name),
+        None => format!("every copy of reference table {}", relation.name.name),
+    };
+    let (route, several) = match key {
+        Some(_) => (Route::ByRow, Several::Sum),
+        None => (Route::All, Several::Same),
+    };
+    let mut plan = write_plan(route, several, reason);
+    plan.insert = Some(InsertPlan {
+        table: relation.name.clone(),
+        fills,
+        splices,
+        rows: planned,
+        rows_tokens,
+        returning: !insert.returning.is_empty(),
+        may_skip_rows: insert.on_conflict.is_some(),
+        key_is_not_null: key.is_some_and(|key| key_is_not_null(relation, key)),
+        everywhere: key.is_none(),
+    });
+    Ok(plan)
+}
+
+/// What the values read must be on every shard.
+fn check_reads(walk: &Walk<'_>, relation: &Relation) -> Result<(), ClientError> {
+    if let Some(failure) = &walk.failure {
+        return Err(failure.clone());
+    }
+    let read = walk.sources.first().map(|source| source.table.name.clone());
+    if let Some(read) = read.or_else(|| walk.singles.first().map(|(name, _)| name.clone())) {
+        return Err(ClientError::refused(
+            format!(
+                "INSERT into table \"{}\" that reads \"{read}\" is not supported across shards",
+                relation.name.name
+            ),
+            "Read the values first, then insert them as parameters.",
+        ));
+    }
+    if walk.writes {
+        return Err(ClientError::refused(
+            "data-modifying WITH is not supported across shards",
+            "Run the statements one by one in a transaction.",
+        ));
+    }
+    Ok(())
+}
+
+fn fill(column: &Column) -> Option<Fill> {
+    match &column.default {
+        ColumnDefault::Sequence { sequence, .. } => {
+            Some(Fill { sequence: sequence.clone(), column: column.name.clone(), type_oid: column.type_oid })
+        }
+        _ => None,
+    }
+}
+
+/// Fills for COPY: columns that are left out.
+pub fn copy_fills(relation: &Relation, names: &[String]) -> Vec<Fill> {
+    relation.columns.iter().filter(|column| !names.contains(&column.name)).filter_map(fill).collect()
+}
+
+/// GENERATED ALWAYS takes the proxy's ids only with OVERRIDING SYSTEM VALUE, which would also let through values that
+/// the client may not give.
+fn check_overriding(
+    subject: &Subject<'_>,
+    insert: &Insert,
+    relation: &Relation,
+    columns: &[(&Column, bool)],
+    names: &[String],
+    rows: &[ValuesRow],
+) -> Result<(), ClientError> {
+    let refusal = || {
+        ClientError::refused(
+            format!(
+                "this use of the identity columns of table \"{}\" is not supported across shards",
+                relation.name.name
+            ),
+            "Leave the identity columns out of the INSERT, or give all of them with OVERRIDING SYSTEM VALUE.",
+        )
+    };
+    let has_identity = relation.columns.iter().any(|column| matches!(column.default, ColumnDefault::Sequence { .. }));
+    if insert.overriding && has_identity {
+        let is_user = (0..subject.lexed.tokens.len()).any(|at| {
+            subject.token(at).eq_ignore_ascii_case("overriding") && subject.token(at + 1).eq_ignore_ascii_case("user")
+        });
+        if is_user || !columns.is_empty() && insert.columns.is_empty() {
+            return Err(refusal());
+        }
+    }
+    let fills_always = columns.iter().any(|(_, always)| *always);
+    if !fills_always || insert.overriding {
+        return Ok(());
+    }
+    for column in &relation.columns {
+        let ColumnDefault::Sequence { always: true, .. } = column.default else { continue };
+        let Some(position) = names.iter().position(|name| *name == column.name) else { continue };
+        if rows.iter().any(|row| !matches!(row.values.get(position), Some(Expr::Default))) {
+            return Err(refusal());
+        }
+    }
+    Ok(())
+}
+
+fn row_fills(row: &ValuesRow, names: &[String], fills: &[Fill], omitted: &[usize]) -> Vec<RowFill> {
+    let close = row.tokens.end.saturating_sub(1);
+    let mut filled = Vec::new();
+    for (index, fill) in fills.iter().enumerate() {
+        if omitted.contains(&index) {
+            filled.push(RowFill { fill: index, tokens: close..close });
+            continue;
+        }
+        let position = names.iter().position(|name| *name == fill.column);
+        let value = position.and_then(|position| Some((row.values.get(position)?, row.value_tokens.get(position)?)));
+        if let Some((Expr::Default, tokens)) = value {
+            filled.push(RowFill { fill: index, tokens: tokens.clone() });
+        }
+    }
+    filled
+}
+
+/// Changes before VALUES: columns that are filled in, OVERRIDING.
+fn head_splices(
+    insert: &Insert,
+    names: &[String],
+    fills: &[Fill],
+    omitted: &[usize],
+    must_override: bool,
+    is_default: bool,
+) -> Vec<Splice> {
+    let added: Vec<String> =
+        omitted.iter().filter_map(|index| fills.get(*index)).map(|fill| quoted(&fill.column)).collect();
+    let mut splices = Vec::new();
+    let mut before_source = String::new();
+    if !added.is_empty() {
+        match &insert.columns_tokens {
+            Some(tokens) => {
+                let close = tokens.end.saturating_sub(1);
+                let with = vec![Piece::Text(format!(", {}", added.join(", ")))];
+                splices.push(Splice { tokens: close..close, with });
+            }
+            None => {
+                let all: Vec<String> = names.iter().map(|name| quoted(name)).chain(added).collect();
+                before_source.push_str(&format!(" ({})", all.join(", ")));
+            }
+        }
+    }
+    if must_override && !fills.is_empty() {
+        before_source.push_str(" OVERRIDING SYSTEM VALUE");
+    }
+    if is_default && !fills.is_empty() {
+        before_source.push_str(" VALUES");
+    }
+    if !before_source.is_empty() {
+        let at = insert.source_token;
+        splices.push(Splice { tokens: at..at, with: vec![Piece::Text(before_source)] });
+    }
+    splices
+}

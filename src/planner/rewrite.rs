@@ -1,0 +1,188 @@
+//! Splices in the client's text: what is sent to the shards. Never prints a tree.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use crate::plan::{InsertPlan, InsertRow, Piece, Splice};
+use crate::sql::ast::TokenRange;
+use crate::sql::{Lexed, TokenKind};
+
+/// The client's text with splices. `limit_plus_offset` is for [`Piece::LimitPlusOffset`].
+pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut at = 0;
+    for splice in splices {
+        let bytes = byte_range(text, lexed, &splice.tokens);
+        out.push_str(text.get(at..bytes.start).unwrap_or_default());
+        write_pieces(text, lexed, &splice.with, limit_plus_offset, &mut out);
+        at = bytes.end.max(at);
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], limit_plus_offset: Option<u64>, out: &mut String) {
+    for piece in pieces {
+        match piece {
+            Piece::Text(fixed) => out.push_str(fixed),
+            Piece::Tokens(tokens) => out.push_str(tokens_text(text, lexed, tokens)),
+            Piece::LimitPlusOffset => {
+                if let Some(rows) = limit_plus_offset {
+                    out.push_str(&rows.min(i64::MAX as u64).to_string());
+                } else {
+                    out.push_str("ALL");
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a token range; an empty one lies right after the token before it, so that no comment swallows what is
+/// inserted.
+fn byte_range(text: &str, lexed: &Lexed, tokens: &TokenRange) -> Range<usize> {
+    if tokens.start < tokens.end {
+        let start = lexed.tokens.get(tokens.start).map_or(text.len(), |token| token.start);
+        let end = lexed.tokens.get(tokens.end - 1).map_or(start, |token| token.end);
+        return start..end.max(start);
+    }
+    let before = tokens.start.checked_sub(1).and_then(|before| lexed.tokens.get(before.min(lexed.tokens.len())));
+    let at = before.or(lexed.tokens.last()).map_or(0, |token| token.end);
+    at..at
+}
+
+fn tokens_text<'t>(text: &'t str, lexed: &Lexed, tokens: &TokenRange) -> &'t str {
+    if tokens.start >= tokens.end {
+        return "";
+    }
+    text.get(byte_range(text, lexed, tokens)).unwrap_or_default()
+}
+
+/// An INSERT of VALUES with only these rows, with the ids filled in, and with its parameters renumbered from 1. Also
+/// gives the parameters that are used, in the order of their new numbers: a number that the text does not use would
+/// have no type.
+///
+/// `fill` gives the id for a fill and a row of the plan.
+pub fn insert_for_shard(
+    text: &str,
+    lexed: &Lexed,
+    plan: &InsertPlan,
+    rows: &[usize],
+    fill: &dyn Fn(usize, usize) -> Option<i64>,
+) -> (String, Vec<u32>) {
+    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    let end = lexed.tokens.len();
+    let head = if plan.rows_tokens.is_empty() { end } else { plan.rows_tokens.start };
+    writer.spliced(0..head, &plan.splices);
+    for (position, index) in rows.iter().enumerate() {
+        let Some(row) = plan.rows.get(*index) else { continue };
+        if position > 0 {
+            writer.out.push_str(", ");
+        }
+        writer.row(row, *index, fill);
+    }
+    if !plan.rows_tokens.is_empty() {
+        writer.spliced(plan.rows_tokens.end..end, &plan.splices);
+    }
+    (writer.out, writer.used)
+}
+
+struct Writer<'w> {
+    text: &'w str,
+    lexed: &'w Lexed,
+    out: String,
+    used: Vec<u32>,
+    /// Tokens before this one are written or left out.
+    at: usize,
+}
+
+impl Writer<'_> {
+    /// Writes tokens with the splices that lie among them.
+    fn spliced(&mut self, tokens: TokenRange, splices: &[Splice]) {
+        self.at = tokens.start;
+        for splice in
+            splices.iter().filter(|splice| tokens.contains(&splice.tokens.start) || splice.tokens.start == tokens.end)
+        {
+            self.tokens(self.at..splice.tokens.start);
+            for piece in &splice.with {
+                match piece {
+                    Piece::Text(fixed) => self.out.push_str(fixed),
+                    Piece::Tokens(tokens) => self.tokens(tokens.clone()),
+                    Piece::LimitPlusOffset => {}
+                }
+            }
+            self.at = splice.tokens.end.max(self.at);
+        }
+        self.tokens(self.at..tokens.end);
+    }
+
+    /// Writes tokens, each parameter by its new number. Comments are left out: a blank stands between tokens.
+    fn tokens(&mut self, tokens: TokenRange) {
+        for at in tokens {
+            let Some(token) = self.lexed.tokens.get(at) else { break };
+            let before = at.checked_sub(1).and_then(|before| self.lexed.tokens.get(before));
+            let is_apart = before.is_none_or(|before| before.end < token.start);
+            if is_apart && !self.out.is_empty() && !self.out.ends_with([' ', '(']) {
+                self.out.push(' ');
+            }
+            match token.kind {
+                TokenKind::Param(number) => {
+                    let new = match self.used.iter().position(|used| *used == number) {
+                        Some(position) => position + 1,
+                        None => {
+                            self.used.push(number);
+                            self.used.len()
+                        }
+                    };
+                    self.out.push('$');
+                    self.out.push_str(&new.to_string());
+                }
+                _ => self.out.push_str(self.text.get(token.start..token.end).unwrap_or_default()),
+            }
+        }
+    }
+
+    fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<i64>) {
+        let id = |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |id| id.to_string());
+        let is_values = self.lexed.tokens.get(row.tokens.start).and_then(|token| self.text.get(token.start..token.end));
+        if !self.out.is_empty() && !self.out.ends_with(' ') {
+            self.out.push(' ');
+        }
+        if is_values != Some("(") {
+            // DEFAULT VALUES: the row is made of ids only.
+            let ids: Vec<String> = row.fills.iter().map(|filled| id(filled.fill)).collect();
+            self.out.push_str(&format!("({})", ids.join(", ")));
+            return;
+        }
+        let mut fills: Vec<_> = row.fills.iter().collect();
+        fills.sort_by_key(|filled| (filled.tokens.start, filled.fill));
+        let mut at = row.tokens.start;
+        for filled in fills {
+            self.tokens(at..filled.tokens.start);
+            if filled.tokens.is_empty() {
+                self.out.push_str(", ");
+            } else if !self.out.ends_with([' ', '(']) {
+                self.out.push(' ');
+            }
+            self.out.push_str(&id(filled.fill));
+            at = filled.tokens.end.max(filled.tokens.start);
+        }
+        self.tokens(at..row.tokens.end);
+    }
+}
+
+/// The parameters that a text uses.
+pub fn params_of(lexed: &Lexed) -> HashSet<u32> {
+    lexed
+        .tokens
+        .iter()
+        .filter_map(|token| match token.kind {
+            TokenKind::Param(number) => Some(number),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A name as an identifier in SQL text.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

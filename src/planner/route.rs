@@ -1,0 +1,82 @@
+//! From what a walk has found to a route.
+
+use super::walk::Walk;
+use crate::error::ClientError;
+use crate::plan::{KeyTuple, Route, Slot};
+
+/// A route and why.
+pub struct Routed {
+    /// Which shards.
+    pub route: Route,
+    /// For EXPLAIN.
+    pub reason: String,
+}
+
+impl Walk<'_> {
+    /// The route of the statement.
+    ///
+    /// # Errors
+    /// It cannot be planned at all, or needs rows of one shard together with sharded ones.
+    pub fn route(&self) -> Result<Routed, ClientError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if let Some((name, home)) = self.singles.first() {
+            if let Some(source) = self.sources.first() {
+                return Err(ClientError::refused(
+                    format!("{name} is on one shard only and table \"{}\" is sharded", source.table.name),
+                    format!("Make \"{name}\" a reference table, or read the two in separate statements."),
+                ));
+            }
+            if let Some((other, _)) = self.singles.iter().find(|(_, shard)| shard != home) {
+                return Err(ClientError::refused(
+                    format!("{name} and {other} are on different shards"),
+                    "Give both tables the same home, or make one a reference table.",
+                ));
+            }
+            return Ok(Routed { route: Route::Shard(*home), reason: format!("{name} is on shard {home}") });
+        }
+        if self.sources.is_empty() {
+            let reason = if self.references.is_empty() { "no tables" } else { "reference tables only" };
+            return Ok(Routed { route: Route::Any, reason: reason.to_owned() });
+        }
+        let mut keys: Vec<KeyTuple> = Vec::new();
+        let mut reason = String::new();
+        for source in &self.sources {
+            let Some(restriction) = &source.keys else {
+                let reason = format!("no restriction on the key of {}", source.table.name);
+                return Ok(Routed { route: Route::All, reason });
+            };
+            for key in restriction {
+                if !keys.contains(key) {
+                    keys.push(key.clone());
+                }
+            }
+            if reason.is_empty() {
+                reason = describe(&source.table.name, &source.key, restriction);
+            }
+        }
+        Ok(Routed { route: Route::Keys(keys), reason })
+    }
+}
+
+fn describe(table: &str, key: &[String], restriction: &[KeyTuple]) -> String {
+    let columns = key.join(", ");
+    match restriction {
+        [one] => {
+            let values: Vec<String> = one.parts.iter().map(|part| slot_text(&part.slot)).collect();
+            format!("key of {table}: {columns} = {}", values.join(", "))
+        }
+        several => format!("key of {table}: {columns} in {} alternatives", several.len()),
+    }
+}
+
+/// A slot without its value.
+fn slot_text(slot: &Slot) -> String {
+    match slot {
+        Slot::Literal { .. } => "a literal".to_owned(),
+        Slot::Param(number) => format!("${number}"),
+        Slot::Null => "NULL".to_owned(),
+        Slot::Fill(_) => "a new id".to_owned(),
+    }
+}

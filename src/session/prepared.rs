@@ -1,0 +1,129 @@
+//! Prepared statements and portals by the names that the client gave them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::sql::Lexed;
+use crate::sql::ast::Statement;
+use crate::wire::client_message::Bind;
+
+/// One statement's text, taken apart once.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The statement alone, without its semicolon.
+    pub text: String,
+    /// Its tokens.
+    pub lexed: Lexed,
+    /// Its tree, or why there is none.
+    pub statement: Result<Statement, String>,
+}
+
+/// A prepared statement of a session.
+#[derive(Debug)]
+pub struct PreparedStatement {
+    /// Equal for equal text and parameter types, across sessions: the name on server connections.
+    pub id: u64,
+    /// Text and tree.
+    pub parsed: Arc<Parsed>,
+    /// Parameter types as the client declared them; 0 and missing ones are inferred by the server.
+    pub parameter_types: Vec<u32>,
+}
+
+/// A portal of a session.
+#[derive(Debug)]
+pub struct Portal {
+    /// The statement it was bound from.
+    pub statement: Arc<PreparedStatement>,
+    /// Values and formats.
+    pub bind: Bind,
+    /// The shard that holds the portal; `None`: the proxy runs it when it is executed.
+    pub shard: Option<ShardId>,
+    /// Executing it writes.
+    pub writes: bool,
+    /// Executing it changes the schema.
+    pub changes_schema: bool,
+}
+
+/// Names of a session. The unnamed statement and portal are those with the empty name.
+#[derive(Debug, Default)]
+pub struct Statements {
+    statements: HashMap<String, Arc<PreparedStatement>>,
+    portals: HashMap<String, Arc<Portal>>,
+}
+
+/// Named statements a session may hold.
+const STATEMENTS_MAX: usize = 10_000;
+
+impl Statements {
+    /// Parse.
+    ///
+    /// # Errors
+    /// 42P05 for a named statement that exists; 54000 over the limit.
+    pub fn insert(&mut self, name: &str, statement: Arc<PreparedStatement>) -> Result<(), ClientError> {
+        if !name.is_empty() && self.statements.contains_key(name) {
+            return Err(ClientError::new(
+                ErrorId::DuplicatePreparedStatement,
+                format!("prepared statement \"{name}\" already exists"),
+            ));
+        }
+        if self.statements.len() >= STATEMENTS_MAX {
+            return Err(ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session")
+                .with_hint("Deallocate statements that are no longer used."));
+        }
+        self.statements.insert(name.to_owned(), statement);
+        Ok(())
+    }
+
+    /// The statement of that name.
+    ///
+    /// # Errors
+    /// 26000 when there is none.
+    pub fn get(&self, name: &str) -> Result<Arc<PreparedStatement>, ClientError> {
+        self.statements.get(name).cloned().ok_or_else(|| {
+            let text = if name.is_empty() {
+                "unnamed prepared statement does not exist".to_owned()
+            } else {
+                format!("prepared statement \"{name}\" does not exist")
+            };
+            ClientError::new(ErrorId::UndefinedPreparedStatement, text)
+        })
+    }
+
+    /// Close, DEALLOCATE. `false` when there was none.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.statements.remove(name).is_some()
+    }
+
+    /// DEALLOCATE ALL.
+    pub fn remove_all(&mut self) {
+        self.statements.clear();
+    }
+
+    /// Bind.
+    pub fn insert_portal(&mut self, name: &str, portal: Arc<Portal>) {
+        self.portals.insert(name.to_owned(), portal);
+    }
+
+    /// The portal of that name.
+    ///
+    /// # Errors
+    /// 34000 when there is none.
+    pub fn portal(&self, name: &str) -> Result<Arc<Portal>, ClientError> {
+        self.portals
+            .get(name)
+            .cloned()
+            .ok_or_else(|| ClientError::new(ErrorId::UndefinedPortal, format!("portal \"{name}\" does not exist")))
+    }
+
+    /// Close of a portal.
+    pub fn remove_portal(&mut self, name: &str) {
+        self.portals.remove(name);
+    }
+
+    /// Portals end with their transaction.
+    pub fn end_portals(&mut self) {
+        self.portals.clear();
+    }
+}

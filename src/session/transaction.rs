@@ -1,0 +1,259 @@
+//! The transaction of a session, as its client sees it.
+//!
+//! BEGIN is held back: a shard joins when it is first touched, and is then told everything the
+//! transaction has said so far ([`Transaction::opening_sql`]).
+
+use crate::error::{ClientError, ErrorId};
+
+/// What ReadyForQuery says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No transaction block.
+    Idle,
+    /// In a transaction block.
+    Open,
+    /// In a failed transaction block.
+    Failed,
+}
+
+impl Status {
+    /// The byte of ReadyForQuery.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::Open => b'T',
+            Self::Failed => b'E',
+        }
+    }
+}
+
+/// Something the transaction said that a shard joining later must hear too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    /// SAVEPOINT.
+    Savepoint(String),
+    /// SET LOCAL, SET TRANSACTION, SET CONSTRAINTS: ends with the transaction.
+    Local(String),
+    /// SET of a session setting; it outlives the transaction if that commits.
+    Setting { name: String, sql: Option<String> },
+}
+
+/// The transaction of a session.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    status: Status,
+    /// The proxy opened the block by itself, for a message or pipeline that must be atomic.
+    implicit: bool,
+    begin: String,
+    said: Vec<Said>,
+}
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Self { status: Status::Idle, implicit: false, begin: String::new(), said: Vec::new() }
+    }
+}
+
+impl Transaction {
+    /// What the client is told: an implicit block is none of its business.
+    pub fn status(&self) -> Status {
+        if self.implicit { Status::Idle } else { self.status }
+    }
+
+    /// A block is open, implicit or not, failed or not.
+    pub fn is_open(&self) -> bool {
+        self.status != Status::Idle
+    }
+
+    /// Only ROLLBACK is accepted.
+    pub fn is_failed(&self) -> bool {
+        self.status == Status::Failed
+    }
+
+    /// The block was opened by the proxy.
+    pub fn is_implicit(&self) -> bool {
+        self.implicit
+    }
+
+    /// The client's BEGIN. An implicit block becomes an explicit one, as in PostgreSQL.
+    pub fn begin(&mut self, sql: &str) {
+        if self.status == Status::Idle {
+            self.begin = sql.to_owned();
+            self.said.clear();
+        }
+        if self.status != Status::Failed {
+            self.status = Status::Open;
+        }
+        self.implicit = false;
+    }
+
+    /// A block of the proxy's own.
+    pub fn begin_implicit(&mut self) {
+        if self.status == Status::Idle {
+            self.status = Status::Open;
+            self.implicit = true;
+            "BEGIN".clone_into(&mut self.begin);
+            self.said.clear();
+        }
+    }
+
+    /// An error happened.
+    pub fn fail(&mut self) {
+        if self.status == Status::Open {
+            self.status = Status::Failed;
+        }
+    }
+
+    /// SAVEPOINT.
+    pub fn savepoint(&mut self, name: &str) {
+        self.said.push(Said::Savepoint(name.to_owned()));
+    }
+
+    /// RELEASE: the savepoint and those after it are gone, what was set stays.
+    ///
+    /// # Errors
+    /// 3B001 when there is none of that name.
+    pub fn release(&mut self, name: &str) -> Result<(), ClientError> {
+        let at = self.find_savepoint(name)?;
+        let mut index = 0;
+        self.said.retain(|said| {
+            let keep = index < at || !matches!(said, Said::Savepoint(_));
+            index += 1;
+            keep
+        });
+        Ok(())
+    }
+
+    /// ROLLBACK TO: what was said after the savepoint is unsaid, and the block is sound again.
+    ///
+    /// # Errors
+    /// 3B001 when there is none of that name.
+    pub fn rollback_to(&mut self, name: &str) -> Result<(), ClientError> {
+        let at = self.find_savepoint(name)?;
+        self.said.truncate(at + 1);
+        self.status = Status::Open;
+        Ok(())
+    }
+
+    fn find_savepoint(&self, name: &str) -> Result<usize, ClientError> {
+        self.said.iter().rposition(|said| matches!(said, Said::Savepoint(known) if known == name)).ok_or_else(|| {
+            ClientError::new(ErrorId::UndefinedSavepoint, format!("savepoint \"{name}\" does not exist"))
+        })
+    }
+
+    /// A statement whose effect ends with the transaction.
+    pub fn say_local(&mut self, sql: &str) {
+        self.said.push(Said::Local(sql.to_owned()));
+    }
+
+    /// SET (`sql`) or RESET (`None`) of a session setting inside the block.
+    pub fn say_setting(&mut self, name: &str, sql: Option<&str>) {
+        self.said.push(Said::Setting { name: name.to_owned(), sql: sql.map(str::to_owned) });
+    }
+
+    /// The text that brings a shard which joins now to where the others are.
+    pub fn opening_sql(&self) -> String {
+        let mut sql = self.begin.clone();
+        for said in &self.said {
+            sql.push(';');
+            match said {
+                Said::Savepoint(name) => sql.push_str(&format!("SAVEPOINT \"{}\"", name.replace('"', "\"\""))),
+                Said::Local(text) => sql.push_str(text),
+                Said::Setting { name, sql: text } => match text {
+                    Some(text) => sql.push_str(text),
+                    None => sql.push_str(&format!("RESET {name}")),
+                },
+            }
+        }
+        sql
+    }
+
+    /// What [`Transaction::opening_sql`] says cannot be refused by a server, so that the first statement
+    /// may travel in the same write: BEGIN with modes that were checked, and savepoints.
+    pub fn opening_cannot_fail(&self) -> bool {
+        self.said.iter().all(|said| matches!(said, Said::Savepoint(_)))
+    }
+
+    /// The block is over. Returns the session settings that a commit makes lasting (name and SET
+    /// text, `None` for RESET); none after a rollback.
+    pub fn end(&mut self, committed: bool) -> Vec<(String, Option<String>)> {
+        let said = std::mem::take(&mut self.said);
+        self.status = Status::Idle;
+        self.implicit = false;
+        if !committed {
+            return Vec::new();
+        }
+        said.into_iter()
+            .filter_map(|said| match said {
+                Said::Setting { name, sql } => Some((name, sql)),
+                Said::Savepoint(_) | Said::Local(_) => None,
+            })
+            .collect()
+    }
+
+    /// The client's BEGIN text, for AND CHAIN.
+    pub fn begin_sql(&self) -> &str {
+        &self.begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_joins_late_hears_everything_still_in_force() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN ISOLATION LEVEL REPEATABLE READ");
+        transaction.say_local("SET LOCAL work_mem = '1MB'");
+        transaction.savepoint("a");
+        transaction.say_local("SET LOCAL work_mem = '2MB'");
+        assert!(transaction.rollback_to("a").is_ok());
+        assert_eq!(
+            transaction.opening_sql(),
+            "BEGIN ISOLATION LEVEL REPEATABLE READ;SET LOCAL work_mem = '1MB';SAVEPOINT \"a\""
+        );
+    }
+
+    #[test]
+    fn release_keeps_what_was_set_and_forgets_the_savepoint() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN");
+        transaction.savepoint("a");
+        transaction.say_setting("work_mem", Some("SET work_mem = '1MB'"));
+        assert!(transaction.release("a").is_ok());
+        assert_eq!(transaction.opening_sql(), "BEGIN;SET work_mem = '1MB'");
+        assert!(transaction.rollback_to("a").is_err());
+        assert_eq!(transaction.end(true), [("work_mem".to_owned(), Some("SET work_mem = '1MB'".to_owned()))]);
+    }
+
+    #[test]
+    fn an_error_is_forgiven_by_rolling_back_to_a_savepoint() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN");
+        transaction.savepoint("a");
+        transaction.fail();
+        assert_eq!(transaction.status(), Status::Failed);
+        assert!(transaction.rollback_to("missing").is_err());
+        assert!(transaction.rollback_to("a").is_ok());
+        assert_eq!(transaction.status(), Status::Open);
+    }
+
+    #[test]
+    fn an_implicit_block_is_not_shown_and_becomes_explicit_at_begin() {
+        let mut transaction = Transaction::default();
+        transaction.begin_implicit();
+        assert_eq!(transaction.status(), Status::Idle);
+        assert!(transaction.is_open());
+        transaction.begin("BEGIN");
+        assert_eq!(transaction.status(), Status::Open);
+    }
+
+    #[test]
+    fn a_rolled_back_setting_does_not_last() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN");
+        transaction.say_setting("work_mem", Some("SET work_mem = '1MB'"));
+        assert!(transaction.end(false).is_empty());
+    }
+}

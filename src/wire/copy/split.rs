@@ -1,0 +1,396 @@
+//! The splitter: pushed bytes in, header, rows and end marker out.
+
+use bytes::{Bytes, BytesMut};
+
+use super::binary::{self, Tuple, TupleScanner};
+use super::field::{self, FieldError, KeyFields};
+use super::line::{Line, LineScanner};
+use super::{CopyError, CopyEvent, CopyFormat, CopyRow, CopyShape};
+use crate::wire::limits::COPY_ROW_BYTES_MAX;
+
+/// Longest `\.` with its line end: what may follow a row's content before its end is seen.
+const MARKER_BYTES_MAX: usize = 4;
+
+/// Cuts COPY FROM data into rows, whatever the pieces it comes in.
+///
+/// ```text
+/// loop: push(piece); while let Some(event) = next_event()? { … }
+/// end:  finish();    while let Some(event) = next_event()? { … }
+/// ```
+///
+/// # Invariants
+/// Without an error, the bytes of all events are the bytes pushed, in order; only what follows `\.` is dropped,
+/// and a single byte left after the last binary tuple. Buffers what was pushed and not yet returned, no more.
+#[derive(Debug)]
+pub struct CopySplitter {
+    shape: CopyShape,
+    keys: KeyFields,
+    row_bytes_max: usize,
+    buffer: BytesMut,
+    lines: LineScanner,
+    tuples: TupleScanner,
+    header_due: bool,
+    /// The marker or trailer has been seen.
+    over: bool,
+    /// No more will be pushed.
+    ended: bool,
+    /// Event that stood behind the row just returned.
+    next: Option<CopyEvent>,
+    failed: Option<CopyError>,
+}
+
+impl CopySplitter {
+    /// A splitter that decodes the fields of these indexes (from 0) of every row.
+    #[allow(clippy::needless_pass_by_value)] // The caller's list is made for this call.
+    pub fn new(shape: CopyShape, key_fields: Vec<usize>) -> Self {
+        CopySplitter {
+            keys: KeyFields::new(&key_fields),
+            row_bytes_max: COPY_ROW_BYTES_MAX,
+            buffer: BytesMut::new(),
+            lines: LineScanner::new(&shape, true),
+            tuples: TupleScanner::default(),
+            header_due: shape.header || shape.format == CopyFormat::Binary,
+            over: false,
+            ended: false,
+            next: None,
+            failed: shape.check().err(),
+            shape,
+        }
+    }
+
+    /// Sets the longest row allowed.
+    ///
+    /// # Units
+    /// Bytes with the line end; default [`COPY_ROW_BYTES_MAX`].
+    #[must_use]
+    pub fn with_row_bytes_max(mut self, row_bytes_max: usize) -> Self {
+        self.row_bytes_max = row_bytes_max;
+        self
+    }
+
+    /// Takes `\.` in CSV for a value, as servers from PostgreSQL 18 on do.
+    #[must_use]
+    pub fn without_csv_marker(mut self) -> Self {
+        self.lines = LineScanner::new(&self.shape, false);
+        self
+    }
+
+    /// Takes the next piece of data. To keep the buffer small, read all events before the next piece.
+    pub fn push(&mut self, data: &[u8]) {
+        if self.failed.is_some() || data.is_empty() {
+            return;
+        }
+        if !self.over {
+            self.buffer.extend_from_slice(data);
+        } else if self.shape.format == CopyFormat::Binary {
+            self.fail(CopyError::DataAfterEnd);
+        }
+    }
+
+    /// The client has ended its data.
+    pub fn finish(&mut self) {
+        self.ended = true;
+    }
+
+    /// Bytes pushed and not yet returned.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The next header, row or end marker; `None` until more is pushed, or behind the last one.
+    ///
+    /// # Errors
+    /// PostgreSQL's own complaints about the data. See [`CopyError`] for those after which one may go on.
+    pub fn next_event(&mut self) -> Result<Option<CopyEvent>, CopyError> {
+        if let Some(event) = self.next.take() {
+            return Ok(Some(event));
+        }
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.over {
+            return Ok(None);
+        }
+        let result = if self.shape.format == CopyFormat::Binary { self.next_binary() } else { self.next_line() };
+        match &result {
+            Ok(_) | Err(CopyError::MissingField { .. } | CopyError::UnterminatedQuote { .. }) => {}
+            Err(error) => self.fail(error.clone()),
+        }
+        result
+    }
+
+    fn fail(&mut self, error: CopyError) {
+        self.failed = Some(error);
+        self.next = None;
+        self.buffer = BytesMut::new();
+    }
+
+    fn next_line(&mut self) -> Result<Option<CopyEvent>, CopyError> {
+        match self.lines.next_line(&self.buffer, self.ended)? {
+            Line::More => {
+                self.check_bytes(self.buffer.len().saturating_sub(MARKER_BYTES_MAX))?;
+                Ok(None)
+            }
+            Line::Whole { content, end } => self.line(content, end),
+            Line::Rest if self.buffer.is_empty() => Ok(None),
+            Line::Rest => self.line(self.buffer.len(), self.buffer.len()),
+            Line::Marker { content, end } => {
+                self.over = true;
+                let mut whole = std::mem::take(&mut self.buffer);
+                let mut marker = whole.split_to(end.min(whole.len()));
+                self.buffer = marker.split_to(content.min(marker.len()));
+                let marker = CopyEvent::End(marker.freeze());
+                if content == 0 {
+                    return Ok(Some(marker));
+                }
+                self.next = Some(marker);
+                self.line(content, content)
+            }
+        }
+    }
+
+    /// Takes a line off the buffer: the header or a row.
+    fn line(&mut self, content: usize, end: usize) -> Result<Option<CopyEvent>, CopyError> {
+        self.check_bytes(end)?;
+        let bytes = self.buffer.split_to(end.min(self.buffer.len())).freeze();
+        if std::mem::take(&mut self.header_due) {
+            return Ok(Some(CopyEvent::Header(bytes)));
+        }
+        let line = bytes.get(..content).unwrap_or_default();
+        match field::read_keys(&self.shape, &self.keys, line) {
+            Ok(keys) => Ok(Some(CopyEvent::Row(CopyRow { bytes, fields: None, keys }))),
+            Err(error) => Err(field_error(error, bytes)),
+        }
+    }
+
+    fn next_binary(&mut self) -> Result<Option<CopyEvent>, CopyError> {
+        if self.header_due {
+            let Some(end) = binary::header_bytes(&self.buffer, self.ended)? else {
+                self.check_bytes(self.buffer.len())?;
+                return Ok(None);
+            };
+            self.check_bytes(end)?;
+            self.header_due = false;
+            return Ok(Some(CopyEvent::Header(self.buffer.split_to(end.min(self.buffer.len())).freeze())));
+        }
+        match self.tuples.next_tuple(&self.buffer, self.ended, self.row_bytes_max)? {
+            Tuple::More => Ok(None),
+            Tuple::Rest => {
+                self.buffer.clear();
+                Ok(None)
+            }
+            Tuple::Whole { fields, end } => {
+                let bytes = self.buffer.split_to(end.min(self.buffer.len())).freeze();
+                match binary::read_keys(&self.keys, &bytes) {
+                    Ok(keys) => Ok(Some(CopyEvent::Row(CopyRow { bytes, fields: Some(fields), keys }))),
+                    Err(error) => Err(field_error(error, bytes)),
+                }
+            }
+            Tuple::Trailer => {
+                self.over = true;
+                let bytes = self.buffer.split_to(binary::TRAILER.len().min(self.buffer.len())).freeze();
+                if !self.buffer.is_empty() {
+                    // The trailer itself is right, and may have been returned before the rest came.
+                    self.fail(CopyError::DataAfterEnd);
+                }
+                Ok(Some(CopyEvent::End(bytes)))
+            }
+        }
+    }
+
+    fn check_bytes(&self, bytes: usize) -> Result<(), CopyError> {
+        if bytes > self.row_bytes_max { Err(CopyError::RowTooLong(self.row_bytes_max)) } else { Ok(()) }
+    }
+}
+
+fn field_error(error: FieldError, row: Bytes) -> CopyError {
+    match error {
+        FieldError::Missing(field) => CopyError::MissingField { field, row },
+        FieldError::UnterminatedQuote => CopyError::UnterminatedQuote { row },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CopyField;
+    use super::*;
+
+    /// Everything that comes out of these pieces: `H:`, `R:`, `E:` events, then the final error.
+    fn split(shape: &CopyShape, pieces: &[&[u8]]) -> Vec<String> {
+        let mut splitter = CopySplitter::new(shape.clone(), vec![0]);
+        let mut seen = Vec::new();
+        for piece in pieces {
+            splitter.push(piece);
+            drain(&mut splitter, &mut seen);
+        }
+        splitter.finish();
+        drain(&mut splitter, &mut seen);
+        seen
+    }
+
+    fn drain(splitter: &mut CopySplitter, seen: &mut Vec<String>) {
+        loop {
+            match splitter.next_event() {
+                Ok(None) => return,
+                Ok(Some(CopyEvent::Header(bytes))) => seen.push(format!("H:{}", bytes.escape_ascii())),
+                Ok(Some(CopyEvent::Row(row))) => {
+                    let key = match row.keys.first() {
+                        Some(CopyField::Text(value)) => value.escape_ascii().to_string(),
+                        other => format!("{other:?}"),
+                    };
+                    seen.push(format!("R:{}:{key}", row.bytes.escape_ascii()));
+                }
+                Ok(Some(CopyEvent::End(bytes))) => seen.push(format!("E:{}", bytes.escape_ascii())),
+                Err(error @ (CopyError::MissingField { .. } | CopyError::UnterminatedQuote { .. })) => {
+                    seen.push(error.to_string());
+                }
+                Err(error) => {
+                    if seen.last() != Some(&error.to_string()) {
+                        seen.push(error.to_string());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The same whether it comes whole or byte by byte.
+    #[track_caller]
+    fn check(shape: &CopyShape, data: &[u8], expected: &[&str]) {
+        assert_eq!(split(shape, &[data]), expected, "whole");
+        assert_eq!(split(shape, &data.chunks(1).collect::<Vec<_>>()), expected, "byte by byte");
+    }
+
+    #[test]
+    fn text_lines_are_rows_with_their_line_ends() {
+        let text = CopyShape::text();
+        check(&text, b"a\tb\n\nc", &["R:a\\tb\\n:a", "R:\\n:", "R:c:c"]);
+        check(&text, b"a\r\nb\r\n", &["R:a\\r\\n:a", "R:b\\r\\n:b"]);
+        check(&text, b"a\rb\r", &["R:a\\r:a", "R:b\\r:b"]);
+        check(&text, b"a\\\nb\n", &["R:a\\\\\\nb\\n:a\\nb"]);
+        check(&text, b"a\\", &["R:a\\\\:a"]);
+        check(&text, b"", &[]);
+    }
+
+    #[test]
+    fn text_ends_at_the_marker_even_within_a_line() {
+        let text = CopyShape::text();
+        check(&text, b"a\n\\.\nrest", &["R:a\\n:a", "E:\\\\.\\n"]);
+        check(&text, b"a\nb\\.\nrest", &["R:a\\n:a", "R:b:b", "E:\\\\.\\n"]);
+        check(&text, b"a\r\n\\.\r\n", &["R:a\\r\\n:a", "E:\\\\.\\r\\n"]);
+        check(&text, b"\\\\.\n", &["R:\\\\\\\\.\\n:\\\\."]);
+        check(&text, b"a\n\\.", &["R:a\\n:a", "end-of-copy marker corrupt"]);
+        check(&text, b"\\.x", &["end-of-copy marker corrupt"]);
+        check(&text, b"a\n\\.\r", &["R:a\\n:a", "end-of-copy marker does not match previous newline style"]);
+        check(&text, b"a\r\n\\.\n", &["R:a\\r\\n:a", "end-of-copy marker does not match previous newline style"]);
+    }
+
+    #[test]
+    fn line_ends_must_not_change() {
+        let text = CopyShape::text();
+        check(&text, b"a\nb\r\n", &["R:a\\n:a", "literal carriage return found in data"]);
+        check(&text, b"a\r\nb\n", &["R:a\\r\\n:a", "literal newline found in data"]);
+        check(&text, b"a\r\nb\r", &["R:a\\r\\n:a", "literal carriage return found in data"]);
+        check(&text, b"a\rb\n", &["R:a\\r:a", "literal newline found in data"]);
+        check(&CopyShape::csv(), b"a\nb\r\n", &["R:a\\n:a", "unquoted carriage return found in data"]);
+        check(&CopyShape::csv(), b"a\rb\n", &["R:a\\r:a", "unquoted newline found in data"]);
+    }
+
+    #[test]
+    fn csv_lines_end_outside_quotes() {
+        let csv = CopyShape { header: true, ..CopyShape::csv() };
+        check(&csv, b"\"a\nb\",c\n\"1\n\"\"\",2\n", &["H:\\\"a\\nb\\\",c\\n", "R:\\\"1\\n\\\"\\\"\\\",2\\n:1\\n\\\""]);
+        check(&csv, b"a\n\"1\n", &["H:a\\n", "unterminated CSV quoted field"]);
+        let csv = CopyShape { escape: b'\\', ..CopyShape::csv() };
+        check(&csv, b"\"a\\\"\n\\\\\"\nb\n", &["R:\\\"a\\\\\\\"\\n\\\\\\\\\\\"\\n:a\\\"\\n\\\\", "R:b\\n:b"]);
+    }
+
+    #[test]
+    fn the_marker_of_csv_stands_alone_on_its_line() {
+        let csv = CopyShape::csv();
+        check(&csv, b"\\.\nrest", &["E:\\\\.\\n"]);
+        check(&csv, b"\\.x\na\\.\n", &["R:\\\\.x\\n:\\\\.x", "R:a\\\\.\\n:a\\\\."]);
+        check(&csv, b"a\n\\.", &["R:a\\n:a", "R:\\\\.:\\\\."]);
+        let mut splitter = CopySplitter::new(csv, vec![]).without_csv_marker();
+        splitter.push(b"\\.\n");
+        assert!(matches!(splitter.next_event(), Ok(Some(CopyEvent::Row(_)))));
+    }
+
+    #[test]
+    fn binary_tuples_are_rows() {
+        let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\x02xy";
+        let data = [&header[..], b"\0\x02\0\0\0\x01k\xff\xff\xff\xff", b"\0\x01\xff\xff\xff\xff", b"\xff\xff"].concat();
+        for size in 1..=data.len() {
+            let mut splitter = CopySplitter::new(CopyShape::binary(), vec![0]);
+            let mut events = Vec::new();
+            for piece in data.chunks(size) {
+                splitter.push(piece);
+                while let Some(event) = splitter.next_event().unwrap() {
+                    events.push(event);
+                }
+            }
+            let [CopyEvent::Header(first), CopyEvent::Row(one), CopyEvent::Row(two), CopyEvent::End(end)] = &events[..]
+            else {
+                panic!("{size}: {events:?}")
+            };
+            assert_eq!((&first[..], &end[..]), (&header[..], &b"\xff\xff"[..]));
+            assert_eq!((one.fields, &one.keys[..]), (Some(2), &[CopyField::Binary(Bytes::from_static(b"k"))][..]));
+            assert_eq!((two.fields, &two.keys[..]), (Some(1), &[CopyField::Null][..]));
+        }
+    }
+
+    #[test]
+    fn binary_data_that_postgresql_refuses_is_refused() {
+        let binary = CopyShape::binary();
+        let with_header = |rest: &[u8]| [b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0", rest].concat();
+        let last = |data: &[u8]| split(&binary, &[data]).pop().unwrap_or_default();
+        assert_eq!(last(b"PGCOPY\n\xff\r\n"), "COPY file signature not recognized");
+        assert_eq!(last(b"PGCOPX\n\xff\r\n\0"), "COPY file signature not recognized");
+        assert_eq!(last(b"PGCOPY\n\xff\r\n\0\0\x01\0\0"), "invalid COPY file header (WITH OIDS)");
+        assert_eq!(last(b"PGCOPY\n\xff\r\n\0\0\x02\0\0"), "unrecognized critical flags in COPY file header");
+        assert_eq!(last(b"PGCOPY\n\xff\r\n\0\0\0\0\0\xff\xff\xff\xff"), "invalid COPY file header (missing length)");
+        assert_eq!(last(&with_header(b"\xff\xfe")), "row field count is -2");
+        assert_eq!(last(&with_header(b"\0\x01\xff\xff\xff\xfe")), "invalid field size");
+        assert_eq!(last(&with_header(b"\0\x01\0\0\0\x02x")), "unexpected EOF in COPY data");
+        assert_eq!(last(&with_header(b"\xff\xffx")), "received copy data after EOF marker");
+        assert_eq!(last(&with_header(b"\0\0")), "missing data for field 0");
+        assert_eq!(split(&binary, &[&with_header(b"\0")]).len(), 1);
+    }
+
+    #[test]
+    fn rows_over_the_limit_are_refused_before_they_are_whole() {
+        for (shape, data) in [
+            (CopyShape::text(), b"123456\n12345678901234567890".to_vec()),
+            (CopyShape::csv(), b"123456\n\"1234567890\n1234567890".to_vec()),
+            (CopyShape::binary(), b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01\x7f\xff\xff\xff".to_vec()),
+        ] {
+            let bytes_max = if shape.format == CopyFormat::Binary { 30 } else { 7 };
+            let mut splitter = CopySplitter::new(shape, vec![]).with_row_bytes_max(bytes_max);
+            let mut largest = 0;
+            let mut result = Ok(None);
+            for piece in data.chunks(1) {
+                splitter.push(piece);
+                result = splitter.next_event();
+                largest = largest.max(splitter.buffered_bytes());
+            }
+            assert_eq!(result, Err(CopyError::RowTooLong(bytes_max)));
+            assert!(largest <= bytes_max + MARKER_BYTES_MAX, "{largest}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_the_key_field_does_not_end_the_copy() {
+        let mut splitter = CopySplitter::new(CopyShape::text(), vec![1]);
+        splitter.push(b"a\nb\tc\n");
+        let row = Bytes::from_static(b"a\n");
+        assert_eq!(splitter.next_event(), Err(CopyError::MissingField { field: 1, row }));
+        assert!(matches!(splitter.next_event(), Ok(Some(CopyEvent::Row(_)))));
+        assert_eq!(splitter.next_event(), Ok(None));
+    }
+
+    #[test]
+    fn a_line_end_as_quote_is_refused() {
+        let mut splitter = CopySplitter::new(CopyShape { quote: b'\n', ..CopyShape::csv() }, vec![]);
+        assert_eq!(splitter.next_event(), Err(CopyError::Shape));
+    }
+}

@@ -1,0 +1,16 @@
+//! What issue 2 calls done, on real servers: pgbench, TPC-H, crashes, atomicity across shards.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/raw.rs"]
+mod raw;
+
+#[path = "../../benches/tpch/loader.rs"]
+mod loader;
+
+mod atomicity;
+mod crash;
+mod pgbench;
+mod tpch;
+mod up;

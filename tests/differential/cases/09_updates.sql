@@ -1,0 +1,93 @@
+UPDATE users SET name = 'one' WHERE id = 1;
+UPDATE users SET name = 'none' WHERE id = 999;
+UPDATE users SET balance = balance + 10 WHERE id IN (1, 2, 3, 4);
+UPDATE users SET balance = balance - 1;
+UPDATE users SET name = upper(name) WHERE country = 'de';
+UPDATE users SET name = 'x' WHERE false;
+SELECT id, name, balance FROM users ORDER BY id;
+UPDATE users SET name = DEFAULT, balance = DEFAULT WHERE id = 2 RETURNING *;
+UPDATE users SET (name, balance) = ('pair', 5) WHERE id = 3 RETURNING id, name, balance;
+UPDATE users SET (name, balance) = (SELECT 'sub', 6) WHERE id = 3 RETURNING id, name, balance;
+UPDATE users SET balance = balance * 2 WHERE id BETWEEN 10 AND 20 RETURNING id, balance;
+UPDATE users u SET name = u.email WHERE u.id = 4 RETURNING u.id, u.name AS n;
+UPDATE users SET name = NULL WHERE name = '' RETURNING id;
+UPDATE orders SET status = 'paid' WHERE user_id = 18 AND status = 'new';
+UPDATE orders SET status = 'cancelled' WHERE id = 7;
+UPDATE orders SET amount = amount + 0.01 WHERE status = 'shipped' AND amount > 60;
+UPDATE orders SET amount = o2.s FROM (SELECT user_id, sum(amount) AS s FROM orders GROUP BY user_id) o2 WHERE o2.user_id = orders.user_id AND orders.user_id = 5;
+UPDATE orders o SET status = 'paid' FROM users u WHERE u.id = o.user_id AND u.country = 'jp';
+UPDATE orders o SET status = 'new' FROM users u WHERE u.id = o.user_id AND u.id = 3 RETURNING o.id, u.name;
+UPDATE order_items i SET price = p.price FROM products p WHERE p.sku = i.sku AND i.quantity = 5;
+UPDATE order_items SET price = price + 1 WHERE user_id = 18 AND order_id = 1 AND line = 1 RETURNING price;
+UPDATE users SET name = c.name FROM countries c WHERE c.code = users.country AND users.id = 8;
+UPDATE countries SET name = 'Frankreich' WHERE code = 'fr';
+UPDATE countries SET name = name || '!' RETURNING code, name;
+UPDATE settings SET value = 'changed' WHERE name = 'motd' RETURNING *;
+UPDATE settings SET value = NULL;
+UPDATE events SET payload = jsonb_set(payload, '{user}', '99') WHERE id = '00000000-0000-4000-8000-000000000003' RETURNING payload;
+UPDATE events SET kind = 'seen' WHERE kind = 'buy';
+UPDATE readings SET value = value + 1 WHERE device = 'device-1' AND day = '2024-06-03' RETURNING value;
+UPDATE readings SET value = 0 WHERE value IS NULL;
+UPDATE users SET balance = (SELECT max(balance) FROM users) WHERE id = 6 RETURNING balance;
+UPDATE users SET name = 'rich' WHERE id IN (SELECT user_id FROM orders WHERE amount > 118);
+UPDATE users SET name = 'few' WHERE id IN (SELECT id FROM users ORDER BY id LIMIT 3);
+-- The key itself: the row would have to move.
+UPDATE users SET id = id WHERE id = 60;
+UPDATE users SET id = 5060 WHERE id = 60;
+UPDATE readings SET day = day + 100 WHERE device = 'device-2' AND day = '2024-06-05';
+SELECT id, name FROM users WHERE id IN (60, 5060);
+--@ error 23505
+UPDATE countries SET code = 'de' WHERE code = 'fr';
+--@ error 23514
+UPDATE orders SET status = 'lost' WHERE user_id = 18;
+--@ error 23502
+UPDATE users SET email = NULL WHERE id = 1;
+--@ error 23502
+UPDATE users SET email = NULL;
+--@ error 23503
+UPDATE users SET country = 'xx' WHERE id = 1;
+--@ error 22012
+UPDATE users SET balance = 1 / (id - 30);
+--@ error 22003
+UPDATE users SET balance = 1e20 WHERE id = 1;
+--@ error 42703
+UPDATE users SET nothing = 1 WHERE id = 1;
+--@ error 42601
+UPDATE users SET name = 'a', name = 'b' WHERE id = 1;
+SELECT count(*), sum(balance) FROM users;
+WITH u AS (UPDATE users SET name = 'cte' WHERE id = 9 RETURNING id, name) SELECT * FROM u;
+WITH u AS (UPDATE users SET balance = 0 WHERE balance < 0 RETURNING id) SELECT count(*) FROM u;
+DELETE FROM order_items WHERE user_id = 18 AND order_id = 1;
+DELETE FROM order_items WHERE quantity = 5 RETURNING user_id, order_id, line;
+DELETE FROM orders WHERE user_id = 18 RETURNING id, amount;
+DELETE FROM orders WHERE user_id IN (1, 2, 3);
+DELETE FROM orders WHERE id IN (50, 60, 70);
+DELETE FROM orders WHERE user_id = 999;
+-- Three in all, not three a shard.
+DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT 3);
+DELETE FROM readings WHERE device IN (SELECT device FROM readings ORDER BY device LIMIT 1);
+DELETE FROM readings WHERE ctid = '(0,1)' AND false;
+DELETE FROM orders o USING users u WHERE u.id = o.user_id AND u.id = 20 RETURNING o.id;
+DELETE FROM orders o USING users u WHERE u.id = o.user_id AND u.country = 'gr';
+DELETE FROM events WHERE id = '00000000-0000-4000-8000-000000000001';
+DELETE FROM events WHERE payload IS NULL;
+DELETE FROM settings WHERE name = 'theme' RETURNING name;
+DELETE FROM countries WHERE code = 'zz';
+--@ error 23503
+DELETE FROM countries WHERE code = 'de';
+--@ error 23503
+DELETE FROM users WHERE id = 40;
+--@ error 23503
+DELETE FROM users;
+WITH d AS (DELETE FROM readings WHERE device = 'device-4' RETURNING *) SELECT count(*) FROM d;
+DELETE FROM readings;
+SELECT count(*) FROM readings;
+MERGE INTO settings s USING (VALUES ('motd', 'merged'), ('brand', 'new')) v(name, value) ON s.name = v.name WHEN MATCHED THEN UPDATE SET value = v.value WHEN NOT MATCHED THEN INSERT VALUES (v.name, v.value);
+MERGE INTO users u USING (VALUES (1, 'm1'), (6001, 'm2')) v(id, email) ON u.id = v.id WHEN MATCHED THEN UPDATE SET email = v.email WHEN NOT MATCHED THEN INSERT (id, email) VALUES (v.id, v.email);
+SELECT name, value FROM settings ORDER BY name;
+TRUNCATE events;
+SELECT count(*) FROM events;
+TRUNCATE order_items, orders;
+SELECT count(*) FROM orders;
+--@ error 0A000
+TRUNCATE users;

@@ -1,0 +1,141 @@
+//! From a plan and values to shards.
+
+use std::collections::HashMap;
+
+use ostrakon::base::ShardId;
+use ostrakon::error::ErrorId;
+use ostrakon::planner::{self, BindError, Bound, BoundShards, Context, ParamValue, Values};
+use ostrakon::sql::{self, Lexed, Literal};
+use ostrakon::topology::{KeyType, KeyValue, Topology};
+use ostrakon::wire::Format;
+
+use super::demo;
+
+struct Given<'g> {
+    lexed: &'g Lexed,
+    params: HashMap<u32, (u32, Format, Option<Vec<u8>>)>,
+}
+
+impl Values for Given<'_> {
+    fn literal(&self, index: usize) -> Option<&Literal> {
+        self.lexed.literals.get(index)
+    }
+
+    fn param(&self, number: u32) -> Option<ParamValue<'_>> {
+        let (type_oid, format, bytes) = self.params.get(&number)?;
+        Some(ParamValue { type_oid: *type_oid, format: *format, bytes: bytes.as_deref() })
+    }
+
+    fn fill(&self, _fill: usize, row: usize) -> Option<i64> {
+        Some(100 + row as i64)
+    }
+}
+
+fn bind(text: &str, params: &[(u32, Format, Option<&[u8]>)]) -> (Topology, Result<Bound, BindError>) {
+    let (schema, tables) = demo::schema();
+    let topology = demo::topology(4, tables);
+    let search_path = ["public".to_owned()];
+    let context = Context { topology: &topology, schema: &schema, search_path: &search_path, text };
+    let lexed = sql::lex(text).unwrap();
+    let statement = sql::parse(text, &lexed).unwrap();
+    let plan = planner::plan(&context, &lexed, &statement).unwrap();
+    let params = params
+        .iter()
+        .enumerate()
+        .map(|(index, (oid, format, bytes))| (index as u32 + 1, (*oid, *format, bytes.map(<[u8]>::to_vec))))
+        .collect();
+    let bound = planner::bind(&plan, &topology, &Given { lexed: &lexed, params });
+    (topology, bound)
+}
+
+fn owner(topology: &Topology, key: i64) -> ShardId {
+    topology.shard_of_key(&[KeyValue::Int(key)])
+}
+
+fn many() -> BoundShards {
+    BoundShards::Many((1..=4).map(ShardId).collect())
+}
+
+#[test]
+fn a_literal_key_has_one_owner() {
+    let (topology, bound) = bind("SELECT * FROM users WHERE id = 5--comment\n+ 1", &[]);
+    // The key is an expression: nothing is known.
+    assert_eq!(bound.unwrap().shards, many());
+    let (_, bound) = bind("SELECT * FROM users WHERE id = 5--comment\n", &[]);
+    assert_eq!(bound.unwrap().shards, BoundShards::One(owner(&topology, 5)));
+    let (_, bound) = bind("SELECT * FROM users WHERE id = -7", &[]);
+    assert_eq!(bound.unwrap().shards, BoundShards::One(owner(&topology, -7)));
+    let (_, bound) = bind("SELECT * FROM users WHERE id = '5'", &[]);
+    assert_eq!(bound.unwrap().shards, BoundShards::One(owner(&topology, 5)));
+    let (_, bound) = bind("SELECT * FROM users WHERE id = 5.0", &[]);
+    assert_eq!(bound.unwrap().shards, BoundShards::One(owner(&topology, 5)));
+    let (_, bound) = bind("SELECT * FROM users WHERE id = 5.5", &[]);
+    assert_eq!(bound.unwrap().shards, many());
+}
+
+#[test]
+fn parameters_are_read_by_their_own_type() {
+    let text = "SELECT * FROM pgbench_accounts WHERE aid = $1";
+    let topology = bind(text, &[(0, Format::Text, Some(b"9"))]).0;
+    let nine = BoundShards::One(owner(&topology, 9));
+    for param in [
+        (0, Format::Text, Some(&b"9"[..])),
+        (20, Format::Text, Some(b"9")),
+        (23, Format::Binary, Some(&[0, 0, 0, 9])),
+        (20, Format::Binary, Some(&[0, 0, 0, 0, 0, 0, 0, 9])),
+    ] {
+        assert_eq!(bind(text, &[param]).1.unwrap().shards, nine, "{param:?}");
+    }
+    assert_eq!(bind(text, &[(1700, Format::Text, Some(b"9.0"))]).1.unwrap().shards, many());
+    assert_eq!(bind(text, &[(0, Format::Text, None)]).1.unwrap().shards, BoundShards::Any);
+}
+
+#[test]
+fn in_lists_prune_to_the_owners() {
+    let (topology, bound) = bind("SELECT * FROM users WHERE id IN (1, 2, NULL, 3, 4)", &[]);
+    let mut owners: Vec<ShardId> = (1..=4).map(|key| owner(&topology, key)).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    assert_eq!(bound.unwrap().shards, BoundShards::Many(owners));
+}
+
+#[test]
+fn rows_go_by_their_keys() {
+    let (topology, bound) = bind("INSERT INTO orders (user_id, status) VALUES (1, 'a'), (-2, 'b'), ($1, 'c')", &[(
+        20,
+        Format::Text,
+        Some(b"3"),
+    )]);
+    assert_eq!(bound.unwrap().rows, [owner(&topology, 1), owner(&topology, -2), owner(&topology, 3)]);
+    let (_, bound) = bind("INSERT INTO users (email) VALUES ('a'), ('b')", &[]);
+    assert_eq!(bound.unwrap().rows, [owner(&topology, 100), owner(&topology, 101)]);
+}
+
+#[test]
+fn a_null_key_is_missing_and_an_odd_one_is_for_a_server_to_read() {
+    let text = "INSERT INTO orders (user_id) VALUES ($1)";
+    match bind(text, &[(0, Format::Text, None)]).1 {
+        Err(BindError::Refused(error)) => assert_eq!(error.id, ErrorId::ShardingKeyMissing),
+        other => panic!("{other:?}"),
+    }
+    match bind(text, &[(0, Format::Text, Some(b"0x10"))]).1 {
+        Err(BindError::Unreadable(slots)) => {
+            assert_eq!(slots.len(), 1);
+            assert_eq!((slots[0].key_type, slots[0].row), (KeyType::Int8, Some(0)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn different_keys_in_one_statement_are_fine_on_one_shard_only() {
+    let text = "SELECT * FROM users u, orders o WHERE u.id = $1 AND o.user_id = $2 AND u.email = o.status";
+    let topology = bind(text, &[(0, Format::Text, Some(b"1")), (0, Format::Text, Some(b"1"))]).0;
+    let other = (2..).find(|key| owner(&topology, *key) != owner(&topology, 1)).unwrap().to_string();
+    let same = bind(text, &[(0, Format::Text, Some(b"1")), (0, Format::Text, Some(b"1"))]).1;
+    assert_eq!(same.unwrap().shards, BoundShards::One(owner(&topology, 1)));
+    match bind(text, &[(0, Format::Text, Some(b"1")), (0, Format::Text, Some(other.as_bytes()))]).1 {
+        Err(BindError::Refused(error)) => assert_eq!(error.sqlstate(), "0A000"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,211 @@
+//! What every store owes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostrakon::store::{Change, Revision, StoreError, WatchEvent, take_sequence_block};
+use ostrakon::topology::TableName;
+
+use crate::every_kind;
+
+fn conflict(key: &str, current: Option<Revision>) -> StoreError {
+    StoreError::Conflict { key: key.into(), current }
+}
+
+#[tokio::test]
+async fn a_record_is_created_once() {
+    for (kind, fresh) in every_kind() {
+        let store = &fresh.store;
+        assert_eq!(store.get("a").await.unwrap(), None, "{kind}");
+        let revision = store.put("a", b"1".to_vec(), None).await.unwrap();
+        let entry = store.get("a").await.unwrap().unwrap();
+        assert_eq!((entry.value.as_slice(), entry.revision), (b"1".as_slice(), revision), "{kind}");
+        assert_eq!(store.put("a", b"2".to_vec(), None).await, Err(conflict("a", Some(revision))), "{kind}");
+        assert_eq!(store.get("a").await.unwrap().unwrap().value, b"1", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_writer_writes_nothing() {
+    for (kind, fresh) in every_kind() {
+        let store = &fresh.store;
+        let first = store.put("a", b"1".to_vec(), None).await.unwrap();
+        let second = store.put("a", b"2".to_vec(), Some(first)).await.unwrap();
+        assert!(second > first, "{kind}");
+        assert_eq!(store.put("a", b"3".to_vec(), Some(first)).await, Err(conflict("a", Some(second))), "{kind}");
+        assert_eq!(store.delete("a", first).await, Err(conflict("a", Some(second))), "{kind}");
+        assert_eq!(store.put("b", b"1".to_vec(), Some(second)).await, Err(conflict("b", None)), "{kind}");
+        assert_eq!(store.get("a").await.unwrap().unwrap().value, b"2", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn revisions_are_not_reused_after_a_delete() {
+    for (kind, fresh) in every_kind() {
+        let store = &fresh.store;
+        let first = store.put("a", b"1".to_vec(), None).await.unwrap();
+        store.delete("a", first).await.unwrap();
+        assert_eq!(store.get("a").await.unwrap(), None, "{kind}");
+        let again = store.put("a", b"1".to_vec(), None).await.unwrap();
+        assert!(again > first, "{kind}");
+        assert!(store.put("a", b"2".to_vec(), Some(first)).await.is_err(), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_has_the_prefix_and_the_order_of_keys() {
+    for (kind, fresh) in every_kind() {
+        let store = &fresh.store;
+        for key in ["b/2", "a", "b/1", "b", "b/10", "c", "ä/1"] {
+            store.put(key, key.as_bytes().to_vec(), None).await.unwrap();
+        }
+        let keys =
+            |entries: Vec<ostrakon::store::Entry>| -> Vec<String> { entries.into_iter().map(|e| e.key).collect() };
+        assert_eq!(keys(store.list("b/").await.unwrap()), ["b/1", "b/10", "b/2"], "{kind}");
+        assert_eq!(keys(store.list("").await.unwrap()).len(), 7, "{kind}");
+        assert_eq!(keys(store.list("x").await.unwrap()).len(), 0, "{kind}");
+        assert_eq!(keys(store.list("ä").await.unwrap()), ["ä/1"], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn of_many_writers_with_one_revision_exactly_one_wins() {
+    for (kind, fresh) in every_kind() {
+        let revision = fresh.store.put("a", vec![], None).await.unwrap();
+        let writers: Vec<_> = (0..16_u8)
+            .map(|writer| {
+                let store = Arc::clone(&fresh.store);
+                tokio::spawn(async move { store.put("a", vec![writer], Some(revision)).await.is_ok() })
+            })
+            .collect();
+        let mut winners = 0;
+        for writer in writers {
+            winners += usize::from(writer.await.unwrap());
+        }
+        assert_eq!(winners, 1, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_sees_the_changes_under_its_prefix_in_order() {
+    for (kind, fresh) in every_kind() {
+        let store = &fresh.store;
+        store.put("w/before", vec![], None).await.unwrap();
+        let mut watch = store.watch("w/").await.unwrap();
+        let first = store.put("w/a", b"1".to_vec(), None).await.unwrap();
+        store.put("other", b"1".to_vec(), None).await.unwrap();
+        store.delete("w/a", first).await.unwrap();
+        let Some(WatchEvent::Change(Change::Put(entry))) = watch.next().await else { panic!("{kind}: no put") };
+        assert_eq!((entry.key.as_str(), entry.value.as_slice(), entry.revision), ("w/a", b"1".as_slice(), first));
+        let Some(WatchEvent::Change(Change::Deleted { key, revision })) = watch.next().await else {
+            panic!("{kind}: no delete")
+        };
+        assert_eq!(key, "w/a");
+        assert!(revision > first);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_watcher_is_told_that_it_missed_changes() {
+    for (kind, fresh) in every_kind() {
+        let mut watch = fresh.store.watch("").await.unwrap();
+        let mut revision = None;
+        for _ in 0..300 {
+            revision = Some(fresh.store.put("a", vec![], revision).await.unwrap());
+        }
+        assert_eq!(watch.next().await, Some(WatchEvent::Missed), "{kind}");
+        let Some(WatchEvent::Change(change)) = watch.next().await else { panic!("{kind}: nothing after it") };
+        assert_eq!(change.key(), "a");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_store() {
+    for (kind, fresh) in every_kind() {
+        let mut watch = fresh.store.watch("").await.unwrap();
+        drop(fresh);
+        assert_eq!(watch.next().await, None, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn one_holder_has_a_lease_until_it_ends() {
+    let ttl = Duration::from_secs(10);
+    for (kind, fresh) in every_kind() {
+        let (store, clock) = (&fresh.store, &fresh.clock);
+        let held = |holder: &str| StoreError::LeaseHeld { name: "lead".into(), holder: holder.into() };
+        let lost = StoreError::LeaseLost { name: "lead".into() };
+        let first = store.acquire("lead", "a", ttl).await.unwrap();
+        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
+        assert_eq!(store.acquire("lead", "a", ttl).await, Err(held("a")), "{kind}");
+        clock.advance(Duration::from_secs(9));
+        store.renew(&first, ttl).await.unwrap();
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(store.renew(&first, ttl).await, Err(lost.clone()), "{kind}: it ran out");
+        let second = store.acquire("lead", "b", ttl).await.unwrap();
+        assert!(second.token > first.token, "{kind}");
+        store.release(&first).await.unwrap();
+        assert_eq!(store.acquire("lead", "c", ttl).await, Err(held("b")), "{kind}: a stale release frees nothing");
+        store.release(&second).await.unwrap();
+        assert_eq!(store.renew(&second, ttl).await, Err(lost), "{kind}");
+        let third = store.acquire("lead", "c", ttl).await.unwrap();
+        assert!(third.token > second.token, "{kind}");
+        store.acquire("other", "c", ttl).await.unwrap();
+    }
+}
+
+fn name() -> TableName {
+    TableName { schema: "public".into(), name: "users_id_seq".into() }
+}
+
+#[tokio::test]
+async fn sequence_blocks_follow_one_another_and_the_floor() {
+    for (kind, fresh) in every_kind() {
+        let store = fresh.store.as_ref();
+        assert_eq!(take_sequence_block(store, &name(), 10, 1).await.unwrap(), 1..11, "{kind}");
+        assert_eq!(take_sequence_block(store, &name(), 5, 1).await.unwrap(), 11..16, "{kind}");
+        assert_eq!(take_sequence_block(store, &name(), 5, 100).await.unwrap(), 100..105, "{kind}");
+        assert_eq!(take_sequence_block(store, &name(), 1, -7).await.unwrap(), 105..106, "{kind}");
+        let other = TableName { schema: "public\".\"users".into(), name: "id_seq".into() };
+        assert_eq!(take_sequence_block(store, &other, 1, -7).await.unwrap(), -7..-6, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_exhausted_sequence_says_so() {
+    for (kind, fresh) in every_kind() {
+        let store = fresh.store.as_ref();
+        let error = take_sequence_block(store, &name(), 10, i64::MAX - 3).await.unwrap_err();
+        assert!(matches!(error, StoreError::SequenceExhausted { .. }), "{kind}");
+        assert!(take_sequence_block(store, &name(), u64::MAX, 0).await.is_err(), "{kind}");
+        assert_eq!(take_sequence_block(store, &name(), 2, 1).await.unwrap(), 1..3, "{kind}: nothing was taken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn blocks_taken_at_the_same_time_never_overlap() {
+    for (kind, fresh) in every_kind() {
+        let takers: Vec<_> = (0..8)
+            .map(|_| {
+                let store = Arc::clone(&fresh.store);
+                tokio::spawn(async move {
+                    let mut blocks = Vec::new();
+                    for _ in 0..20 {
+                        blocks.push(take_sequence_block(store.as_ref(), &name(), 7, 1).await.unwrap());
+                    }
+                    blocks
+                })
+            })
+            .collect();
+        let mut seen = BTreeSet::new();
+        for taker in takers {
+            for number in taker.await.unwrap().into_iter().flatten() {
+                assert!(seen.insert(number), "{kind}: {number} was given twice");
+            }
+        }
+        assert_eq!(seen.len(), 8 * 20 * 7, "{kind}");
+    }
+}
