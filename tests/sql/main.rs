@@ -4,6 +4,7 @@
 
 mod corpus;
 mod differential;
+mod oracle;
 mod properties;
 mod server;
 mod trees;

@@ -216,10 +216,11 @@ impl Converter<'_, '_, '_> {
             let nested = index.parse::<usize>().ok().and_then(|index| self.nested.get(index));
             return match nested {
                 Some(Argument::Expr(tokens)) => expression::parse(self.source, tokens.clone()),
-                Some(Argument::WholeRow(tokens)) => {
-                    let row = expression::parse(self.source, tokens.clone())?;
-                    Ok(Expr::Other { what: "whole row", children: vec![row] })
+                Some(Argument::Under(what, tokens)) => {
+                    let inner = expression::parse(self.source, tokens.clone())?;
+                    Ok(Expr::Other { what, children: vec![inner] })
                 }
+                Some(Argument::Word(what, _)) => Ok(Expr::Other { what, children: Vec::new() }),
                 None => self.refuse("an unknown part"),
             };
         }
@@ -321,14 +322,13 @@ impl Converter<'_, '_, '_> {
             [ObjectNamePart::Identifier(ident)] => self.source.is_keyword(self.token_of(ident.span)?, "row"),
             _ => false,
         };
-        let collation_for = match function.name.0.as_slice() {
-            [ObjectNamePart::Identifier(ident)] => ident.value == "pg_collation_for",
-            _ => false,
+        let renamed = match function.name.0.as_slice() {
+            [ObjectNamePart::Identifier(ident)] => self.renamed(ident)?,
+            _ => None,
         };
-        let name = if collation_for {
-            ObjectName { schema: None, name: "pg_collation_for".to_owned() }
-        } else {
-            self.object_name(function.name)?
+        let name = match renamed {
+            Some(name) => ObjectName { schema: None, name: name.to_owned() },
+            None => self.object_name(function.name)?,
         };
         let mut call = Call {
             name,
@@ -361,6 +361,19 @@ impl Converter<'_, '_, '_> {
             return Ok(Expr::Row(call.args));
         }
         Ok(Expr::Function(Box::new(call)))
+    }
+
+    /// The name of the function that COLLATION FOR and TRIM mean.
+    fn renamed(&self, ident: &Ident) -> Parsed<Option<&'static str>> {
+        let token = self.token_of(ident.span)?;
+        let is_trim = self.source.is_keyword(token, "trim");
+        Ok(match ident.value.as_str() {
+            "pg_collation_for" if self.source.is_keyword(token, "collation") => Some("pg_collation_for"),
+            "btrim" if is_trim => Some("btrim"),
+            "ltrim" if is_trim => Some("ltrim"),
+            "rtrim" if is_trim => Some("rtrim"),
+            _ => None,
+        })
     }
 
     fn argument(&self, argument: FunctionArg, call: &mut Call) -> Parsed<()> {
