@@ -1,5 +1,5 @@
--- The demo schema: a small shop. Tables are declared sharded, reference or single beforehand (see the
--- command line's demo loader); on a plain PostgreSQL server this file works as it is.
+-- The demo schema: a small shop. `ostrakon up --demo` first declares which tables are sharded, reference or
+-- single, then sends these statements one by one. On a plain PostgreSQL server the file works as it is.
 
 CREATE TABLE countries (
     code text PRIMARY KEY,
@@ -1575,6 +1575,6 @@ INSERT INTO readings (device, day, value) VALUES
     ('device-15', '2025-01-09', -0.062),
     ('device-15', '2025-01-10', 10.192);
 
--- The rows above bring their own ids; new rows get the ids after them.
+-- The rows above bring their own ids, and new rows get the ids after them.
 ALTER SEQUENCE users_id_seq RESTART WITH 1001;
 ALTER SEQUENCE orders_id_seq RESTART WITH 1001;

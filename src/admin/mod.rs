@@ -26,8 +26,6 @@ use command::Command;
 pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
-    /// The role that looks after the servers.
-    control_user: String,
 }
 
 /// Rows of a view.
@@ -47,8 +45,8 @@ const TEXT_OID: u32 = 25;
 
 impl Admin {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, control_user: String) -> Self {
-        Self { cluster, store, control_user }
+    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
+        Self { cluster, store }
     }
 
     /// Answers one command, without ReadyForQuery.
@@ -79,7 +77,7 @@ impl Admin {
                 // A session that never connects: planning needs no server.
                 let mut session = Session::new(
                     Arc::clone(&self.cluster),
-                    &self.control_user,
+                    &self.cluster.control.user,
                     Settings::default(),
                     Arc::new(CancelSlot::default()),
                 );

@@ -59,11 +59,7 @@ impl Admin {
 
     /// What must hold of a table that exists already.
     async fn check(&self, before: &Topology, after: &Topology, name: &TableName) -> Result<(), ClientError> {
-        let home = self.connect(before, before.home()).await;
-        let mut home = match home {
-            Ok(home) => home,
-            Err(error) => return Err(error),
-        };
+        let mut home = self.connect(before, before.home()).await?;
         let schema = crate::backend::schema::read_schema(&mut home).await.map_err(|error| {
             ClientError::new(ErrorId::ShardUnreachable, "the schema cannot be read").with_detail(format!("{error}."))
         })?;
@@ -85,7 +81,7 @@ impl Admin {
     }
 
     async fn connect(&self, topology: &Topology, shard: ShardId) -> Result<Connection, ClientError> {
-        let target = self.cluster.target(topology, shard, &self.control_user)?;
+        let target = self.cluster.control_target(topology, shard)?;
         Connection::connect(&target).await.map_err(|error| error.to_client_error(&shard_name(topology, shard)))
     }
 

@@ -53,7 +53,7 @@ impl Admin {
             .iter()
             .map(|node| ProbeTarget {
                 shard: node.shard,
-                target: self.cluster.node_target(&topology, node, &self.control_user),
+                target: self.cluster.node_target(&topology, node, self.cluster.control.clone()),
             })
             .collect();
         let answers = probe(&targets, PROBE_MS).await;

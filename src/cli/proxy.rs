@@ -43,6 +43,14 @@ impl Proxy {
         self.running.address
     }
 
+    /// Waits for it to end by itself, which it never should.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn finished(&mut self) {
+        self.running.finished().await;
+    }
+
     /// Stops it.
     pub async fn stop(self) {
         drop(self.file);
@@ -58,17 +66,9 @@ async fn stop(running: Running) {
 
 /// The settings of a proxy over servers that trust this machine.
 pub fn trusting_settings(listen: SocketAddr, directory: &Path) -> Settings {
-    Settings {
-        listen,
-        data: directory.to_owned(),
-        control_user: crate::host::replication::SUPERUSER.to_owned(),
-        control_password: None,
-        passwords: std::collections::HashMap::new(),
-        pool_size: POOL_SIZE,
-        checkout_timeout_ms: CHECKOUT_TIMEOUT_MS,
-    }
+    let control_user = crate::host::replication::SUPERUSER;
+    Settings { pool_size: POOL_SIZE, ..Settings::new(listen, directory.to_owned(), control_user) }
 }
 
 /// Connections a node, database and role; the servers of `up` take 200.
 const POOL_SIZE: usize = 40;
-const CHECKOUT_TIMEOUT_MS: u64 = 5_000;

@@ -36,7 +36,7 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&directory.join("store.redb"))?);
     let epoch = bring_up_to_date(&config, &arguments.config, store.as_ref()).await?;
     let starting = Proxy::start(settings(&config, listen), store);
-    let proxy = tokio::select! {
+    let mut proxy = tokio::select! {
         proxy = starting => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the proxy was ready")),
     };
@@ -47,8 +47,14 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
         }))?,
         Output::Table => output::line(&format!("serving {} on {address}, epoch {epoch}", config.proxy.database))?,
     }
-    signals.next().await;
+    let ended_by_itself = tokio::select! {
+        () = signals.next() => false,
+        () = proxy.finished() => true,
+    };
     tracing::info!("stopping");
+    if ended_by_itself {
+        return Err(Failure::new("the proxy stopped listening by itself; its log says more"));
+    }
     proxy.stop().await;
     Ok(())
 }
@@ -78,13 +84,15 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
     let password = |user: &crate::config::UserConfig| {
         user.password.as_ref().map(|password| (user.name.clone(), password.expose().to_owned()))
     };
+    let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Settings {
-        listen,
-        data: config.proxy.data.clone(),
-        control_user: config.control.user.clone(),
         control_password: config.control.password.as_ref().map(|password| password.expose().to_owned()),
         passwords: config.users.iter().filter_map(password).collect(),
         pool_size: config.pool.size,
-        checkout_timeout_ms: u64::try_from(config.pool.checkout_timeout.as_millis()).unwrap_or(u64::MAX),
+        checkout_timeout_ms: milliseconds(config.pool.checkout_timeout),
+        connect_timeout_ms: milliseconds(config.pool.connect_timeout),
+        idle_timeout_ms: milliseconds(config.pool.idle_timeout),
+        clients_max: config.proxy.clients_max,
+        ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
     }
 }

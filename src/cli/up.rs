@@ -129,7 +129,7 @@ async fn serve_until_stopped(arguments: &UpArguments, output: Output, progress: 
     let spared = cluster::running(machine.directory());
     let started = start(&machine, arguments, progress, &mut signals).await;
     progress.clear();
-    let cluster = match started {
+    let mut cluster = match started {
         Ok(cluster) => cluster,
         Err(failure) => {
             // What ran before goes on; what was started now goes with us.
@@ -140,9 +140,13 @@ async fn serve_until_stopped(arguments: &UpArguments, output: Output, progress: 
         }
     };
     announce(&cluster.document, output, progress, machine.directory())?;
-    signals.next().await;
-    tracing::info!("stopping");
-    cluster.proxy.stop().await;
+    tokio::select! {
+        () = signals.next() => {
+            tracing::info!("stopping");
+            cluster.proxy.stop().await;
+        }
+        () = cluster.proxy.finished() => tracing::error!("the proxy stopped listening by itself"),
+    }
     cluster::stop_all(machine.directory(), &BTreeSet::new(), progress).await?;
     tracing::info!("stopped");
     Ok(())

@@ -100,14 +100,14 @@ impl Session {
             self.link(*shard).await?;
         }
         let mut format = None;
-        for shard in shards {
+        for (started, shard) in shards.iter().enumerate() {
             let name = shard_name(&self.topology, *shard);
             let link = self.held(*shard)?;
             let outcome = start_copy_in(link, &sql, &name).await;
             match self.after_exchange(*shard, outcome) {
                 Ok(shard_format) => format = format.or(Some(shard_format)),
                 Err(failure) => {
-                    self.stop_copy(shards).await;
+                    self.stop_copy(shards.get(..started).unwrap_or_default()).await;
                     return Err(failure);
                 }
             }

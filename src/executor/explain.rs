@@ -44,7 +44,7 @@ impl Session {
             Ok(plan) => plan,
             Err(error) => return refusal_lines(&error),
         };
-        let mut lines = vec![format!("Route: {}", plan.reason)];
+        let mut lines = Vec::new();
         let mut values = StatementValues::new(&parsed.lexed, Mode::Simple);
         if let Some(insert) = &plan.insert {
             // Ids that were not taken: any will do to show the plan, and no shard is claimed for them.
@@ -54,8 +54,10 @@ impl Session {
             Ok(bound) => lines.push(format!("Shards: {}", self.shards_text(&bound.shards))),
             Err(_) => lines.push("Shards: decided by values at execution".to_owned()),
         }
-        lines.push(format!("Class: {:?}", plan.class).to_lowercase().replacen('c', "C", 1));
-        lines.extend(text::render(&plan).lines().map(str::to_owned));
+        lines.extend(text::render(&plan).lines().map(|line| match line.strip_prefix("because ") {
+            Some(reason) => format!("Reason: {reason}"),
+            None => format!("  {line}"),
+        }));
         lines
     }
 

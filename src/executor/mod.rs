@@ -90,6 +90,15 @@ impl Default for Settings {
     }
 }
 
+/// A role and its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Role.
+    pub user: String,
+    /// Password; none for trust.
+    pub password: Option<String>,
+}
+
 /// What all sessions share.
 pub struct Cluster {
     /// The topology in force.
@@ -104,8 +113,10 @@ pub struct Cluster {
     pub ids: Box<dyn Ids>,
     /// Two-phase commit.
     pub coordinator: two_phase::Coordinator,
-    /// Passwords for the servers by user.
+    /// Passwords for the servers by client role.
     pub passwords: HashMap<String, String>,
+    /// The role that looks after the servers; no client borrows its password.
+    pub control: Credentials,
     /// Limits.
     pub settings: Settings,
     /// Statements and transactions hold it for reading; who changes the placement of tables takes it
@@ -117,6 +128,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Puts the parts together; the topology's cell is shared with whoever else follows it.
+    #[allow(clippy::too_many_arguments)] // each is a part of its own; a struct would only rename the list
     pub fn with_topology(
         topology: Arc<ArcSwap<Topology>>,
         schema: Schema,
@@ -124,6 +136,7 @@ impl Cluster {
         ids: Box<dyn Ids>,
         coordinator: two_phase::Coordinator,
         passwords: HashMap<String, String>,
+        control: Credentials,
         settings: Settings,
     ) -> Self {
         let version = schema.version;
@@ -135,6 +148,7 @@ impl Cluster {
             ids,
             coordinator,
             passwords,
+            control,
             settings,
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
@@ -150,18 +164,28 @@ impl Cluster {
         let node = topology.primary(shard).ok_or_else(|| {
             ClientError::new(ErrorId::ShardUnreachable, format!("shard {} has no primary", shard_name(topology, shard)))
         })?;
-        Ok(self.node_target(topology, node, user))
+        let password = self.passwords.get(user).cloned();
+        Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), password }))
     }
 
-    /// How a node is reached by a user.
-    pub fn node_target(&self, topology: &Topology, node: &Node, user: &str) -> ConnectTarget {
+    /// How the control role reaches a shard's primary.
+    ///
+    /// # Errors
+    /// The shard has no primary in this topology.
+    pub fn control_target(&self, topology: &Topology, shard: ShardId) -> Result<ConnectTarget, ClientError> {
+        let target = self.target(topology, shard, &self.control.user)?;
+        Ok(ConnectTarget { password: self.control.password.clone(), ..target })
+    }
+
+    /// How a node is reached by a role.
+    pub fn node_target(&self, topology: &Topology, node: &Node, role: Credentials) -> ConnectTarget {
         ConnectTarget {
             node: node.id,
             host: node.host.clone(),
             port: node.port,
             database: topology.database.clone(),
-            user: user.to_owned(),
-            password: self.passwords.get(user).cloned(),
+            user: role.user,
+            password: role.password,
             connect_timeout_ms: self.settings.connect_timeout_ms,
         }
     }
@@ -217,6 +241,11 @@ struct StatementIds {
 const STATEMENT_TEXTS_MAX: usize = 100_000;
 
 impl StatementIds {
+    /// An id that nothing else has.
+    fn unique(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// The id of a text with these parameter types: equal ids always mean equal statements.
     fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
         let key = (sql.to_owned(), parameter_types.to_vec());
@@ -224,6 +253,6 @@ impl StatementIds {
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();
         }
-        *known.entry(key).or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed) + 1)
+        *known.entry(key).or_insert_with(|| self.unique())
     }
 }

@@ -20,6 +20,7 @@ use crate::plan::Class;
 use crate::planner::BoundShards;
 use crate::session::{Parsed, Portal, PreparedStatement};
 use crate::sql::ast::Statement;
+use crate::sql::walk;
 use crate::wire::client_message::{self, Bind, ClientMessage, Parse, Target};
 use crate::wire::frame::take_frame;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
@@ -82,11 +83,16 @@ impl Session {
         if self.transaction.is_failed() && !ends_failure(&parsed) {
             return Err(in_failed_transaction().into());
         }
-        let statement = Arc::new(PreparedStatement {
-            id: self.cluster.statement_ids.of(&parse.sql, &parse.parameter_types),
-            parsed: Arc::new(parsed),
-            parameter_types: parse.parameter_types,
-        });
+        // What a server remembers of another statement (FETCH, EXPLAIN, DDL …) holds for the moment of its
+        // Parse only, so it is not shared.
+        let is_shared = matches!(
+            parsed.statement,
+            Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
+        );
+        let ids = &self.cluster.statement_ids;
+        let id = if is_shared { ids.of(&parse.sql, &parse.parameter_types) } else { ids.unique() };
+        let statement =
+            Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
         if is_ours(&statement.parsed) {
             self.say(client, empty(tag::PARSE_COMPLETE));
@@ -180,8 +186,14 @@ impl Session {
             return Ok(Some(shard));
         }
         self.know_relations(&parsed).await?;
-        let plan = self.plan(&parsed)?;
-        if plan.copy.is_some() || plan.outside_transaction {
+        let plan = match self.plan(&parsed) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let types = portal.statement.parameter_types.clone();
+                return Err(self.refuse(client, &parsed, &types, refusal).await);
+            }
+        };
+        if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) {
             return Ok(None);
         }
         if plan.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty() && !insert.rows.is_empty()) {
@@ -599,6 +611,15 @@ fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
     )
+}
+
+/// The session must remember what such a statement sets.
+fn names_set_config(parsed: &Parsed) -> bool {
+    let mut found = false;
+    if let Ok(statement) = &parsed.statement {
+        walk::for_each_call(statement, |call| found |= call.name.name == "set_config");
+    }
+    found
 }
 
 fn empty(message: u8) -> Bytes {

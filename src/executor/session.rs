@@ -161,7 +161,7 @@ impl Session {
     /// Reads the search path from the settings in force.
     pub(super) fn update_search_path(&mut self) {
         let written = match self.settings.changed_sql("search_path") {
-            Some(sql) => set_value(sql).map(str::to_owned),
+            Some(sql) => set_value(sql),
             None => self.settings.startup_value("search_path").map(str::to_owned),
         };
         self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
@@ -208,14 +208,19 @@ impl Session {
     }
 }
 
-/// The value of `SET name TO value` and `SET name = value`.
-fn set_value(sql: &str) -> Option<&str> {
+/// The value of `SET name TO value`, `SET name = value` and of our own `set_config`.
+fn set_value(sql: &str) -> Option<String> {
     let lexed = lexer::lex(sql).ok()?;
+    if let [_, value] = lexed.literals.as_slice()
+        && sql.starts_with("SELECT pg_catalog.set_config(")
+    {
+        return Some(value.value.clone());
+    }
     let mut tokens = lexed.tokens.iter();
     let assign = tokens.find(|token| {
         sql.get(token.start..token.end).is_some_and(|text| text == "=" || text.eq_ignore_ascii_case("to"))
     })?;
-    sql.get(assign.end..)
+    sql.get(assign.end..).map(str::to_owned)
 }
 
 /// Splits a search path into schema names; `$user` becomes the user's name.

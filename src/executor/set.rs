@@ -1,11 +1,15 @@
 //! SET, RESET, DISCARD, DEALLOCATE: what belongs to the session and not to a connection.
 
 use super::relay::Done;
+use super::values::StatementValues;
 use super::{Failure, Session};
+use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::plan::Slot;
 use crate::session::Parsed;
-use crate::sql::ast::Statement;
+use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement};
+use crate::sql::walk;
 
 /// Settings that a client may not change: the proxy depends on them.
 const FIXED: &[&str] = &["client_encoding", "session_authorization", "standard_conforming_strings"];
@@ -88,18 +92,43 @@ impl Session {
         let sql = (!is_default).then(|| statement_text(parsed));
         if self.transaction.is_open() {
             self.transaction.say_setting(name, sql);
-            if name == "search_path" {
-                let mut probe = self.settings.clone();
-                probe.change(name, sql);
-                std::mem::swap(&mut self.settings, &mut probe);
-                self.update_search_path();
-                std::mem::swap(&mut self.settings, &mut probe);
-            }
+            self.preview_search_path(name, sql);
         } else {
             self.settings.change(name, sql);
             self.settings_changed();
         }
         Ok(done)
+    }
+
+    /// After `set_config` succeeded on one shard: the session remembers it, the transaction's other
+    /// shards are told.
+    pub(super) fn note_set_config(&mut self, told: ShardId, change: &SetConfig) {
+        for (_, link) in self.links.iter_mut().filter(|(shard, _)| **shard != told) {
+            link.quiet_query(&change.sql);
+        }
+        match (self.transaction.is_open(), change.local) {
+            (true, true) => self.transaction.say_local(&change.sql),
+            (true, false) => {
+                self.transaction.say_setting(&change.name, Some(&change.sql));
+                self.preview_search_path(&change.name, Some(&change.sql));
+            }
+            (false, true) => {}
+            (false, false) => {
+                self.settings.change(&change.name, Some(&change.sql));
+                self.settings_changed();
+            }
+        }
+    }
+
+    /// Inside a transaction a new search path counts at once, but lasts only if it commits.
+    fn preview_search_path(&mut self, name: &str, sql: Option<&str>) {
+        if name == "search_path" {
+            let mut probe = self.settings.clone();
+            probe.change(name, sql);
+            std::mem::swap(&mut self.settings, &mut probe);
+            self.update_search_path();
+            std::mem::swap(&mut self.settings, &mut probe);
+        }
     }
 
     /// Connections that are held have just been told; their key says so.
@@ -138,6 +167,59 @@ impl Session {
         }
         Ok(done)
     }
+}
+
+/// What a `set_config` of a statement changes.
+pub(super) struct SetConfig {
+    name: String,
+    sql: String,
+    local: bool,
+}
+
+/// Finds `SELECT set_config(name, value, is_local)` with plain arguments.
+///
+/// # Errors
+/// The function is used in any other way: what it would set cannot be told, and would stay on a
+/// connection that other sessions use.
+pub(super) fn set_config(parsed: &Parsed, values: &StatementValues<'_>) -> Result<Option<SetConfig>, ClientError> {
+    let Ok(statement) = &parsed.statement else { return Ok(None) };
+    let mut calls = 0;
+    walk::for_each_call(statement, |call| calls += usize::from(call.name.name == "set_config"));
+    if calls == 0 {
+        return Ok(None);
+    }
+    let plain = if calls == 1 { plain_set_config(statement, values) } else { None };
+    plain.map(Some).ok_or_else(|| {
+        ClientError::new(ErrorId::FeatureNotSupported, "this use of set_config is not supported through the proxy")
+            .with_hint("Use SELECT set_config('name', 'value', true or false) alone, or SET.")
+    })
+}
+
+fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Option<SetConfig> {
+    let Statement::Query(query) = statement else { return None };
+    let SetExpr::Select(select) = &query.body else { return None };
+    let [item] = select.items.as_slice() else { return None };
+    let SelectItemKind::Expr { expr: Expr::Function(call), .. } = &item.kind else { return None };
+    let [name, value, local] = call.args.as_slice() else { return None };
+    if call.name.name != "set_config" || !select.from.is_empty() {
+        return None;
+    }
+    let text = |expr: &Expr| match expr {
+        Expr::Literal(index) => values.text(&Slot::Literal { index: *index, negative: false }).flatten(),
+        Expr::Param(number) => values.text(&Slot::Param(*number)).flatten(),
+        _ => None,
+    };
+    let local = match local {
+        Expr::Bool(local) => *local,
+        other => matches!(text(other)?.to_ascii_lowercase().as_str(), "t" | "true" | "on" | "1" | "yes"),
+    };
+    let (name, value) = (text(name)?.to_ascii_lowercase(), text(value)?);
+    if FIXED.contains(&name.as_str()) {
+        return None;
+    }
+    let quoted = |text: &str| text.replace('\'', "''");
+    let sql = format!("SELECT pg_catalog.set_config('{}', '{}', {local})", quoted(&name), quoted(&value));
+    Some(SetConfig { name, sql, local })
 }
 
 fn statement_text(parsed: &Parsed) -> &str {

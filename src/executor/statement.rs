@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::exchange::Show;
 use super::relay::Done;
 use super::values::StatementValues;
-use super::{Failure, Session};
+use super::{Failure, Session, set};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
@@ -13,7 +13,7 @@ use crate::plan::{Class, Plan, Several};
 use crate::planner::{self, BindError, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
-use crate::wire::client_message::Bind;
+use crate::wire::client_message::{self, Bind};
 
 /// By which protocol a statement came.
 #[derive(Clone, Copy)]
@@ -32,6 +32,14 @@ pub(super) enum Mode<'a> {
 }
 
 impl Mode<'_> {
+    /// Declared parameter types.
+    pub(super) fn types(&self) -> &[u32] {
+        match self {
+            Self::Simple => &[],
+            Self::Extended { types, .. } => types,
+        }
+    }
+
     /// The client is told of the columns.
     pub(super) fn describes(&self) -> bool {
         match self {
@@ -130,6 +138,40 @@ impl Session {
         Ok(plan)
     }
 
+    /// A refusal, unless the statement is one that PostgreSQL would not take either: then its own error
+    /// is the answer. The statement is only parsed there, nothing runs.
+    pub(super) async fn refuse(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        types: &[u32],
+        refusal: ClientError,
+    ) -> Failure {
+        if refusal.id != ErrorId::NotSupportedAcrossShards {
+            return refusal.into();
+        }
+        match self.parse_only(client, parsed, types).await {
+            Err(Failure::Postgres(error)) => Failure::Postgres(error),
+            Err(Failure::Client(error)) => Failure::Client(error),
+            // Whether PostgreSQL would take it could not be learnt; the refusal stands in any case.
+            Ok(()) | Err(Failure::Ours(_)) => refusal.into(),
+        }
+    }
+
+    async fn parse_only(&mut self, client: &mut Framed, parsed: &Parsed, types: &[u32]) -> Result<(), Failure> {
+        self.settle(client).await?;
+        let shard = self.any_shard();
+        self.settled_link(shard).await?;
+        let name = super::shard_name(&self.topology, shard);
+        let link = self.held(shard)?;
+        client_message::encode_parse(link.lease.output(), "", &parsed.text, types);
+        client_message::encode_sync(link.lease.output());
+        link.lease.expect_ready();
+        link.unsynced = false;
+        let outcome = super::transaction::read_answer(link, &name).await.map(|_| ());
+        self.after_exchange(shard, outcome)
+    }
+
     /// Where this execution of a plan goes.
     pub(super) async fn bind(
         &mut self,
@@ -161,7 +203,11 @@ impl Session {
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
         self.know_relations(parsed).await?;
-        let plan = self.plan(parsed)?;
+        let plan = match self.plan(parsed) {
+            Ok(plan) => plan,
+            Err(refusal) => return Err(self.refuse(client, parsed, mode.types(), refusal).await),
+        };
+        let change = set::set_config(parsed, &StatementValues::new(&parsed.lexed, mode))?;
         if plan.outside_transaction && self.transaction.is_open() {
             return Err(ClientError::new(
                 ErrorId::ActiveTransaction,
@@ -182,7 +228,11 @@ impl Session {
         match bound.shards {
             BoundShards::Any => {
                 let shard = self.any_shard();
-                self.run_one(client, parsed, &plan, shard, mode).await
+                let done = self.run_one(client, parsed, &plan, shard, mode).await?;
+                if let Some(change) = change {
+                    self.note_set_config(shard, &change);
+                }
+                Ok(done)
             }
             BoundShards::One(shard) => self.run_one(client, parsed, &plan, shard, mode).await,
             BoundShards::Many(shards) => match &plan.several {
@@ -271,10 +321,7 @@ impl Session {
 
     /// Remembers what a statement that succeeded did to its connection.
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
-        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)))
-            || parsed.lexed.tokens.iter().any(|token| {
-                parsed.text.get(token.start..token.end).is_some_and(|text| text.eq_ignore_ascii_case("set_config"))
-            });
+        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;

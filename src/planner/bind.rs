@@ -114,9 +114,8 @@ fn bind_keys(
     let mut shards: Vec<ShardId> = Vec::with_capacity(keys.len().min(8));
     let mut unreadable = Vec::new();
     for key in keys {
-        match read_key(&key.parts, values, None, &mut unreadable) {
-            Some(Some(key)) => add(&mut shards, topology.shard_of_key(&key)),
-            Some(None) | None => {}
+        if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
+            add(&mut shards, topology.shard_of_key(&key))
         }
     }
     if !unreadable.is_empty() {
@@ -204,20 +203,10 @@ pub fn missing_key(table: &str, column: Option<&str>) -> ClientError {
         .with_hint("Give every column of the sharding key a value: it decides which shard holds the row.")
 }
 
-/// True when a value is stored as it was given, whatever length or precision the column has.
+/// True when a value is stored as it was given: varchar(n) drops blanks beyond its length. (A numeric or timestamp that
+/// is rounded cannot be a key; a varchar without a length is read as text.)
 pub fn is_stored_as_given(value: &KeyValue, key_type: KeyType) -> bool {
-    match (value, key_type) {
-        // varchar(n) drops blanks beyond its length.
-        (KeyValue::Text(text), KeyType::Varchar) => !text.ends_with(b" "),
-        // numeric(p, s) rounds.
-        (KeyValue::Numeric(number), _) => {
-            let text = number.to_text();
-            text.split_once('.').is_none_or(|(_, fraction)| fraction.bytes().all(|digit| digit == b'0'))
-        }
-        // timestamp(p) rounds.
-        (KeyValue::Timestamp(microseconds), _) => microseconds % 1_000_000 == 0,
-        _ => true,
-    }
+    !matches!((value, key_type), (KeyValue::Text(text), KeyType::Varchar) if text.ends_with(b" "))
 }
 
 fn altered(value: &KeyValue, part: &KeyPart) -> Option<ClientError> {
@@ -227,9 +216,9 @@ fn altered(value: &KeyValue, part: &KeyPart) -> Option<ClientError> {
     Some(
         ClientError::new(
             ErrorId::NotSupportedAcrossShards,
-            "the column's length or precision may change this value of the sharding key",
+            "the column's length may change this value of the sharding key",
         )
-        .with_hint("Use whole numbers, whole seconds and text without trailing blanks as sharding keys."),
+        .with_hint("Give the sharding key without trailing blanks."),
     )
 }
 
@@ -340,13 +329,9 @@ mod tests {
     }
 
     #[test]
-    fn rounding_columns_make_a_value_unsure() {
-        use crate::base::numeric::Numeric;
-        let number = |text: &str| KeyValue::Numeric(Numeric::from_text(text).unwrap());
-        assert!(is_stored_as_given(&number("12"), KeyType::Numeric));
-        assert!(!is_stored_as_given(&number("1.5"), KeyType::Numeric));
-        assert!(!is_stored_as_given(&KeyValue::Text(b"a ".to_vec()), KeyType::Varchar));
-        assert!(is_stored_as_given(&KeyValue::Text(b"a ".to_vec()), KeyType::Text));
-        assert!(!is_stored_as_given(&KeyValue::Timestamp(1), KeyType::TimestampTz));
+    fn blanks_at_the_end_of_a_limited_text_are_unsure() {
+        let text = || KeyValue::Text(b"a ".to_vec());
+        assert!(!is_stored_as_given(&text(), KeyType::Varchar));
+        assert!(is_stored_as_given(&text(), KeyType::Text));
     }
 }

@@ -94,10 +94,10 @@ impl Calls {
                     "Ostrakon gives out the ids of sharded and reference tables: leave the column out and read it with RETURNING.",
                 ));
             }
-            walk.singles.push((sequence.clone(), subject.topology.home()));
+            walk.at_home(sequence);
         }
         if let Some(node_local) = &self.node_local {
-            walk.singles.push((node_local.clone(), subject.topology.home()));
+            walk.at_home(node_local);
         }
         Ok(())
     }

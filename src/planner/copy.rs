@@ -3,7 +3,7 @@
 use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
-use super::insert::copy_fills;
+use super::insert::{copy_fills, stored_as};
 use super::place::{self, Place};
 use super::rewrite::quoted;
 use super::select;
@@ -157,7 +157,7 @@ fn key_fields(
             let filled = || fills.iter().position(|fill| fill.column == *name).map(|fill| names.len() + fill);
             given
                 .or_else(filled)
-                .map(|field| (field, *key_type))
+                .map(|field| (field, stored_as(relation, name, *key_type)))
                 .ok_or_else(|| missing_key(&relation.name.name, Some(name)))
         })
         .collect()

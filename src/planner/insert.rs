@@ -33,12 +33,12 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
     let ctes = walk.with(&insert.with, write::is_recursive(subject), None, &env, &Ctes::default());
     match (&place, &insert.source) {
         (Place::Single(relation, home), _) => {
-            walk.singles.push((relation.name.name.clone(), *home));
+            walk.single(&relation.name.name, *home, true);
             inner_queries(&mut walk, insert, &env, &ctes);
             home_plan(&walk)
         }
         (Place::Catalog, _) => {
-            walk.singles.push((insert.table.name.clone(), subject.topology.home()));
+            walk.at_home(&insert.table.name);
             inner_queries(&mut walk, insert, &env, &ctes);
             home_plan(&walk)
         }
@@ -162,9 +162,16 @@ pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), Client
     Ok(())
 }
 
-/// True when storing a value into a column of that type never alters it.
-pub fn is_exact(key_type: KeyType) -> bool {
-    !matches!(key_type, KeyType::Varchar | KeyType::Numeric | KeyType::Timestamp | KeyType::TimestampTz)
+/// True when storing a value into the column never alters it, or is refused by the server.
+pub fn is_exact(relation: &Relation, name: &str) -> bool {
+    relation
+        .column(name)
+        .is_some_and(|column| KeyType::from_oid(column.type_oid) != Some(KeyType::Varchar) || !column.has_type_modifier)
+}
+
+/// The type as which values for a key column are read: varchar without a length is text.
+pub fn stored_as(relation: &Relation, name: &str, key_type: KeyType) -> KeyType {
+    if is_exact(relation, name) { predicate::compared_as(key_type) } else { key_type }
 }
 
 /// The key of one row. `fills` are the columns that are filled in, by index.
@@ -198,7 +205,10 @@ pub fn key_of_row(
         };
         let (slot, read_as) = slot;
         // The column's own type decides what is stored.
-        let key_type = if *key_type == KeyType::Varchar { *key_type } else { read_as };
+        let key_type = match stored_as(relation, name, *key_type) {
+            KeyType::Varchar => KeyType::Varchar,
+            _ => predicate::compared_as(read_as),
+        };
         parts.push(KeyPart { slot, key_type });
     }
     Ok(parts)
@@ -306,18 +316,7 @@ fn values(
     }
     let omitted: Vec<usize> =
         fills.iter().enumerate().filter(|(_, fill)| !names.contains(&fill.column)).map(|(index, _)| index).collect();
-    let mut planned = Vec::new();
-    if is_default {
-        let key = key.map(|key| key_of_row(relation, key, &[], &[], &fills)).transpose()?.unwrap_or_default();
-        let tokens = insert.source_token..insert.source_token + 2;
-        let row_fills = omitted.iter().map(|fill| RowFill { fill: *fill, tokens: tokens.clone() }).collect();
-        planned.push(InsertRow { tokens, key, fills: row_fills });
-    }
-    for row in rows {
-        let key =
-            key.map(|key| key_of_row(relation, key, &names, &row.values, &fills)).transpose()?.unwrap_or_default();
-        planned.push(InsertRow { tokens: row.tokens.clone(), key, fills: row_fills(row, &names, &fills, &omitted) });
-    }
+    let planned = planned_rows(insert, relation, key, &names, rows, &fills, &omitted)?;
     let rows_tokens = match (planned.first(), planned.last()) {
         (Some(first), Some(last)) => first.tokens.start..last.tokens.end,
         _ => insert.source_token..insert.source_token,
@@ -347,13 +346,43 @@ fn values(
     Ok(plan)
 }
 
+/// Each row with its key and the places of its ids; DEFAULT VALUES is one row of ids.
+fn planned_rows(
+    insert: &Insert,
+    relation: &Relation,
+    key: Option<&[(String, KeyType)]>,
+    names: &[String],
+    rows: &[ValuesRow],
+    fills: &[Fill],
+    omitted: &[usize],
+) -> Result<Vec<InsertRow>, ClientError> {
+    let key_of = |names: &[String], values: &[Expr]| match key {
+        Some(key) => key_of_row(relation, key, names, values, fills),
+        None => Ok(Vec::new()),
+    };
+    if matches!(insert.source, InsertSource::DefaultValues) {
+        let tokens = insert.source_token..insert.source_token + 2;
+        let fills = omitted.iter().map(|fill| RowFill { fill: *fill, tokens: tokens.clone() }).collect();
+        return Ok(vec![InsertRow { tokens, key: key_of(&[], &[])?, fills }]);
+    }
+    rows.iter()
+        .map(|row| {
+            Ok(InsertRow {
+                tokens: row.tokens.clone(),
+                key: key_of(names, &row.values)?,
+                fills: row_fills(row, names, fills, omitted),
+            })
+        })
+        .collect()
+}
+
 /// What the values read must be on every shard.
 fn check_reads(walk: &Walk<'_>, relation: &Relation) -> Result<(), ClientError> {
     if let Some(failure) = &walk.failure {
         return Err(failure.clone());
     }
     let read = walk.sources.first().map(|source| source.table.name.clone());
-    if let Some(read) = read.or_else(|| walk.singles.first().map(|(name, _)| name.clone())) {
+    if let Some(read) = read.or_else(|| walk.singles.first().map(|single| single.name.clone())) {
         return Err(ClientError::refused(
             format!(
                 "INSERT into table \"{}\" that reads \"{read}\" is not supported across shards",

@@ -60,7 +60,7 @@ pub fn plan<'a>(
                 "Restrict the query to the sharding key that is inserted.",
             );
         }
-        None if is_in_place(&output, key, &names) => {}
+        None if is_in_place(&output, relation, key, &names) => {}
         None => {
             if let Some(failure) = &walk.failure {
                 return Err(failure.clone());
@@ -120,7 +120,7 @@ fn constant_key(
 }
 
 /// True when each row is computed on the shard that it belongs to.
-fn is_in_place(output: &Output, key: &[(String, KeyType)], names: &[String]) -> bool {
+fn is_in_place(output: &Output, relation: &Relation, key: &[(String, KeyType)], names: &[String]) -> bool {
     let Some(vector) = output.vector.as_ref().filter(|vector| output.is_complete && vector.len() == key.len()) else {
         return false;
     };
@@ -129,8 +129,7 @@ fn is_in_place(output: &Output, key: &[(String, KeyType)], names: &[String]) -> 
     key.iter().zip(vector).all(|((name, key_type), wanted)| {
         let column = names.iter().position(|column| column == name).and_then(|position| output.columns.get(position));
         column.and_then(|column| column.node).is_some_and(|(node, source_type)| {
-            insert::is_exact(*key_type)
-                && insert::is_exact(source_type)
+            insert::is_exact(relation, name)
                 && predicate::is_same_family(*key_type, source_type)
                 && env.strong(node) == env.strong(*wanted)
         })

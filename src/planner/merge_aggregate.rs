@@ -67,6 +67,8 @@ struct Merger<'m> {
     /// GROUP BY with ordinals and output names replaced.
     groups: Vec<&'m Expr>,
     group_columns: Vec<ColumnRef>,
+    /// Entries of the target list that are groups.
+    shown_groups: Vec<usize>,
     hidden: Hidden,
     outputs: Vec<AggregateOutput>,
     /// Hidden aggregates by their expression.
@@ -88,6 +90,7 @@ impl<'m> Merger<'m> {
             scope,
             groups: Vec::new(),
             group_columns: Vec::new(),
+            shown_groups: Vec::new(),
             hidden: Hidden::default(),
             outputs: Vec::new(),
             known: Vec::new(),
@@ -99,18 +102,26 @@ impl<'m> Merger<'m> {
                     "Group by columns or expressions of the target list.",
                 ));
             };
-            if !select_facts::is_deterministic(subject, expr, scope) || functions::differs_by_shard(subject.schema, expr) {
+            if !select_facts::is_deterministic(subject, expr, scope)
+                || functions::differs_by_shard(subject.schema, expr)
+            {
                 return Err(ClientError::refused(
                     "GROUP BY with a nondeterministic collation, a volatile function or the current time is not supported across shards",
                     "Group by the sharding key, or restrict the query to one key.",
                 ));
             }
-            let shown = select.items.iter().position(|item| match &item.kind {
-                SelectItemKind::Expr { expr: shown, .. } => merge_expr::is_same(subject, shown, expr, scope),
+            let shown = select.items.iter().position(|entry| match &entry.kind {
+                SelectItemKind::Expr { expr: shown, .. } => {
+                    merge_expr::is_same(subject, shown, expr, scope)
+                        || merge_expr::are_same_tokens(subject, &entry.expr_tokens, &item.tokens)
+                }
                 _ => false,
             });
             let column = match shown {
-                Some(index) => ColumnRef::Visible(index),
+                Some(index) => {
+                    merger.shown_groups.push(index);
+                    ColumnRef::Visible(index)
+                }
                 None => merger.hidden.add(vec![Piece::Tokens(item.tokens.clone())]),
             };
             merger.groups.push(expr);
@@ -123,7 +134,10 @@ impl<'m> Merger<'m> {
     fn items(&mut self) -> Result<(), ClientError> {
         let select = self.select;
         for (index, item) in select.items.iter().enumerate() {
-            let SelectItemKind::Expr { expr, .. } = &item.kind else {
+            let SelectItemKind::Expr { expr, .. } = (match select_facts::is_one_column(item) {
+                true => &item.kind,
+                false => &SelectItemKind::Wildcard,
+            }) else {
                 return Err(ClientError::refused(
                     "* together with aggregates is not supported across shards",
                     "Name the columns.",
@@ -135,7 +149,7 @@ impl<'m> Merger<'m> {
                     self.output(call, column, &item.expr_tokens)?;
                     self.known.push((expr, column));
                 }
-                None if self.is_decided(expr) => {}
+                None if self.shown_groups.contains(&index) || self.is_decided(expr) => {}
                 None => {
                     return Err(ClientError::refused(
                         "a column that is neither grouped nor aggregated is not supported across shards",
@@ -216,7 +230,8 @@ impl<'m> Merger<'m> {
                 let open = tokens
                     .clone()
                     .find(|at| {
-                        self.subject.token(*at) == "(" && self.subject.token(at.wrapping_sub(1)).eq_ignore_ascii_case(name)
+                        self.subject.token(*at) == "("
+                            && self.subject.token(at.wrapping_sub(1)).eq_ignore_ascii_case(name)
                     })
                     .ok_or_else(refuse_expression)?;
                 let end = self.call_end(open, tokens.end);
@@ -260,12 +275,11 @@ impl<'m> Merger<'m> {
         } else {
             &item.expr
         };
-        if let Some(index) = merge_rows::find_item(self.subject, self.select, expr, self.scope) {
-            if let Some(SelectItemKind::Expr { expr: shown, .. }) = self.select.items.get(index).map(|item| &item.kind)
-            {
-                let is_bytewise = self.is_bytewise(shown);
-                return merge_rows::key(item, ColumnRef::Visible(index), is_bytewise);
-            }
+        if let Some(index) = merge_rows::find_item(self.subject, self.select, item, self.scope)?
+            && let Some(SelectItemKind::Expr { expr: shown, .. }) = self.select.items.get(index).map(|item| &item.kind)
+        {
+            let is_bytewise = self.is_bytewise(shown);
+            return merge_rows::key(item, ColumnRef::Visible(index), is_bytewise);
         }
         let column = match self.aggregate(expr)? {
             Some(_) => self.hidden_aggregate(expr, &item.tokens)?,

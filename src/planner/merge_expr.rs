@@ -5,11 +5,55 @@
 
 use super::Subject;
 use super::scope::{Found, Scope};
-use crate::sql::ast::{Call, Expr, OrderItem};
+use super::visit;
+use crate::sql::TokenKind;
+use crate::sql::ast::{Call, Expr, OrderItem, TokenRange};
 
 /// True when both give the same value for every row.
 pub fn is_same(subject: &Subject<'_>, left: &Expr, right: &Expr, scope: &Scope) -> bool {
-    normal(subject, left, scope) == normal(subject, right, scope)
+    std::ptr::eq(left, right)
+        || !hides_words(left) && !hides_words(right) && normal(subject, left, scope) == normal(subject, right, scope)
+}
+
+/// True when both stretches of text are the same token by token: then they mean the same, whatever they are.
+pub fn are_same_tokens(subject: &Subject<'_>, left: &TokenRange, right: &TokenRange) -> bool {
+    left.len() == right.len()
+        && left.clone().zip(right.clone()).all(|(left, right)| {
+            let tokens = &subject.lexed.tokens;
+            match (tokens.get(left).map(|token| token.kind), tokens.get(right).map(|token| token.kind)) {
+                (Some(TokenKind::Literal(left)), Some(TokenKind::Literal(right))) => {
+                    subject.lexed.literals.get(left) == subject.lexed.literals.get(right)
+                }
+                (Some(TokenKind::Word), Some(TokenKind::Word)) => {
+                    subject.token(left).eq_ignore_ascii_case(subject.token(right))
+                }
+                (left_kind, right_kind) => {
+                    left_kind.is_some() && left_kind == right_kind && subject.token(left) == subject.token(right)
+                }
+            }
+        })
+}
+
+/// True when the tree does not say everything that the text says: NOT LIKE and LIKE, `(x).a` and `(x).b`, the arms of
+/// CASE look alike in it.
+fn hides_words(expr: &Expr) -> bool {
+    const WHOLE: &[&str] = &[
+        "array",
+        "at time zone",
+        "is distinct from",
+        "is false",
+        "is not distinct from",
+        "is not false",
+        "is not true",
+        "is not unknown",
+        "is true",
+        "is unknown",
+    ];
+    visit::any(expr, &|part| match part {
+        Expr::Other { what, .. } => !WHOLE.contains(what),
+        Expr::Function(call) => call.over.is_some(),
+        _ => false,
+    })
 }
 
 /// The expression with columns named by their row source and literals by the first one of their value.

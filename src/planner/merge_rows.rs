@@ -191,10 +191,10 @@ fn order_key(
         };
         return key(item, ColumnRef::Visible(ordinal - 1), is_bytewise);
     }
-    let (expr, position) = match find_item(subject, select, &item.expr, scope) {
+    let (expr, position) = match find_item(subject, select, item, scope)? {
         Some(index) => {
             let found = select.items.get(index);
-            let is_certain = select.items.iter().take(index).all(is_expr);
+            let is_certain = select.items.iter().take(index).all(select_facts::is_one_column);
             match found.map(|found| (&found.kind, found.expr_tokens.clone())) {
                 Some((SelectItemKind::Expr { expr, .. }, _)) if is_certain => (expr, Some(index)),
                 Some((SelectItemKind::Expr { expr, .. }, tokens)) => {
@@ -225,31 +225,43 @@ fn refuse_order() -> ClientError {
     )
 }
 
-fn is_expr(item: &crate::sql::ast::SelectItem) -> bool {
-    matches!(item.kind, SelectItemKind::Expr { .. })
-}
-
 /// The entry of the target list that an ORDER BY expression means: an output name first, then the same expression.
-pub fn find_item(subject: &Subject<'_>, select: &Select, expr: &Expr, scope: &Scope) -> Option<usize> {
-    if let Expr::Column { qualifier, name } = expr {
-        if qualifier.is_empty() {
-            let named = select.items.iter().position(|item| match &item.kind {
-                SelectItemKind::Expr { expr, alias } => {
-                    alias.clone().or_else(|| select_facts::output_name(expr)).as_deref() == Some(name.as_str())
-                }
-                _ => false,
-            });
-            if named.is_some() {
-                return named;
+///
+/// # Errors
+/// An entry without AS may have the name that is sorted by.
+pub fn find_item(
+    subject: &Subject<'_>,
+    select: &Select,
+    item: &OrderItem,
+    scope: &Scope,
+) -> Result<Option<usize>, ClientError> {
+    if let Expr::Column { qualifier, name } = &item.expr
+        && qualifier.is_empty()
+    {
+        if !select_facts::are_names_known(select) {
+            return Err(ClientError::refused(
+                "ORDER BY by a name next to an expression without AS is not supported across shards",
+                "Name every expression of the target list with AS.",
+            ));
+        }
+        let named = select.items.iter().position(|shown| match &shown.kind {
+            SelectItemKind::Expr { expr, alias } => {
+                alias.clone().or_else(|| select_facts::output_name(expr)).as_deref() == Some(name.as_str())
             }
+            _ => false,
+        });
+        if named.is_some() {
+            return Ok(named);
         }
     }
-    select.items.iter().position(|item| match &item.kind {
-        SelectItemKind::Expr { expr: shown, .. } => {
-            !visit::has_query(shown) && merge_expr::is_same(subject, shown, expr, scope)
+    Ok(select.items.iter().position(|shown| match &shown.kind {
+        SelectItemKind::Expr { expr, .. } => {
+            !visit::has_query(expr)
+                && (merge_expr::is_same(subject, expr, &item.expr, scope)
+                    || merge_expr::are_same_tokens(subject, &shown.expr_tokens, &item.tokens))
         }
         _ => false,
-    })
+    }))
 }
 
 /// The position of a column that `*` brings.

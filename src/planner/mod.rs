@@ -31,6 +31,8 @@ mod select;
 mod select_facts;
 mod visit;
 mod walk;
+mod walk_finish;
+mod walk_from;
 mod write;
 
 use crate::error::{ClientError, ErrorId};

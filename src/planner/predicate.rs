@@ -59,6 +59,14 @@ pub fn is_same_family(left: KeyType, right: KeyType) -> bool {
     family(left) == family(right)
 }
 
+/// The type in which values of a type are compared: PostgreSQL compares varchar as text.
+pub fn compared_as(key_type: KeyType) -> KeyType {
+    match key_type {
+        KeyType::Varchar => KeyType::Text,
+        other => other,
+    }
+}
+
 fn family(key_type: KeyType) -> u8 {
     match key_type {
         KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => 0,
@@ -104,8 +112,7 @@ fn type_of_name(name: &str) -> Option<KeyType> {
         "smallint" | "int2" => KeyType::Int2,
         "integer" | "int" | "int4" => KeyType::Int4,
         "bigint" | "int8" => KeyType::Int8,
-        "text" => KeyType::Text,
-        "varchar" | "character varying" => KeyType::Varchar,
+        "text" | "varchar" | "character varying" => KeyType::Text,
         "bpchar" => KeyType::Bpchar,
         "uuid" => KeyType::Uuid,
         "bytea" => KeyType::Bytea,

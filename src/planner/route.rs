@@ -1,6 +1,6 @@
 //! From what a walk has found to a route.
 
-use super::walk::Walk;
+use super::walk::{Single, Walk};
 use crate::error::ClientError;
 use crate::plan::{KeyTuple, Route, Slot};
 
@@ -21,20 +21,8 @@ impl Walk<'_> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        if let Some((name, home)) = self.singles.first() {
-            if let Some(source) = self.sources.first() {
-                return Err(ClientError::refused(
-                    format!("{name} is on one shard only and table \"{}\" is sharded", source.table.name),
-                    format!("Make \"{name}\" a reference table, or read the two in separate statements."),
-                ));
-            }
-            if let Some((other, _)) = self.singles.iter().find(|(_, shard)| shard != home) {
-                return Err(ClientError::refused(
-                    format!("{name} and {other} are on different shards"),
-                    "Give both tables the same home, or make one a reference table.",
-                ));
-            }
-            return Ok(Routed { route: Route::Shard(*home), reason: format!("{name} is on shard {home}") });
+        if let Some(single) = self.singles.first() {
+            return self.single_route(single);
         }
         if self.sources.is_empty() {
             let reason = if self.references.is_empty() { "no tables" } else { "reference tables only" };
@@ -57,6 +45,32 @@ impl Walk<'_> {
             }
         }
         Ok(Routed { route: Route::Keys(keys), reason })
+    }
+}
+
+impl Walk<'_> {
+    fn single_route(&self, single: &Single) -> Result<Routed, ClientError> {
+        let name = &single.name;
+        if let Some(source) = self.sources.first() {
+            let hint = if single.is_table {
+                format!("Make \"{name}\" a reference table, or read the two in separate statements.")
+            } else {
+                "Ask for it in a statement of its own.".to_owned()
+            };
+            let message = if single.is_table {
+                format!("table \"{name}\" is on one shard only and table \"{}\" is sharded", source.table.name)
+            } else {
+                format!("{name} is answered by one shard only and table \"{}\" is sharded", source.table.name)
+            };
+            return Err(ClientError::refused(message, hint));
+        }
+        if let Some(other) = self.singles.iter().find(|other| other.shard != single.shard) {
+            return Err(ClientError::refused(
+                format!("{name} and {} are on different shards", other.name),
+                "Give both tables the same home, or make one a reference table.",
+            ));
+        }
+        Ok(Routed { route: Route::Shard(single.shard), reason: format!("{name} is on shard {}", single.shard) })
     }
 }
 

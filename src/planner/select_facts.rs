@@ -9,7 +9,7 @@ use super::visit;
 use super::walk::Block;
 use crate::error::ClientError;
 use crate::sql::LiteralKind;
-use crate::sql::ast::{Distinct, Expr, OrderItem, Query, Select, SelectItemKind, SetExpr};
+use crate::sql::ast::{Distinct, Expr, OrderItem, Query, Select, SelectItem, SelectItemKind, SetExpr};
 
 /// The SELECT of a query that has no clause but FROM and WHERE: it may become part of the level round it.
 pub fn flat<'a>(subject: &Subject<'_>, query: &'a Query) -> Option<&'a Select> {
@@ -96,7 +96,7 @@ pub fn output_name(expr: &Expr) -> Option<String> {
 /// a subquery's column.
 fn is_name_known(expr: &Expr) -> bool {
     match expr {
-        Expr::Other { what, .. } => !matches!(*what, "case" | "field" | "subscript") && is_plain_operation(what),
+        Expr::Other { what, .. } => !matches!(*what, "case" | "field access" | "subscript" | "whole row"),
         Expr::Subquery(_) => false,
         Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => is_name_known(expr),
         _ => true,
@@ -111,11 +111,23 @@ pub fn are_names_known(select: &Select) -> bool {
     })
 }
 
+/// True for an entry of a target list that is one column: not `*`, nor `(composite).*`.
+pub fn is_one_column(item: &SelectItem) -> bool {
+    match &item.kind {
+        SelectItemKind::Expr { expr, .. } => !matches!(expr, Expr::Other { what: "row expansion", .. }),
+        SelectItemKind::Wildcard | SelectItemKind::QualifiedWildcard(_) => false,
+    }
+}
+
 /// The output columns of a SELECT; false when `*` hides some.
 pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> (Vec<ScopeColumn>, bool) {
     let mut columns = Vec::new();
-    let mut is_complete = true;
+    let mut is_complete = are_names_known(select);
     for item in &select.items {
+        if !is_one_column(item) && matches!(item.kind, SelectItemKind::Expr { .. }) {
+            is_complete = false;
+            continue;
+        }
         let expanded = match &item.kind {
             SelectItemKind::Wildcard => scope.wildcard(),
             SelectItemKind::QualifiedWildcard(alias) => scope.qualified_wildcard(alias),
@@ -198,7 +210,7 @@ pub fn ordinal(subject: &Subject<'_>, expr: &Expr) -> Option<usize> {
 /// The expression of the target list that stands at an ordinal; `None` when `*` comes before it.
 pub fn item_at(select: &Select, ordinal: usize) -> Option<&Expr> {
     let before = select.items.get(..ordinal)?;
-    if before.iter().any(|item| !matches!(item.kind, SelectItemKind::Expr { .. })) {
+    if !before.iter().all(is_one_column) {
         return None;
     }
     match &before.last()?.kind {
@@ -212,18 +224,19 @@ pub fn grouped_by<'a>(subject: &Subject<'_>, select: &'a Select, expr: &'a Expr,
     if matches!(expr, Expr::Literal(_)) {
         return item_at(select, ordinal(subject, expr)?);
     }
-    if let Expr::Column { qualifier, name } = expr {
-        if qualifier.is_empty() && !is_from_column(expr, scope) {
-            let mut named = select.items.iter().filter_map(|item| match &item.kind {
-                SelectItemKind::Expr { expr, alias } => (alias.as_deref() == Some(name.as_str())).then_some(expr),
-                _ => None,
-            });
-            return match (named.next(), named.next()) {
-                (Some(expr), None) => Some(expr),
-                (None, _) => Some(expr),
-                _ => None,
-            };
-        }
+    if let Expr::Column { qualifier, name } = expr
+        && qualifier.is_empty()
+        && !is_from_column(expr, scope)
+    {
+        let mut named = select.items.iter().filter_map(|item| match &item.kind {
+            SelectItemKind::Expr { expr, alias } => (alias.as_deref() == Some(name.as_str())).then_some(expr),
+            _ => None,
+        });
+        return match (named.next(), named.next()) {
+            (Some(expr), None) => Some(expr),
+            (None, _) => Some(expr),
+            _ => None,
+        };
     }
     Some(expr)
 }
@@ -239,15 +252,10 @@ fn is_from_column(expr: &Expr, scope: &Scope) -> bool {
 }
 
 /// True when every column of the vector is among these expressions.
-pub fn covers<'a>(
-    exprs: impl Iterator<Item = &'a Expr> + Clone,
-    vector: Option<&[Node]>,
-    scope: &Scope,
-    env: &Env,
-) -> bool {
+pub fn covers(exprs: &[&Expr], vector: Option<&[Node]>, scope: &Scope, env: &Env) -> bool {
     let is_among = |wanted: &Node| {
         exprs
-            .clone()
+            .iter()
             .filter_map(|expr| predicate::node(expr, scope))
             .any(|(node, _)| env.strong(node) == env.strong(*wanted))
     };
@@ -258,7 +266,7 @@ pub fn covers<'a>(
 pub fn is_grouped_by_key(subject: &Subject<'_>, select: &Select, scope: &Scope, block: &Block) -> bool {
     let groups: Vec<&Expr> =
         select.group_by.iter().filter_map(|item| grouped_by(subject, select, &item.expr, scope)).collect();
-    !select.grouping_sets && covers(groups.iter().copied(), block.vector.as_deref(), scope, &block.env)
+    !select.grouping_sets && covers(&groups, block.vector.as_deref(), scope, &block.env)
 }
 
 /// True when DISTINCT never compares rows of two shards.
@@ -267,7 +275,7 @@ pub fn is_distinct_by_key(subject: &Subject<'_>, select: &Select, scope: &Scope,
         Distinct::No => true,
         Distinct::On(exprs) => {
             let exprs: Vec<&Expr> = exprs.iter().filter_map(|expr| grouped_by(subject, select, expr, scope)).collect();
-            covers(exprs.iter().copied(), block.vector.as_deref(), scope, &block.env)
+            covers(&exprs, block.vector.as_deref(), scope, &block.env)
         }
         Distinct::Rows => {
             let (columns, _) = output_columns(subject, select, scope);
@@ -293,7 +301,8 @@ pub fn check_windows(select: &Select, order: &[OrderItem], scope: &Scope, block:
     for expr in exprs {
         let bad = visit::any(expr, &|part| match part {
             Expr::Function(call) => call.over.as_ref().is_some_and(|window| {
-                window.name.is_some() || !covers(window.partition_by.iter(), block.vector.as_deref(), scope, &block.env)
+                let partition: Vec<&Expr> = window.partition_by.iter().collect();
+                window.name.is_some() || !covers(&partition, block.vector.as_deref(), scope, &block.env)
             }),
             _ => false,
         });

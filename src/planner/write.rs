@@ -160,16 +160,16 @@ fn target<'a>(
 /// What may not be assigned.
 fn check_assignments(relation: &Relation, place: &Place, assignments: &[Assignment]) -> Result<(), ClientError> {
     for assignment in assignments {
-        if let Place::Sharded(_, key) = place {
-            if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
-                return Err(ClientError::refused(
-                    format!(
-                        "updating sharding key column \"{column}\" of table \"{}\" is not supported",
-                        relation.name.name
-                    ),
-                    "Delete the row and insert it with its new key, in one transaction.",
-                ));
-            }
+        if let Place::Sharded(_, key) = place
+            && let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column))
+        {
+            return Err(ClientError::refused(
+                format!(
+                    "updating sharding key column \"{column}\" of table \"{}\" is not supported",
+                    relation.name.name
+                ),
+                "Delete the row and insert it with its new key, in one transaction.",
+            ));
         }
         if matches!(place, Place::Single(..) | Place::Catalog) || !has_default(&assignment.value) {
             continue;
@@ -244,7 +244,7 @@ pub fn reference_plan(walk: &Walk<'_>, relation: &Relation) -> Result<Plan, Clie
         return Err(failure.clone());
     }
     let other = walk.sources.first().map(|source| source.table.name.clone());
-    if let Some(other) = other.or_else(|| walk.singles.first().map(|(name, _)| name.clone())) {
+    if let Some(other) = other.or_else(|| walk.singles.first().map(|single| single.name.clone())) {
         return Err(ClientError::refused(
             format!(
                 "a write to reference table \"{}\" that reads \"{other}\" is not supported across shards",
@@ -342,8 +342,8 @@ impl Walk<'_> {
         let ctes = self.with(&insert.with, false, None, env, ctes);
         match &place {
             Place::Reference(_) => return Err(refuse_modifying_reference()),
-            Place::Single(relation, home) => self.singles.push((relation.name.name.clone(), *home)),
-            Place::Catalog => self.singles.push((insert.table.name.clone(), self.subject.topology.home())),
+            Place::Single(relation, home) => self.single(&relation.name.name, *home, true),
+            Place::Catalog => self.at_home(&insert.table.name),
             Place::Sharded(relation, key) => {
                 let InsertSource::Values(rows) = &insert.source else {
                     return Err(ClientError::refused(
@@ -386,12 +386,12 @@ pub fn check_not_null(
     key: &[(String, crate::topology::KeyType)],
     parts: &[KeyPart],
 ) -> Result<(), ClientError> {
-    for ((name, key_type), part) in key.iter().zip(parts) {
+    for ((name, _), part) in key.iter().zip(parts) {
         let is_not_null = relation.column(name).is_some_and(|column| column.not_null);
         if part.slot == Slot::Null || !is_not_null {
             return Err(missing_key(&relation.name.name, Some(name)));
         }
-        if !insert::is_exact(*key_type) {
+        if !insert::is_exact(relation, name) {
             return Err(ClientError::refused(
                 format!("storing key column \"{name}\" this way is not supported across shards"),
                 "Use INSERT with VALUES.",

@@ -22,7 +22,7 @@ use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools};
 use crate::base::ShardId;
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::sequences::{Sequences, StoreBlocks};
-use crate::executor::{self, Cluster, two_phase::Coordinator};
+use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
 use crate::frontend::{Frontend, Trust};
 use crate::net::NetError;
 use crate::net::listener::{Listener, ListenerSettings};
@@ -46,6 +46,31 @@ pub struct Settings {
     pub pool_size: usize,
     /// How long a statement waits for a connection.
     pub checkout_timeout_ms: u64,
+    /// How long connecting to a node may take.
+    pub connect_timeout_ms: u64,
+    /// An unused connection is closed after this.
+    pub idle_timeout_ms: u64,
+    /// Clients at a time; more are told so and closed.
+    pub clients_max: usize,
+}
+
+impl Settings {
+    /// The defaults for servers that trust this machine.
+    pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
+        let pool = PoolSettings::default();
+        Self {
+            listen,
+            data,
+            control_user: control_user.to_owned(),
+            control_password: None,
+            passwords: HashMap::new(),
+            pool_size: pool.size,
+            checkout_timeout_ms: pool.checkout_timeout_ms,
+            connect_timeout_ms: pool.connect_timeout_ms,
+            idle_timeout_ms: pool.idle_timeout_ms,
+            clients_max: ListenerSettings::default().clients_max,
+        }
+    }
 }
 
 /// Why a proxy does not start.
@@ -100,6 +125,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Waits for the listener to end by itself, which it never should.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn finished(&mut self) {
+        let _joined = (&mut self.serving).await;
+        tracing::error!("the listener ended by itself");
+    }
+
     /// Stops serving: sessions are ended with 57P01, work in the background stops.
     ///
     /// # Cancel safety
@@ -122,7 +156,8 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listener = Listener::bind(settings.listen, ListenerSettings::default())
+    let listening = ListenerSettings { clients_max: settings.clients_max, ..ListenerSettings::default() };
+    let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
         .local_address()
@@ -132,11 +167,11 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() }
     })??;
     let (stop, stopped) = watch::channel(false);
-    let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store), settings.control_user.clone()));
+    let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
     let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback));
     let tasks = vec![
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
-        tokio::spawn(watch_schema(Arc::clone(&cluster.shared), settings.control_user.clone())),
+        tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
         tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
     ];
@@ -152,10 +187,6 @@ struct Built {
 }
 
 async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) -> Result<Built, StartError> {
-    let mut passwords = settings.passwords.clone();
-    if let Some(password) = &settings.control_password {
-        passwords.insert(settings.control_user.clone(), password.clone());
-    }
     let access = Access {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
@@ -178,6 +209,8 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
     let pools = Pools::new(PoolSettings {
         size: settings.pool_size,
         checkout_timeout_ms: settings.checkout_timeout_ms,
+        connect_timeout_ms: settings.connect_timeout_ms,
+        idle_timeout_ms: settings.idle_timeout_ms,
         ..PoolSettings::default()
     });
     let shared = Arc::new(Cluster::with_topology(
@@ -186,8 +219,9 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
         pools,
         Box::new(ids::ClusterIds::new(sequences)),
         coordinator,
-        passwords,
-        executor::Settings::default(),
+        settings.passwords.clone(),
+        Credentials { user: settings.control_user.clone(), password: settings.control_password.clone() },
+        executor::Settings { connect_timeout_ms: settings.connect_timeout_ms, ..executor::Settings::default() },
     ));
     Ok(Built { shared, recovery })
 }
@@ -288,12 +322,12 @@ fn take_over(cluster: &Cluster, topology: Option<Topology>) {
 }
 
 /// Notices DDL that did not come through this proxy.
-async fn watch_schema(cluster: Arc<Cluster>, control_user: String) {
+async fn watch_schema(cluster: Arc<Cluster>) {
     let mut connection: Option<Connection> = None;
     loop {
         tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)).await;
         let topology = cluster.topology.load_full();
-        let Ok(target) = cluster.target(&topology, topology.home(), &control_user) else { continue };
+        let Ok(target) = cluster.control_target(&topology, topology.home()) else { continue };
         if connection.as_ref().is_none_or(|connection| **connection.target() != target) {
             connection = Connection::connect(&target).await.ok();
         }

@@ -1,7 +1,7 @@
 //! `ostrakon up` and `ostrakon down` as programs.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -144,4 +144,36 @@ fn a_relative_directory_is_taken_from_where_the_command_runs() {
     let mut down = Command::new(env!("CARGO_BIN_EXE_ostrakon"));
     let down = down.current_dir(ground.path()).args(["down", "--data", "a/b"]).output().unwrap();
     assert!(String::from_utf8_lossy(&down.stdout).contains("stopped the proxy and 1 "), "{}", error(&down));
+}
+
+#[test]
+fn a_demo_load_that_was_killed_begins_anew() {
+    let ground = Ground::new(15_856, 15_857);
+    let mut command = ground.command(&["up", "--shards", "2", "--replicas", "0", "--demo"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ground.path().join("proxy.json").exists() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "the proxy does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(60));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mark = || std::fs::read_to_string(ground.path().join("demo")).unwrap();
+    assert_eq!(mark(), "loading\n");
+
+    ground.json(&["up", "--demo", "--detach"]);
+    assert_eq!(mark(), "loaded\n");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let rows = runtime.block_on(async {
+        let config = "host=127.0.0.1 port=15856 user=app dbname=app";
+        let (client, connection) = tokio_postgres::connect(config, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT count(*) FROM order_items", &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    });
+    assert_eq!(rows, 753);
+    let again = ground.run(&["down"]);
+    assert!(again.status.success());
+    assert_eq!(was(&ground.json(&["up", "--demo", "--detach"])), ["started"; 2], "loaded once is enough");
 }

@@ -101,11 +101,10 @@ fn in_lists_prune_to_the_owners() {
 
 #[test]
 fn rows_go_by_their_keys() {
-    let (topology, bound) = bind("INSERT INTO orders (user_id, status) VALUES (1, 'a'), (-2, 'b'), ($1, 'c')", &[(
-        20,
-        Format::Text,
-        Some(b"3"),
-    )]);
+    let (topology, bound) = bind(
+        "INSERT INTO orders (user_id, status) VALUES (1, 'a'), (-2, 'b'), ($1, 'c')",
+        &[(20, Format::Text, Some(b"3"))],
+    );
     assert_eq!(bound.unwrap().rows, [owner(&topology, 1), owner(&topology, -2), owner(&topology, 3)]);
     let (_, bound) = bind("INSERT INTO users (email) VALUES ('a'), ('b')", &[]);
     assert_eq!(bound.unwrap().rows, [owner(&topology, 100), owner(&topology, 101)]);
@@ -113,11 +112,13 @@ fn rows_go_by_their_keys() {
 
 #[test]
 fn a_null_key_is_missing_and_an_odd_one_is_for_a_server_to_read() {
-    let text = "INSERT INTO orders (user_id) VALUES ($1)";
-    match bind(text, &[(0, Format::Text, None)]).1 {
+    match bind("INSERT INTO pgbench_history (aid) VALUES ($1)", &[(0, Format::Text, None)]).1 {
         Err(BindError::Refused(error)) => assert_eq!(error.id, ErrorId::ShardingKeyMissing),
         other => panic!("{other:?}"),
     }
+    let text = "INSERT INTO orders (user_id) VALUES ($1)";
+    // NOT NULL: any shard refuses the row in PostgreSQL's own words.
+    assert_eq!(bind(text, &[(0, Format::Text, None)]).1.unwrap().shards, BoundShards::One(ShardId(1)));
     match bind(text, &[(0, Format::Text, Some(b"0x10"))]).1 {
         Err(BindError::Unreadable(slots)) => {
             assert_eq!(slots.len(), 1);

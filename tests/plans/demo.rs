@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
-use ostrakon::topology::schema::{
-    Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility,
-};
+use ostrakon::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility};
 use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
 
 /// Tables as `name placement: column type options, ...; unique keys`.
 ///
 /// Placements: `key a b`, `reference`, `single`, `view of t u`. Options: `serial`, `always`, `default`, `generated`,
-/// `null` (columns are NOT NULL without it), `locale` (not bytewise), `nocase` (nondeterministic).
+/// `null` (columns are NOT NULL without it), `locale` (not bytewise), `nocase` (nondeterministic), `limited` (a type modifier).
 const TABLES: &str = "
 countries | reference | code text, name text null | code
 products | reference | sku text, title text null, price numeric null | sku
@@ -26,7 +24,9 @@ settings | single | name text, value text null | name
 audit | single | id int8 serial, at timestamptz default, line text null | id
 events | key id | id uuid, kind text null, payload jsonb null, at timestamptz null | id
 readings | key device day | device text, day date, value float8 null | device day
-labels | key name | name varchar, weight numeric null, nick text nocase null | name
+labels | key name | name varchar, kind varchar limited null, weight numeric null, nick text nocase null | name
+tokens | key id | id uuid default, name text null | id
+shops | key city | city varchar limited, n int4 null | city
 pgbench_accounts | key aid | aid int4, bid int4 null, abalance int4 null, filler bpchar null | aid
 pgbench_branches | key bid | bid int4, bbalance int4 null, filler bpchar null | bid
 pgbench_tellers | key tid | tid int4, bid int4 null, tbalance int4 null, filler bpchar null | tid
@@ -80,6 +80,7 @@ fn column(table: &TableName, text: &str) -> Column {
     Column {
         name: words[0].to_owned(),
         type_oid: type_oid(words[1]),
+        has_type_modifier: has("limited"),
         collation_is_bytewise: !has("locale") && !has("nocase"),
         collation_is_deterministic: !has("nocase"),
         not_null: !has("null"),
