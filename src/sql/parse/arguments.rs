@@ -266,7 +266,7 @@ fn argument(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Argument> {
             (None, 0)
         };
     let inner = start + skipped;
-    if inner >= end || inner < end && skipped == 2 && source.is_keyword(inner, "variadic") {
+    if inner >= end || skipped == 2 && source.is_keyword(inner, "variadic") {
         return Err(unsupported("an argument is expected", tokens.start));
     }
     if let Some(under) = under {

@@ -57,8 +57,8 @@ impl Converter<'_, '_, '_> {
     /// One expression.
     pub(super) fn expr(&self, expr: ParsedExpr) -> Parsed<Expr> {
         match expr {
-            ParsedExpr::Identifier(ident) => self.column(vec![ident]),
-            ParsedExpr::CompoundIdentifier(idents) => self.column(idents),
+            ParsedExpr::Identifier(ident) => self.column(&[ident]),
+            ParsedExpr::CompoundIdentifier(idents) => self.column(&idents),
             ParsedExpr::CompoundFieldAccess { root, access_chain } => self.access(*root, access_chain),
             ParsedExpr::Value(value) => self.value(&value),
             ParsedExpr::Nested(inner) => self.expr(*inner),
@@ -236,7 +236,7 @@ impl Converter<'_, '_, '_> {
         self.source.name(token).map_or_else(|| self.refuse("a name without a token"), Ok)
     }
 
-    fn column(&self, idents: Vec<Ident>) -> Parsed<Expr> {
+    fn column(&self, idents: &[Ident]) -> Parsed<Expr> {
         let mut qualifier = idents.iter().map(|ident| self.name(ident)).collect::<Parsed<Vec<_>>>()?;
         let Some(name) = qualifier.pop() else { return self.refuse("an empty name") };
         Ok(Expr::Column { qualifier, name })
@@ -257,7 +257,7 @@ impl Converter<'_, '_, '_> {
                         names.push(ident);
                     }
                 }
-                vec![self.column(names)?]
+                vec![self.column(&names)?]
             }
             root => vec![self.expr(root)?],
         };
