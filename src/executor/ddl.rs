@@ -85,7 +85,7 @@ impl Session {
     /// A statement that names a relation nobody has heard of may come after DDL elsewhere: the schema
     /// is read again before anything is decided.
     pub(super) async fn know_relations(&mut self, parsed: &Parsed) -> Result<(), Failure> {
-        let Ok(statement) = &parsed.statement else { return Ok(()) };
+        let Ok(statement) = &*parsed.statement else { return Ok(()) };
         if self.own_schema.is_some() || self.transaction.is_failed() {
             return Ok(());
         }

@@ -182,7 +182,7 @@ pub(super) struct SetConfig {
 /// The function is used in any other way: what it would set cannot be told, and would stay on a
 /// connection that other sessions use.
 pub(super) fn set_config(parsed: &Parsed, values: &StatementValues<'_>) -> Result<Option<SetConfig>, ClientError> {
-    let Ok(statement) = &parsed.statement else { return Ok(None) };
+    let Ok(statement) = &*parsed.statement else { return Ok(None) };
     let mut calls = 0;
     walk::for_each_call(statement, |call| calls += usize::from(call.name.name == "set_config"));
     if calls == 0 {

@@ -59,7 +59,7 @@ impl Session {
         if self.transaction.is_failed() && !ends_failure(parsed) {
             return Err(in_failed_transaction().into());
         }
-        let statement = match &parsed.statement {
+        let statement = match &*parsed.statement {
             Ok(statement) => statement,
             Err(_) => return self.run_planned(client, parsed, mode).await,
         };
@@ -108,7 +108,7 @@ impl Session {
             search_path: &self.search_path,
             text: &parsed.text,
         };
-        let statement = match &parsed.statement {
+        let statement = match &*parsed.statement {
             Ok(statement) => statement,
             Err(reason) => {
                 return planner::plan_unparsed(&context, &parsed.lexed)
@@ -116,16 +116,11 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
-        let cacheable = self.own_schema.is_none()
-            && matches!(
-                statement,
-                Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
-            );
-        if !cacheable {
+        let Some(fingerprint) = parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none()) else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
-        }
+        };
         let key = crate::cache::PlanKey {
-            fingerprint: super::session::fingerprint_of(parsed),
+            fingerprint: fingerprint.clone(),
             search_path: self.search_path.as_slice().into(),
             epoch: self.topology.epoch.0,
             schema_version: schema.version,
@@ -248,7 +243,7 @@ impl Session {
 
     /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.
     async fn run_fixed(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        if let Ok(Statement::Close(None)) = &parsed.statement {
+        if let Ok(Statement::Close(None)) = &*parsed.statement {
             self.tell_links(&parsed.text).await?;
             self.cursors.clear();
             return Ok(Done::with_tag("CLOSE CURSOR ALL"));
@@ -265,7 +260,7 @@ impl Session {
 
     /// The shard of a statement that needs no plan: the cursor's, or any one for SHOW.
     pub(super) fn fixed_shard(&self, parsed: &Parsed) -> Option<ShardId> {
-        match &parsed.statement {
+        match &*parsed.statement {
             Ok(Statement::Show(_)) => Some(self.any_shard()),
             Ok(Statement::Close(Some(name))) => Some(self.cursor_shard(name)),
             Ok(Statement::Fetch) => {
@@ -284,7 +279,7 @@ impl Session {
 
     /// Remembers where a cursor is.
     pub(super) fn note_cursor(&mut self, shard: ShardId, parsed: &Parsed) {
-        if let Ok(Statement::Declare { .. }) = &parsed.statement
+        if let Ok(Statement::Declare { .. }) = &*parsed.statement
             && let Some(name) = parsed.lexed.identifier(&parsed.text, 1)
         {
             self.cursors.insert(name, shard);
@@ -321,7 +316,7 @@ impl Session {
 
     /// Remembers what a statement that succeeded did to its connection.
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
-        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
+        let may_set = matches!(*parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;
@@ -336,7 +331,7 @@ impl Session {
 /// Statements that are accepted in a failed transaction.
 pub(super) fn ends_failure(parsed: &Parsed) -> bool {
     matches!(
-        parsed.statement,
+        *parsed.statement,
         Ok(Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_) | Statement::Empty)
     )
 }
