@@ -185,7 +185,7 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
-        self.know_relations(&parsed).await?;
+        self.know_relations(client, &parsed).await?;
         let plan = match self.plan(&parsed) {
             Ok(plan) => plan,
             Err(refusal) => {

@@ -13,6 +13,7 @@ use crate::plan::{Class, Plan, Several};
 use crate::planner::{self, BindError, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
+use crate::sql::walk;
 use crate::wire::client_message::{self, Bind};
 
 /// By which protocol a statement came.
@@ -116,6 +117,7 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
+        refuse_session_bound(statement)?;
         let Some(fingerprint) = parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none()) else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
         };
@@ -197,7 +199,7 @@ impl Session {
 
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        self.know_relations(parsed).await?;
+        self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
             Err(refusal) => return Err(self.refuse(client, parsed, mode.types(), refusal).await),
@@ -344,10 +346,49 @@ pub(super) fn in_failed_transaction() -> ClientError {
     )
 }
 
+/// Functions that leave a lock on the connection beyond the transaction.
+const SESSION_LOCKS: &[&str] = &[
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_advisory_unlock",
+    "pg_advisory_unlock_all",
+    "pg_advisory_unlock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+];
+
+/// What would stay on a connection that other sessions use next.
+///
+/// # Errors
+/// 0A000 with what to use instead.
+fn refuse_session_bound(statement: &Statement) -> Result<(), ClientError> {
+    if let Statement::Ddl(ddl) = statement
+        && ddl.temporary
+    {
+        return Err(pooling_refusal("a temporary object", "Use an ordinary table, or a CTE."));
+    }
+    let mut found = None;
+    walk::for_each_call(statement, |call| {
+        if SESSION_LOCKS.contains(&call.name.name.as_str()) {
+            found = Some(call.name.name.clone());
+        }
+    });
+    match found {
+        Some(name) => Err(pooling_refusal(
+            &format!("{name}()"),
+            "Use pg_advisory_xact_lock or pg_try_advisory_xact_lock inside a transaction.",
+        )),
+        None => Ok(()),
+    }
+}
+
 fn not_in_pooling(what: &str, hint: &str) -> Failure {
+    pooling_refusal(what, hint).into()
+}
+
+fn pooling_refusal(what: &str, hint: &str) -> ClientError {
     ClientError::new(ErrorId::FeatureNotSupported, format!("{what} is not supported in transaction pooling"))
         .with_hint(hint)
-        .into()
 }
 
 fn empty_query_response() -> crate::wire::frame::Frame {
