@@ -151,7 +151,7 @@ impl Session {
             let done = if first.is_none() {
                 self.forward_query(client, shard, sql).await?
             } else {
-                let show = super::exchange::Show { header: false, rows: false };
+                let show = super::exchange::Show { header: false, rows: false, notices: false };
                 self.exchange(client, shard, sql, super::statement::Mode::Simple, show).await?
             };
             first.get_or_insert(done);

@@ -254,7 +254,7 @@ impl Session {
         match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
             Mode::Extended { .. } => {
-                let show = Show { header: mode.describes(), rows: true };
+                let show = Show { header: mode.describes(), rows: true, notices: true };
                 self.exchange(client, shard, &parsed.text, mode, show).await
             }
         }
@@ -305,7 +305,7 @@ impl Session {
         let done = match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await?,
             Mode::Extended { .. } => {
-                let show = Show { header: mode.describes(), rows: true };
+                let show = Show { header: mode.describes(), rows: true, notices: true };
                 self.exchange(client, shard, &parsed.text, mode, show).await?
             }
         };
