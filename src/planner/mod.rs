@@ -21,6 +21,7 @@ mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
 mod merge_rows;
+mod names;
 mod place;
 mod predicate;
 pub mod rewrite;

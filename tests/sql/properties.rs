@@ -235,7 +235,7 @@ fn rewritten(text: &str, lexed: &Lexed, seeds: &[u32]) -> String {
         }
         let written = &text[token.start..token.end];
         match token.kind {
-            TokenKind::Word if seed % 2 == 0 => out.push_str(&written.to_ascii_uppercase()),
+            TokenKind::Word if seed.is_multiple_of(2) => out.push_str(&written.to_ascii_uppercase()),
             TokenKind::Literal(literal) => match lexed.literals[literal].kind {
                 LiteralKind::Integer => out.push_str(&(seed % 1000).to_string()),
                 LiteralKind::Decimal => out.push_str(&format!("{}.5", seed % 1000)),

@@ -228,7 +228,7 @@ fn statements_without_a_tree_are_known_by_kind() {
     assert_eq!(kind("set names 'utf8'"), Set { local: false, name: "client_encoding".into(), value: 2..3 });
     assert_eq!(kind("set search_path to default"), Set { local: false, name: "search_path".into(), value: 4..4 });
     assert_eq!(
-        kind("set session authorization default").clone(),
+        kind("set session authorization default"),
         Set { local: false, name: "session_authorization".into(), value: 4..4 }
     );
     assert_eq!(kind("set transaction isolation level read committed"), SetTransaction);

@@ -56,8 +56,8 @@ impl Converter<'_, '_, '_> {
     /// One expression.
     pub(super) fn expr(&self, expr: ParsedExpr) -> Parsed<Expr> {
         match expr {
-            ParsedExpr::Identifier(ident) => self.column(vec![ident]),
-            ParsedExpr::CompoundIdentifier(idents) => self.column(idents),
+            ParsedExpr::Identifier(ident) => self.column(&[ident]),
+            ParsedExpr::CompoundIdentifier(idents) => self.column(&idents),
             ParsedExpr::CompoundFieldAccess { root, access_chain } => self.access(*root, access_chain),
             ParsedExpr::Value(value) => self.value(&value),
             ParsedExpr::Nested(inner) => self.expr(*inner),
@@ -211,7 +211,7 @@ impl Converter<'_, '_, '_> {
         self.source.name(token).map_or_else(|| self.refuse("a name without a token"), Ok)
     }
 
-    fn column(&self, idents: Vec<Ident>) -> Parsed<Expr> {
+    fn column(&self, idents: &[Ident]) -> Parsed<Expr> {
         let mut qualifier = idents.iter().map(|ident| self.name(ident)).collect::<Parsed<Vec<_>>>()?;
         let Some(name) = qualifier.pop() else { return self.refuse("an empty name") };
         Ok(Expr::Column { qualifier, name })
@@ -232,27 +232,32 @@ impl Converter<'_, '_, '_> {
                         names.push(ident);
                     }
                 }
-                vec![self.column(names)?]
+                vec![self.column(&names)?]
             }
             root => vec![self.expr(root)?],
         };
-        let mut what = "field access";
+        let (mut has_field, mut has_subscript) = (false, false);
         for access in chain {
             match access {
-                AccessExpr::Dot(ParsedExpr::Identifier(_)) => {}
-                AccessExpr::Dot(inner) => children.push(self.expr(inner)?),
+                AccessExpr::Dot(ParsedExpr::Identifier(_)) => has_field = true,
+                AccessExpr::Dot(inner) => {
+                    has_field = true;
+                    children.push(self.expr(inner)?);
+                }
                 AccessExpr::Subscript(Subscript::Index { index }) => {
-                    what = "subscript";
+                    has_subscript = true;
                     children.push(self.expr(index)?);
                 }
                 AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride }) => {
-                    what = "subscript";
+                    has_subscript = true;
                     for bound in [lower_bound, upper_bound, stride].into_iter().flatten() {
                         children.push(self.expr(bound)?);
                     }
                 }
             }
         }
+        // The name of a field is not kept, nor whether a subscript comes before it.
+        let what = if has_subscript && !has_field { "subscript" } else { "field access" };
         Ok(Expr::Other { what, children })
     }
 

@@ -62,7 +62,8 @@ fn expansion(source: &Source<'_>, tokens: Range<usize>) -> Parsed<SelectItemKind
 fn is_bare_alias(source: &Source<'_>, start: usize, last: usize) -> bool {
     let before = last - 1;
     let is_quoted = source.kind(last) == Some(TokenKind::QuotedIdent);
-    if !is_quoted && !(source.kind(last) == Some(TokenKind::Word) && !keywords::is_reserved(source.written(last))) {
+    let is_word = source.kind(last) == Some(TokenKind::Word) && !keywords::is_reserved(source.written(last));
+    if !is_quoted && !is_word {
         return false;
     }
     match source.kind(before) {

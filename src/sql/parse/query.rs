@@ -403,9 +403,8 @@ fn distinct(cursor: &mut Cursor<'_, '_>) -> Parsed<Distinct> {
 }
 
 fn group_by(cursor: &mut Cursor<'_, '_>, select: &mut Select) -> Parsed<()> {
-    match cursor.eat_any(&["distinct", "all"]) {
-        Some("distinct") => select.grouping_sets = true,
-        _ => {}
+    if cursor.eat_any(&["distinct", "all"]) == Some("distinct") {
+        select.grouping_sets = true;
     }
     loop {
         let tokens = cursor.expression()?;
