@@ -378,6 +378,11 @@ fn number(subject: &Subject<'_>, expr: &Expr) -> Option<Slot> {
             LiteralKind::Integer => Some(Slot::Literal { index: *index, negative: false }),
             _ => None,
         },
+        // PostgreSQL refuses it, and so does the merge, in the same words.
+        Expr::Unary { operator, expr } if operator == "-" => match number(subject, expr)? {
+            Slot::Literal { index, negative: false } => Some(Slot::Literal { index, negative: true }),
+            _ => None,
+        },
         Expr::Param(number) => Some(Slot::Param(*number)),
         Expr::Null => Some(Slot::Null),
         Expr::Cast { expr, type_name } if is_integer_type(type_name) && matches!(**expr, Expr::Param(_)) => {
@@ -400,6 +405,12 @@ fn number_sql(subject: &Subject<'_>, expr: &Expr, range: &TokenRange) -> Vec<Pie
             Expr::Param(number) => text(format!("${number}::{type_name}::bigint")),
             _ => Vec::new(),
         },
+        Expr::Unary { expr, .. } => {
+            let mut sql = text("(-".to_owned());
+            sql.extend(number_sql(subject, expr, range));
+            sql.push(Piece::Text(")".to_owned()));
+            sql
+        }
         Expr::Literal(index) => {
             let at = range
                 .clone()
