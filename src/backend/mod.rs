@@ -6,6 +6,7 @@ pub mod authenticate;
 pub mod cancel;
 pub mod connection;
 pub mod decision;
+mod defaults;
 pub mod error;
 pub mod pool;
 pub mod pools;

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::backend::connection::Rows;
-use crate::backend::{BackendError, Connection};
+use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
 use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility};
 use crate::wire::frame::Frame;
@@ -56,7 +56,8 @@ const COLUMNS_SQL: &str = "WITH RECURSIVE base (oid, type_oid, has_default, not_
         WHEN d.oid IS NOT NULL THEN (SELECT p.refobjid FROM pg_catalog.pg_depend p \
           JOIN pg_catalog.pg_class s ON s.oid = p.refobjid AND s.relkind = 'S' \
           WHERE p.classid = 2604 AND p.objid = d.oid AND p.refclassid = 1259 LIMIT 1) END, \
-      a.atttypmod <> -1 OR m.oid IS NOT NULL \
+      a.atttypmod <> -1 OR m.oid IS NOT NULL, \
+      EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'e') \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN domain m ON m.oid = a.atttypid \
@@ -90,7 +91,8 @@ const VIEWS_SQL: &str = "SELECT DISTINCT r.ev_class, d.refobjid \
 
 /// User functions.
 const FUNCTIONS_SQL: &str = "SELECT p.proname, \
-    pg_catalog.max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END) \
+    pg_catalog.max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END), \
+    pg_catalog.bool_or(p.prokind IN ('a', 'w') OR p.proretset) \
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY p.proname";
 
@@ -157,6 +159,7 @@ pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
         version: 0,
         relations: builder.finish(),
         functions: read_functions(&functions)?,
+        many_rows: read_many_rows(&functions)?,
         collation_is_bytewise: default_is_bytewise,
     })
 }
@@ -287,6 +290,9 @@ fn read_default(row: &[Option<String>], names: &HashMap<u32, TableName>) -> Resu
             ColumnDefault::Sequence { sequence, always: false }
         }
         ("default", _) if text(row, 10).is_some_and(is_null_constant) => ColumnDefault::None,
+        ("default", None) if defaults::is_constant(text(row, 10).unwrap_or_default(), boolean(row, 13)?) => {
+            ColumnDefault::Constant
+        }
         _ => ColumnDefault::Expression,
     })
 }
@@ -315,6 +321,16 @@ fn read_functions(rows: &Rows) -> Result<HashMap<String, Volatility>, SchemaErro
             Ok((required(row, 0)?.to_owned(), volatility))
         })
         .collect()
+}
+
+fn read_many_rows(rows: &Rows) -> Result<HashSet<String>, SchemaError> {
+    let mut names = HashSet::new();
+    for row in rows {
+        if boolean(row, 2)? {
+            names.insert(required(row, 0)?.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 fn text(row: &[Option<String>], index: usize) -> Option<&str> {

@@ -156,6 +156,7 @@ mod tests {
             insert: None,
             copy: None,
             outside_transaction: false,
+            inside_transaction: None,
             changes_schema: false,
             reason: String::new(),
         })

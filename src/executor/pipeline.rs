@@ -193,6 +193,9 @@ impl Session {
                 return Err(self.refuse(client, &parsed, &types, refusal).await);
             }
         };
+        if let Some(what) = plan.inside_transaction {
+            self.needs_block(what)?;
+        }
         if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) {
             return Ok(None);
         }

@@ -212,6 +212,9 @@ impl Session {
             )
             .into());
         }
+        if let Some(what) = plan.inside_transaction {
+            self.needs_block(what)?;
+        }
         if plan.copy.is_some() {
             return self.run_copy(client, parsed, &plan, mode).await;
         }

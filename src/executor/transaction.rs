@@ -108,7 +108,7 @@ impl Session {
             .into())
     }
 
-    fn needs_block(&self, what: &str) -> Result<(), ClientError> {
+    pub(super) fn needs_block(&self, what: &str) -> Result<(), ClientError> {
         if self.transaction.is_open() {
             Ok(())
         } else {

@@ -40,6 +40,8 @@ pub struct Plan {
     pub copy: Option<CopyPlan>,
     /// It cannot run in a transaction block.
     pub outside_transaction: bool,
+    /// It is of no use outside a transaction block, and PostgreSQL refuses it there: by this name.
+    pub inside_transaction: Option<&'static str>,
     /// The schema must be read again afterwards.
     pub changes_schema: bool,
     /// One line for EXPLAIN: why this route.

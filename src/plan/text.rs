@@ -43,6 +43,9 @@ pub fn render(plan: &Plan) -> String {
     if plan.outside_transaction {
         out.push_str("outside a transaction\n");
     }
+    if plan.inside_transaction.is_some() {
+        out.push_str("inside a transaction only\n");
+    }
     if plan.changes_schema {
         out.push_str("changes the schema\n");
     }

@@ -415,6 +415,17 @@ pub const PLAIN: &[&str] = &[
     "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize", "xmlvalidate", "xpath", "xpath_exists",
 ];
 
+/// Functions that return sets, of those that depend on their arguments or the session only.
+#[rustfmt::skip]
+pub const SET_RETURNING: &[&str] = &[
+    "generate_series", "generate_subscripts", "json_array_elements", "json_array_elements_text", "json_each",
+    "json_each_text", "json_object_keys", "json_populate_recordset", "json_to_recordset", "jsonb_array_elements",
+    "jsonb_array_elements_text", "jsonb_each", "jsonb_each_text", "jsonb_object_keys", "jsonb_path_query",
+    "jsonb_path_query_tz", "jsonb_populate_recordset", "jsonb_to_recordset", "pg_snapshot_xip", "regexp_matches",
+    "regexp_split_to_table", "string_to_table", "ts_debug", "ts_parse", "ts_token_type", "txid_snapshot_xip",
+    "unnest",
+];
+
 /// Relations of `pg_catalog`.
 #[rustfmt::skip]
 pub const CATALOG_RELATIONS: &[&str] = &[

@@ -225,5 +225,6 @@ pub fn plan_truncate(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Pla
 pub fn plan_lock(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Plan, ClientError> {
     let mut plan = plan_truncate(subject, tables)?;
     plan.class = Class::ReadLock;
+    plan.inside_transaction = Some(super::LOCK);
     Ok(plan)
 }

@@ -15,6 +15,8 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement) -> Plan {
             plan.outside_transaction = ddl.outside_transaction;
             plan.changes_schema = !ddl.temporary && super::ddl::changes_schema(ddl);
         }
+        Statement::Lock(_) => plan.inside_transaction = Some(super::LOCK),
+        Statement::Declare { hold: false, .. } => plan.inside_transaction = Some(super::DECLARE),
         Statement::Do | Statement::Call(_) => plan.changes_schema = true,
         Statement::Query(query) => plan.changes_schema = creates_table(query),
         Statement::Explain { analyze: true, statement, .. } => {
@@ -40,6 +42,7 @@ fn to_home(subject: &Subject<'_>, class: Class) -> Plan {
         insert: None,
         copy: None,
         outside_transaction: false,
+        inside_transaction: None,
         changes_schema: false,
         reason: "the only shard".to_owned(),
     }

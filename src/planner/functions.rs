@@ -26,7 +26,7 @@ pub enum Kind {
     Session,
     /// Depends on its arguments only.
     Plain,
-    /// A user's function that is declared IMMUTABLE. It may be an aggregate.
+    /// A user's function that is declared IMMUTABLE; [`is_aggregate`] tells whether it is an aggregate.
     UserImmutable,
     /// Any other user's function.
     User,
@@ -79,7 +79,8 @@ fn builtin(name: &str) -> Option<Kind> {
     lists.into_iter().find(|(list, _)| listed(list, name)).map(|(_, kind)| kind)
 }
 
-/// True for an aggregate that is not used as a window function. A user's function may be one: it counts.
+/// True for an aggregate that is not used as a window function. A function that the schema does not know counts: it
+/// may be one.
 pub fn is_aggregate(schema: &Schema, call: &Call) -> bool {
     call.over.is_none()
         && (call.star
@@ -87,7 +88,21 @@ pub fn is_aggregate(schema: &Schema, call: &Call) -> bool {
             || call.filter.is_some()
             || call.within_group
             || !call.order_by.is_empty()
-            || matches!(kind(schema, &call.name), Kind::Aggregate | Kind::UserImmutable | Kind::User))
+            || match kind(schema, &call.name) {
+                Kind::Aggregate => true,
+                Kind::UserImmutable | Kind::User => may_be_aggregate(schema, &call.name.name),
+                _ => false,
+            })
+}
+
+fn may_be_aggregate(schema: &Schema, name: &str) -> bool {
+    schema.many_rows.contains(name) || !schema.functions.contains_key(name) || builtin(name) == Some(Kind::Aggregate)
+}
+
+/// True for a function that may give several rows for one.
+pub fn may_return_set(schema: &Schema, call: &Call) -> bool {
+    let name = call.name.name.as_str();
+    listed(builtins::SET_RETURNING, name) || schema.many_rows.contains(name)
 }
 
 /// True when an aggregate of this query level stands in the expression.
@@ -133,6 +148,7 @@ mod tests {
             builtins::NODE_LOCAL,
             builtins::SESSION,
             builtins::PLAIN,
+            builtins::SET_RETURNING,
             builtins::CATALOG_RELATIONS,
         ] {
             assert!(list.is_sorted());

@@ -147,7 +147,7 @@ pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), Client
         let is_open = match column.default {
             ColumnDefault::Expression => true,
             ColumnDefault::Sequence { .. } => is_query,
-            ColumnDefault::None | ColumnDefault::Generated => false,
+            ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated => false,
         };
         if is_open && !is_given {
             return Err(ClientError::refused(

@@ -153,7 +153,7 @@ impl<'m> Merger<'m> {
                 None => {
                     return Err(ClientError::refused(
                         "a column that is neither grouped nor aggregated is not supported across shards",
-                        "Add the column to GROUP BY.",
+                        "Add the column to GROUP BY, and take functions that return sets out of the target list.",
                     ));
                 }
             }
@@ -186,7 +186,9 @@ impl<'m> Merger<'m> {
         let mut is_decided = !matches!(expr, Expr::Column { .. });
         if let Expr::Function(call) = expr {
             let kind = functions::kind(self.subject.schema, &call.name);
-            is_decided = call.over.is_none() && matches!(kind, Kind::Plain | Kind::Session);
+            is_decided = call.over.is_none()
+                && matches!(kind, Kind::Plain | Kind::Session | Kind::UserImmutable)
+                && !functions::may_return_set(self.subject.schema, call);
         }
         visit::parts(expr, &mut |part| {
             is_decided &= match part {

@@ -4,6 +4,7 @@ use super::Subject;
 use super::functions;
 use super::merge_aggregate;
 use super::merge_expr;
+use super::names;
 use super::scope::Scope;
 use super::select::Merge;
 use super::select_facts;
@@ -228,7 +229,7 @@ fn refuse_order() -> ClientError {
 /// The entry of the target list that an ORDER BY expression means: an output name first, then the same expression.
 ///
 /// # Errors
-/// An entry without AS may have the name that is sorted by.
+/// An entry without AS may or may not have the name that is sorted by.
 pub fn find_item(
     subject: &Subject<'_>,
     select: &Select,
@@ -238,18 +239,13 @@ pub fn find_item(
     if let Expr::Column { qualifier, name } = &item.expr
         && qualifier.is_empty()
     {
-        if !select_facts::are_names_known(select) {
+        if select.items.iter().any(|shown| names::is_unsure(shown, name)) {
             return Err(ClientError::refused(
-                "ORDER BY by a name next to an expression without AS is not supported across shards",
-                "Name every expression of the target list with AS.",
+                "ORDER BY by a name that an expression without AS may have is not supported across shards",
+                "Name the expressions of the target list with AS.",
             ));
         }
-        let named = select.items.iter().position(|shown| match &shown.kind {
-            SelectItemKind::Expr { expr, alias } => {
-                alias.clone().or_else(|| select_facts::output_name(expr)).as_deref() == Some(name.as_str())
-            }
-            _ => false,
-        });
+        let named = select.items.iter().position(|shown| names::of_item(shown).as_deref() == Some(name.as_str()));
         if named.is_some() {
             return Ok(named);
         }
@@ -382,6 +378,11 @@ fn number(subject: &Subject<'_>, expr: &Expr) -> Option<Slot> {
             LiteralKind::Integer => Some(Slot::Literal { index: *index, negative: false }),
             _ => None,
         },
+        // PostgreSQL refuses it, and so does the merge, in the same words.
+        Expr::Unary { operator, expr } if operator == "-" => match number(subject, expr)? {
+            Slot::Literal { index, negative: false } => Some(Slot::Literal { index, negative: true }),
+            _ => None,
+        },
         Expr::Param(number) => Some(Slot::Param(*number)),
         Expr::Null => Some(Slot::Null),
         Expr::Cast { expr, type_name } if is_integer_type(type_name) && matches!(**expr, Expr::Param(_)) => {
@@ -404,6 +405,12 @@ fn number_sql(subject: &Subject<'_>, expr: &Expr, range: &TokenRange) -> Vec<Pie
             Expr::Param(number) => text(format!("${number}::{type_name}::bigint")),
             _ => Vec::new(),
         },
+        Expr::Unary { expr, .. } => {
+            let mut sql = text("(-".to_owned());
+            sql.extend(number_sql(subject, expr, range));
+            sql.push(Piece::Text(")".to_owned()));
+            sql
+        }
         Expr::Literal(index) => {
             let at = range
                 .clone()

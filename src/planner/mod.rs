@@ -21,6 +21,7 @@ mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
 mod merge_rows;
+mod names;
 mod place;
 mod predicate;
 pub mod rewrite;
@@ -44,6 +45,10 @@ use crate::topology::schema::Schema;
 
 pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
 pub use schema_check::{check_schema, names_unknown_relation};
+
+/// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
+const LOCK: &str = "LOCK TABLE";
+const DECLARE: &str = "DECLARE CURSOR";
 
 /// What a plan is made from, beside the statement.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +112,7 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
         Statement::Truncate(tables) => ddl::plan_truncate(&subject, tables),
         Statement::Lock(tables) => ddl::plan_lock(&subject, tables),
         Statement::Ddl(ddl) => ddl::plan(&subject, ddl),
-        Statement::Declare { query, .. } => plan_declare(&subject, statement, query),
+        Statement::Declare { query, hold } => plan_declare(&subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),
         Statement::Do => Err(refuse_code("DO")),
@@ -141,8 +146,9 @@ fn refuse_code(what: &str) -> ClientError {
 }
 
 /// A cursor stays on the shard that has it.
-fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Result<Plan, ClientError> {
-    let plan = select::plan(subject, statement, query)?;
+fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query, hold: bool) -> Result<Plan, ClientError> {
+    let mut plan = select::plan(subject, statement, query)?;
+    plan.inside_transaction = (!hold).then_some(DECLARE);
     only_one_shard(
         plan,
         ClientError::refused(
@@ -163,6 +169,7 @@ fn plan_explain(
         "Use EXPLAIN (OSTRAKON) to see the shards and the plan.",
     );
     let mut plan = plan(context, lexed, statement)?;
+    plan.inside_transaction = None;
     if let Some(insert) = plan.insert.take() {
         let keys: Vec<_> = insert.rows.iter().map(|row| crate::plan::KeyTuple { parts: row.key.clone() }).collect();
         let has_key = keys.iter().all(|key| !key.parts.is_empty());

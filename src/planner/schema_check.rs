@@ -68,7 +68,7 @@ fn is_unique_by_making(column: &Column) -> bool {
     match column.default {
         ColumnDefault::Sequence { .. } => true,
         ColumnDefault::Expression => column.type_oid == UUID_OID,
-        ColumnDefault::None | ColumnDefault::Generated => false,
+        ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated => false,
     }
 }
 

@@ -47,6 +47,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
         insert: None,
         copy: None,
         outside_transaction: false,
+        inside_transaction: None,
         changes_schema: false,
         reason: routed.reason,
     })

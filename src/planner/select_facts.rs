@@ -3,6 +3,7 @@
 use super::Subject;
 use super::env::{Env, Node};
 use super::functions;
+use super::names;
 use super::predicate;
 use super::scope::{Scope, ScopeColumn};
 use super::visit;
@@ -79,38 +80,6 @@ pub fn own_exprs<'a>(select: &'a Select, order: &'a [OrderItem]) -> impl Iterato
         .chain(order.iter().map(|item| &item.expr))
 }
 
-/// The name PostgreSQL gives to an output column without AS, as far as it is needed to find it again.
-///
-/// # Source
-/// `FigureColname` in `src/backend/parser/parse_target.c`.
-pub fn output_name(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::Column { name, .. } => Some(name.clone()),
-        Expr::Function(call) => Some(call.name.name.clone()),
-        Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => output_name(expr),
-        _ => None,
-    }
-}
-
-/// False when PostgreSQL may give the expression another name than [`output_name`] knows: that of an ELSE, a field or
-/// a subquery's column.
-fn is_name_known(expr: &Expr) -> bool {
-    match expr {
-        Expr::Other { what, .. } => !matches!(*what, "case" | "field access" | "subscript" | "whole row"),
-        Expr::Subquery(_) => false,
-        Expr::Cast { expr, .. } | Expr::Collate { expr, .. } => is_name_known(expr),
-        _ => true,
-    }
-}
-
-/// True when every entry of a target list has AS or a name that is known.
-pub fn are_names_known(select: &Select) -> bool {
-    select.items.iter().all(|item| match &item.kind {
-        SelectItemKind::Expr { expr, alias } => alias.is_some() || is_name_known(expr),
-        _ => true,
-    })
-}
-
 /// True for an entry of a target list that is one column: not `*`, nor `(composite).*`.
 pub fn is_one_column(item: &SelectItem) -> bool {
     match &item.kind {
@@ -122,7 +91,7 @@ pub fn is_one_column(item: &SelectItem) -> bool {
 /// The output columns of a SELECT; false when `*` hides some.
 pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> (Vec<ScopeColumn>, bool) {
     let mut columns = Vec::new();
-    let mut is_complete = are_names_known(select);
+    let mut is_complete = true;
     for item in &select.items {
         if !is_one_column(item) && matches!(item.kind, SelectItemKind::Expr { .. }) {
             is_complete = false;
@@ -132,7 +101,9 @@ pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> 
             SelectItemKind::Wildcard => scope.wildcard(),
             SelectItemKind::QualifiedWildcard(alias) => scope.qualified_wildcard(alias),
             SelectItemKind::Expr { expr, alias } => {
-                let name = alias.clone().or_else(|| output_name(expr)).unwrap_or_default();
+                let name = alias.clone().or_else(|| names::of(expr));
+                is_complete &= name.is_some();
+                let name = name.unwrap_or_default();
                 columns.push(ScopeColumn {
                     name,
                     node: predicate::node(expr, scope),

@@ -1,5 +1,6 @@
 //! Walks over the statement tree that miss nothing. Must not know: tables, shards.
 
+use super::names;
 use crate::sql::ast::{
     Call, Expr, Insert, InsertSource, JoinCondition, OrderItem, Query, Select, SelectItem, SelectItemKind, SetExpr,
     Statement, TableRef,
@@ -82,9 +83,7 @@ pub fn item_exprs(items: &[SelectItem]) -> impl Iterator<Item = &Expr> {
 /// Names of a target list's columns, up to the first `*`.
 pub fn item_names(items: &[SelectItem]) -> impl Iterator<Item = String> {
     items.iter().map_while(|item| match &item.kind {
-        SelectItemKind::Expr { expr, alias } => {
-            Some(alias.clone().or_else(|| super::select_facts::output_name(expr)).unwrap_or_default())
-        }
+        SelectItemKind::Expr { .. } => Some(names::of_item(item).unwrap_or_default()),
         SelectItemKind::Wildcard | SelectItemKind::QualifiedWildcard(_) => None,
     })
 }

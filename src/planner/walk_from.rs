@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use super::env::Learned;
+use super::names;
 use super::place::{self, Place};
 use super::predicate;
 use super::scope::{Item, Scope, ScopeColumn};
-use super::select_facts::{self, output_name};
+use super::select_facts;
 use super::walk::{Build, CteKind, CteNode, Ctes, Level, Mode, SOURCES_MAX, Source, Spread, Walk};
 use crate::error::ClientError;
 use crate::sql::ast::{JoinCondition, JoinKind, ObjectName, Query, Select, TableAlias, TableRef};
@@ -26,7 +27,7 @@ impl Walk<'_> {
             TableRef::Function { calls, alias } => {
                 let scope = Rc::new(level.scope.clone());
                 calls.iter().for_each(|call| build.exprs.push((call, Rc::clone(&scope), level.ctes.clone())));
-                let name = calls.first().and_then(output_name).unwrap_or_default();
+                let name = calls.first().and_then(names::of).unwrap_or_default();
                 let item = Item { alias: name, ..Item::default() };
                 level.scope.items.push(named_as(item, alias.as_ref()));
             }

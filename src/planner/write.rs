@@ -106,6 +106,7 @@ pub fn write_plan(route: Route, several: Several, reason: String) -> Plan {
         insert: None,
         copy: None,
         outside_transaction: false,
+        inside_transaction: None,
         changes_schema: false,
         reason,
     }

@@ -2,7 +2,7 @@
 //!
 //! Every shard has the same schema; it is read from one of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{KeyType, Placement, TableName, Topology};
@@ -16,6 +16,9 @@ pub struct Schema {
     pub relations: HashMap<TableName, Arc<Relation>>,
     /// User functions by name (any schema outside pg_catalog): the *worst* volatility of the name's overloads.
     pub functions: HashMap<String, Volatility>,
+    /// Names of which at least one overload takes or gives many rows: an aggregate, a window function or one that
+    /// returns a set. All are in `functions` too.
+    pub many_rows: HashSet<String>,
     /// Text of the database's default collation compares by bytes (C, POSIX, C.UTF-8, ucs_basic).
     pub collation_is_bytewise: bool,
 }
@@ -102,6 +105,8 @@ pub enum ColumnDefault {
         /// GENERATED ALWAYS AS IDENTITY.
         always: bool,
     },
+    /// A literal of a type whose text means the same at all times and on all servers.
+    Constant,
     /// Any other default expression.
     Expression,
     /// GENERATED ALWAYS AS (…) STORED.

@@ -153,7 +153,7 @@ mod tests {
     fn parameters_keep_their_order_and_protocol_options() {
         let mut buffer = BytesMut::new();
         cursor::untagged(&mut buffer, |body| {
-            body.put_slice(b"\0\x03\0\x02user\0app\0_pq_.x\01\0database\0\0\0");
+            body.put_slice(b"\0\x03\0\x02user\0app\0_pq_.x\x001\0database\0\0\0");
         });
         let parameters = [("user", "app"), ("_pq_.x", "1"), ("database", "")];
         let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();

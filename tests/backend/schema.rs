@@ -1,5 +1,6 @@
 //! The schema as the catalogs tell it.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use ostrakon::backend::Connection;
@@ -20,6 +21,7 @@ CREATE DOMAIN very_positive AS positive DEFAULT 5;
 CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 CREATE COLLATION german (provider = icu, locale = 'de-DE');
 CREATE SEQUENCE "Other"."It's"" odd";
+CREATE TYPE mood AS ENUM ('fine', 'bad');
 CREATE TABLE users (
     id serial PRIMARY KEY,
     big bigint GENERATED ALWAYS AS IDENTITY,
@@ -29,6 +31,13 @@ CREATE TABLE users (
     label text DEFAULT 'x' || nextval('users_id_seq'),
     created timestamptz DEFAULT now(),
     nothing int DEFAULT NULL,
+    flag boolean DEFAULT true,
+    zero numeric(10, 2) DEFAULT 0,
+    minus int DEFAULT -1,
+    word varchar(9) DEFAULT 'it''s',
+    list text[] DEFAULT '{}',
+    status mood DEFAULT 'fine',
+    moment timestamptz DEFAULT 'now',
     plain int NOT NULL,
     doubled int GENERATED ALWAYS AS (plain * 2) STORED,
     name text,
@@ -63,6 +72,9 @@ CREATE RULE quiet AS ON INSERT TO ruled DO INSTEAD NOTHING;
 CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 CREATE FUNCTION f(text) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
 CREATE FUNCTION g() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1';
+CREATE AGGREGATE total(int) (SFUNC = int4pl, STYPE = int);
+CREATE FUNCTION total(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION several() RETURNS SETOF int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 CREATE FUNCTION "Other".h() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 CREATE TEMP TABLE passing (id int);
 "#;
@@ -149,6 +161,10 @@ fn columns_and_defaults(schema: &Schema) {
     assert_eq!(default("label"), ColumnDefault::Expression);
     assert_eq!(default("created"), ColumnDefault::Expression);
     assert_eq!(default("nothing"), ColumnDefault::None);
+    for constant in ["flag", "zero", "minus", "word", "list", "status"] {
+        assert_eq!(default(constant), ColumnDefault::Constant, "{constant}");
+    }
+    assert_eq!(default("moment"), ColumnDefault::Expression, "each server has its own");
     assert_eq!(default("plain"), ColumnDefault::None);
     assert_eq!(default("doubled"), ColumnDefault::Generated);
     assert_eq!(default("level"), ColumnDefault::None);
@@ -215,4 +231,5 @@ fn relations_and_views(schema: &Schema) {
     assert_eq!(schema.functions.get("g"), Some(&Volatility::Stable));
     assert_eq!(schema.functions.get("h"), Some(&Volatility::Immutable));
     assert!(!schema.functions.contains_key("now"));
+    assert_eq!(schema.many_rows, HashSet::from(["several".to_owned(), "total".to_owned()]));
 }

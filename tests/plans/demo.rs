@@ -1,6 +1,6 @@
 //! The schema of the planner's cases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
@@ -9,12 +9,12 @@ use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableR
 
 /// Tables as `name placement: column type options, ...; unique keys`.
 ///
-/// Placements: `key a b`, `reference`, `single`, `view of t u`. Options: `serial`, `always`, `default`, `generated`,
+/// Placements: `key a b`, `reference`, `single`, `view of t u`. Options: `serial`, `always`, `default`, `constant`, `generated`,
 /// `null` (columns are NOT NULL without it), `locale` (not bytewise), `nocase` (nondeterministic), `limited` (a type modifier).
 const TABLES: &str = "
 countries | reference | code text, name text null | code
 products | reference | sku text, title text null, price numeric null | sku
-tags | reference | id int8 serial, label text, made_at timestamptz default | id | label
+tags | reference | id int8 serial, label text, made_at timestamptz default, rank int4 constant | id | label
 users | key id | id int8 serial, email text, name text null, country text null, created_at timestamptz default, balance numeric null | id | id email
 orders | key user_id | id int8 serial, user_id int8, status text null, amount numeric null, placed_at timestamptz null | user_id id
 order_items | key user_id | user_id int8, order_id int8, line int4, sku text null, quantity int4 null, price numeric null | user_id order_id line
@@ -74,6 +74,7 @@ fn column(table: &TableName, text: &str) -> Column {
         () if has("serial") => ColumnDefault::Sequence { sequence, always: false },
         () if has("always") => ColumnDefault::Sequence { sequence, always: true },
         () if has("default") => ColumnDefault::Expression,
+        () if has("constant") => ColumnDefault::Constant,
         () if has("generated") => ColumnDefault::Generated,
         () => ColumnDefault::None,
     };
@@ -126,10 +127,12 @@ pub fn schema() -> (Schema, TableRules) {
     }
     schema.functions = HashMap::from([
         ("double_it".to_owned(), Volatility::Immutable),
+        ("median".to_owned(), Volatility::Immutable),
         ("count_orders".to_owned(), Volatility::Stable),
         ("do_things".to_owned(), Volatility::Volatile),
         ("uuid_generate_v4".to_owned(), Volatility::Volatile),
     ]);
+    schema.many_rows = HashSet::from(["median".to_owned()]);
     (schema, rules)
 }
 

@@ -77,10 +77,10 @@ fn refused(refusal: &ClientError) -> String {
 /// The text that the shards get, when it is not the client's.
 fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
     let mut out = String::new();
-    if let Several::Merge { splices, .. } = &plan.several {
-        if !splices.is_empty() {
-            let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
-        }
+    if let Several::Merge { splices, .. } = &plan.several
+        && !splices.is_empty()
+    {
+        let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
     }
     if let Some(insert) = &plan.insert {
         let id = |fill: usize, row: usize| Some((1000 * (fill + 1) + row) as i64);

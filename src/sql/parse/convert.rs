@@ -261,23 +261,28 @@ impl Converter<'_, '_, '_> {
             }
             root => vec![self.expr(root)?],
         };
-        let mut what = "field access";
+        let (mut has_field, mut has_subscript) = (false, false);
         for access in chain {
             match access {
-                AccessExpr::Dot(ParsedExpr::Identifier(_)) => {}
-                AccessExpr::Dot(inner) => children.push(self.expr(inner)?),
+                AccessExpr::Dot(ParsedExpr::Identifier(_)) => has_field = true,
+                AccessExpr::Dot(inner) => {
+                    has_field = true;
+                    children.push(self.expr(inner)?);
+                }
                 AccessExpr::Subscript(Subscript::Index { index }) => {
-                    what = "subscript";
+                    has_subscript = true;
                     children.push(self.expr(index)?);
                 }
                 AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride }) => {
-                    what = "subscript";
+                    has_subscript = true;
                     for bound in [lower_bound, upper_bound, stride].into_iter().flatten() {
                         children.push(self.expr(bound)?);
                     }
                 }
             }
         }
+        // The name of a field is not kept, nor whether a subscript comes before it.
+        let what = if has_subscript && !has_field { "subscript" } else { "field access" };
         Ok(Expr::Other { what, children })
     }
 

@@ -159,6 +159,7 @@ fn term(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Expr> {
 /// `[operand] WHEN … THEN … [ELSE …]`, between CASE and END.
 fn case(source: &Source<'_>, start: usize, end: usize) -> Parsed<Expr> {
     let mut children = Vec::new();
+    let mut what = "case";
     let mut part = start;
     let mut at = start;
     while at < end {
@@ -173,11 +174,14 @@ fn case(source: &Source<'_>, start: usize, end: usize) -> Parsed<Expr> {
                 return Err(unsupported("an expression is expected", at));
             }
             part = at + 1;
+            if source.is_keyword(at, "else") {
+                what = "case with else";
+            }
         }
         at += 1;
     }
     children.push(parse(source, part..end)?);
-    Ok(Expr::Other { what: "case", children })
+    Ok(Expr::Other { what, children })
 }
 
 /// What stands in these parentheses: a query, a row, or one expression.
