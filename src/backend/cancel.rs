@@ -126,6 +126,11 @@ impl CancelHandle {
         Self { target, key, gate, turn }
     }
 
+    /// Process id of the server's backend.
+    pub fn pid(&self) -> u32 {
+        self.key.pid
+    }
+
     /// Cancels what the connection is doing; `false` when it has been given back meanwhile and nothing
     /// was sent.
     ///

@@ -541,6 +541,7 @@ impl Session {
                 }
             }
         };
+        let first = self.name_deadlock(first);
         Self::write_failure(client, first)?;
         if let Some((name, _)) = self.parse_waiting.take() {
             self.statements.remove(&name);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedRwLockReadGuard;
@@ -34,12 +35,37 @@ pub(super) const CLIENT_FLUSH_BYTES: usize = 32 << 10;
 #[derive(Default)]
 pub struct CancelSlot {
     running: Mutex<BTreeMap<ShardId, CancelHandle>>,
+    /// The cancel on its way ends a deadlock.
+    is_deadlock_victim: AtomicBool,
 }
 
 impl CancelSlot {
     /// Everything that runs now.
     pub fn running(&self) -> Vec<CancelHandle> {
         self.running.lock().values().cloned().collect()
+    }
+
+    /// Backends that the session's connections have, by shard.
+    pub fn backends(&self) -> Vec<(ShardId, u32)> {
+        self.running.lock().iter().map(|(shard, handle)| (*shard, handle.pid())).collect()
+    }
+
+    /// Cancels what runs, to end a deadlock: the client is told so by 40P01.
+    ///
+    /// # Cancel safety
+    /// Safe: the session may then be told of a cancel instead.
+    pub async fn cancel_for_deadlock(&self) {
+        self.is_deadlock_victim.store(true, Ordering::Release);
+        for handle in self.running() {
+            if let Err(error) = handle.cancel().await {
+                tracing::debug!(%error, "cancel request failed");
+            }
+        }
+    }
+
+    /// Whether the error that came is the end of a deadlock; asked once.
+    fn take_deadlock(&self) -> bool {
+        self.is_deadlock_victim.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn add(&self, shard: ShardId, handle: CancelHandle) {
@@ -177,6 +203,19 @@ impl Session {
             None => self.settings.startup_value("search_path").map(str::to_owned),
         };
         self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
+    }
+
+    /// A cancel that ends a deadlock over several shards is told as what it is.
+    pub(super) fn name_deadlock(&self, failure: Failure) -> Failure {
+        let Failure::Postgres(frame) = &failure else { return failure };
+        let is_cancel = server_message::read_error(&frame.body()).is_ok_and(|fields| fields.code == "57014");
+        if !is_cancel || !self.cancel.take_deadlock() {
+            return failure;
+        }
+        ClientError::new(ErrorId::DeadlockDetected, "deadlock detected")
+            .with_detail("Sessions waited for each other on several shards.")
+            .with_hint("Lock rows in the same order in all transactions, then run this one again.")
+            .into()
     }
 
     /// Writes an error to the client.

@@ -20,6 +20,7 @@ impl Session {
     pub async fn simple_query(&mut self, client: &mut Framed, text: &str) -> Result<(), NetError> {
         self.skip_to_sync = false;
         if let Err(failure) = self.run_message(client, text).await {
+            let failure = self.name_deadlock(failure);
             Self::write_failure(client, failure)?;
             self.fail_transaction().await;
         }
@@ -103,6 +104,7 @@ impl Session {
     pub(super) async fn fail_transaction(&mut self) {
         if self.transaction.is_open() && !self.transaction.is_implicit() {
             self.transaction.fail();
+            self.abort_elsewhere().await;
         } else {
             self.rollback_links().await;
             self.end_transaction(false);

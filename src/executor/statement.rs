@@ -390,7 +390,7 @@ fn not_in_pooling(what: &str, hint: &str) -> Failure {
 }
 
 fn pooling_refusal(what: &str, hint: &str) -> ClientError {
-    ClientError::new(ErrorId::FeatureNotSupported, format!("{what} is not supported in transaction pooling"))
+    ClientError::new(ErrorId::FeatureNotSupported, format!("{what} cannot be used in transaction pooling"))
         .with_hint(hint)
 }
 

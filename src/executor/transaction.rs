@@ -241,6 +241,32 @@ impl Session {
         }
     }
 
+    /// After an error on one shard: PostgreSQL has undone there what came after the last savepoint and
+    /// let go of its locks; the other shards of the transaction do the same, so that nobody waits for
+    /// locks of a transaction that can only roll back.
+    pub(super) async fn abort_elsewhere(&mut self) {
+        let savepoint = self.transaction.last_savepoint().map(|name| name.replace('"', "\"\""));
+        let sql = savepoint
+            .as_ref()
+            .map_or_else(|| "ROLLBACK".to_owned(), |name| format!("ROLLBACK TO SAVEPOINT \"{name}\""));
+        let sound: Vec<ShardId> =
+            self.links.iter().filter(|(_, link)| link.lease.status() == b'T').map(|(shard, _)| *shard).collect();
+        for shard in sound {
+            let name = shard_name(&self.topology, shard);
+            let Some(link) = self.links.get_mut(&shard) else { continue };
+            client_message::encode_query(link.lease.output(), &sql);
+            link.lease.expect_ready();
+            let outcome = read_answer(link, &name).await;
+            if outcome.is_err() {
+                // Closing the connection ends its part of the transaction, too.
+                self.drop_link(shard);
+            } else if savepoint.is_none() {
+                self.cancel.remove(shard);
+                self.links.remove(&shard);
+            }
+        }
+    }
+
     /// The block is over, one way or the other.
     pub(super) fn end_transaction(&mut self, committed: bool) {
         for (name, sql) in self.transaction.end(committed) {

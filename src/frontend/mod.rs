@@ -2,6 +2,7 @@
 //!
 //! Must not know: how statements run, where the topology is kept.
 
+mod deadlock;
 mod login;
 mod serve;
 

@@ -135,6 +135,14 @@ impl Transaction {
         Ok(())
     }
 
+    /// The innermost savepoint.
+    pub fn last_savepoint(&self) -> Option<&str> {
+        self.said.iter().rev().find_map(|said| match said {
+            Said::Savepoint(name) => Some(name.as_str()),
+            Said::Local(_) | Said::Setting { .. } => None,
+        })
+    }
+
     fn find_savepoint(&self, name: &str) -> Result<usize, ClientError> {
         self.said.iter().rposition(|said| matches!(said, Said::Savepoint(known) if known == name)).ok_or_else(|| {
             ClientError::new(ErrorId::UndefinedSavepoint, format!("savepoint \"{name}\" does not exist"))

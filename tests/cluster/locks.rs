@@ -53,7 +53,6 @@ fn a_client_that_goes_away_while_it_waits_leaves_no_transaction() {
 }
 
 #[test]
-#[ignore = "a deadlock across shards is not found yet"]
 fn a_deadlock_across_shards_ends_one_of_the_two() {
     let cluster = cluster();
     let [first, second] = keys_apart(&cluster);
