@@ -12,13 +12,12 @@ mod views;
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster, Session};
 use crate::session::Settings;
 use crate::store::Store;
-use crate::wire::Format;
 use crate::wire::server_message::{self, Field};
 use command::Command;
 
@@ -39,9 +38,6 @@ enum Answer {
     View(View),
     Done(&'static str),
 }
-
-/// OID of text.
-const TEXT_OID: u32 = 25;
 
 impl Admin {
     /// Puts the parts together.
@@ -92,19 +88,7 @@ impl Admin {
 }
 
 fn write_view(view: &View, output: &mut BytesMut) {
-    let fields: Vec<Field> = view
-        .columns
-        .iter()
-        .map(|name| Field {
-            name: Bytes::from_static(name.as_bytes()),
-            table_oid: 0,
-            column: 0,
-            type_oid: TEXT_OID,
-            type_size: -1,
-            type_modifier: -1,
-            format: Format::Text,
-        })
-        .collect();
+    let fields: Vec<Field> = view.columns.iter().map(|name| Field::text(name)).collect();
     server_message::write_row_description(output, &fields);
     for row in &view.rows {
         let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();

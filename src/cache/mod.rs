@@ -1,18 +1,17 @@
-//! The plan cache: fingerprint -> plan, bounded by bytes. Later the result cache's policy.
+//! Trees and plans by fingerprint, bounded by bytes. Later the result cache's policy.
 //!
-//! Must not know: how a plan is made or used. Entries are looked up under a short lock of one of several parts, so
+//! Must not know: how a tree or plan is made or used. Entries are looked up under a short lock of one of several parts, so
 //! that no lock is shared by all sessions.
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod bounded;
 
-use parking_lot::Mutex;
+use std::sync::Arc;
 
 use crate::plan::Plan;
 use crate::sql::Fingerprint;
+use crate::sql::ast::Statement;
+
+use bounded::Bounded;
 
 /// What a plan depends on.
 ///
@@ -51,32 +50,8 @@ pub struct CacheStats {
     pub bytes: usize,
 }
 
-/// Number of parts, each with its own lock.
-const PARTS: usize = 16;
-
 /// Plans by key, bounded by bytes.
-pub struct PlanCache {
-    parts: Vec<Mutex<Part>>,
-    hasher: RandomState,
-    part_bytes_max: usize,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    evictions: AtomicU64,
-}
-
-#[derive(Default)]
-struct Part {
-    entries: HashMap<PlanKey, Entry>,
-    bytes: usize,
-    /// Grows with every look-up; an entry remembers its last one.
-    tick: u64,
-}
-
-struct Entry {
-    plan: Arc<Plan>,
-    bytes: usize,
-    last_used: u64,
-}
+pub struct PlanCache(Bounded<PlanKey, Plan>);
 
 impl PlanCache {
     /// An empty cache.
@@ -84,101 +59,57 @@ impl PlanCache {
     /// # Units
     /// `bytes_max`: estimated bytes of keys and plans; 0 keeps nothing.
     pub fn new(bytes_max: usize) -> Self {
-        Self {
-            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-            part_bytes_max: bytes_max / PARTS,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            evictions: AtomicU64::new(0),
-        }
-    }
-
-    fn part(&self, key: &PlanKey) -> Option<&Mutex<Part>> {
-        self.parts.get(self.hasher.hash_one(key) as usize % PARTS)
+        Self(Bounded::new(bytes_max))
     }
 
     /// The plan of a key.
     pub fn get(&self, key: &PlanKey) -> Option<Arc<Plan>> {
-        let mut part = self.part(key)?.lock();
-        part.tick += 1;
-        let tick = part.tick;
-        let found = part.entries.get_mut(key).map(|entry| {
-            entry.last_used = tick;
-            Arc::clone(&entry.plan)
-        });
-        drop(part);
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-        found
+        self.0.get(key)
     }
 
-    /// Keeps a plan; those not used for longest make room. A plan larger than a part of the cache is not kept.
+    /// Keeps a plan; those not used for longest make room.
     pub fn insert(&self, key: PlanKey, plan: Arc<Plan>) {
         let bytes = key.bytes() + plan_bytes(&plan);
-        let Some(part) = self.part(&key).filter(|_| bytes <= self.part_bytes_max) else { return };
-        let mut part = part.lock();
-        part.tick += 1;
-        let entry = Entry { plan, bytes, last_used: part.tick };
-        part.bytes += bytes;
-        if let Some(old) = part.entries.insert(key, entry) {
-            part.bytes -= old.bytes;
-        }
-        if part.bytes > self.part_bytes_max {
-            let evicted = part.evict(self.part_bytes_max);
-            self.evictions.fetch_add(evicted, Ordering::Relaxed);
-        }
+        self.0.insert(key, plan, bytes);
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        for part in &self.parts {
-            *part.lock() = Part::default();
-        }
+        self.0.clear();
     }
 
     /// Counters since the start.
     pub fn stats(&self) -> CacheStats {
-        let mut stats = CacheStats {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
-            evictions: self.evictions.load(Ordering::Relaxed),
-            ..CacheStats::default()
-        };
-        for part in &self.parts {
-            let part = part.lock();
-            stats.entries += part.entries.len();
-            stats.bytes += part.bytes;
-        }
-        stats
+        self.0.stats()
     }
 }
 
-impl Part {
-    /// Drops the entries that were not used for longest until an eighth is free; the sort is then rare.
-    fn evict(&mut self, bytes_max: usize) -> u64 {
-        let mut ages: Vec<u64> = self.entries.values().map(|entry| entry.last_used).collect();
-        ages.sort_unstable();
-        let target = bytes_max - bytes_max / 8;
-        let mut evicted = 0;
-        let mut from = 0;
-        while self.bytes > target && from < ages.len() {
-            let step = (ages.len() / 8).max(1);
-            let Some(limit) = ages.get((from + step - 1).min(ages.len() - 1)).copied() else { break };
-            let before = self.entries.len();
-            let mut freed = 0;
-            self.entries.retain(|_, entry| {
-                let stays = entry.last_used > limit;
-                if !stays {
-                    freed += entry.bytes;
-                }
-                stays
-            });
-            self.bytes -= freed;
-            evicted += (before - self.entries.len()) as u64;
-            from += step;
-        }
-        evicted
+/// A statement's tree, or why it has none.
+pub type Tree = Result<Statement, String>;
+
+/// Trees by fingerprint, bounded by bytes: a tree names literals by their places, so it serves every statement of its
+/// fingerprint.
+pub struct TreeCache(Bounded<Fingerprint, Tree>);
+
+impl TreeCache {
+    /// An empty cache.
+    ///
+    /// # Units
+    /// `bytes_max`: estimated bytes of keys and trees; 0 keeps nothing.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Bounded::new(bytes_max))
+    }
+
+    /// The tree of a fingerprint.
+    pub fn get(&self, fingerprint: &Fingerprint) -> Option<Arc<Tree>> {
+        self.0.get(fingerprint)
+    }
+
+    /// Keeps a tree; those not used for longest make room.
+    pub fn insert(&self, fingerprint: Fingerprint, tree: Arc<Tree>) {
+        // A tree has a node of some hundred bytes for about every word of its text.
+        let bytes = fingerprint.bytes() * 40 + 512;
+        self.0.insert(fingerprint, tree, bytes);
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Failure, Session, shard_name};
 use crate::backend::schema::{SchemaError, read_schema};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
+use crate::net::Framed;
 use crate::session::Parsed;
 use crate::topology::schema::Schema;
 
@@ -84,8 +85,8 @@ impl Session {
 
     /// A statement that names a relation nobody has heard of may come after DDL elsewhere: the schema
     /// is read again before anything is decided.
-    pub(super) async fn know_relations(&mut self, parsed: &Parsed) -> Result<(), Failure> {
-        let Ok(statement) = &parsed.statement else { return Ok(()) };
+    pub(super) async fn know_relations(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<(), Failure> {
+        let Ok(statement) = &*parsed.statement else { return Ok(()) };
         if self.own_schema.is_some() || self.transaction.is_failed() {
             return Ok(());
         }
@@ -93,12 +94,14 @@ impl Session {
         if !crate::planner::names_unknown_relation(&schema, &self.search_path, statement) {
             return Ok(());
         }
-        if !self.links.is_empty() {
-            // A held connection may owe answers; outside of transactions there is none.
-            return Ok(());
-        }
-        let home = self.topology.home();
-        let outcome = self.read_committed_schema(home).await;
+        // Answers that are owed come first; a connection that is held is asked in its transaction.
+        self.settle(client).await?;
+        let outcome = if self.links.is_empty() {
+            let home = self.topology.home();
+            self.read_committed_schema(home).await
+        } else {
+            self.schema_seen_on(self.any_shard()).await
+        };
         match outcome {
             Ok(schema) => {
                 self.cluster.publish_schema(schema);

@@ -35,7 +35,7 @@ impl Session {
         let mut first: Option<Done> = None;
         for shard in shards {
             let is_first = first.is_none();
-            let show = Show { header: is_first && mode.describes(), rows: is_first || sum };
+            let show = Show { header: is_first && mode.describes(), rows: is_first || sum, notices: is_first || sum };
             let done = self.exchange(client, *shard, &parsed.text, mode, show).await?;
             self.note_effects(*shard, parsed, plan);
             if plan.class == Class::Ddl && is_first && plan.changes_schema {

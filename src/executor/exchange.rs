@@ -17,6 +17,8 @@ pub(super) struct Show {
     pub(super) header: bool,
     /// Rows.
     pub(super) rows: bool,
+    /// Notices and changes of parameters: of shards that all do the same, one tells them.
+    pub(super) notices: bool,
 }
 
 impl Session {
@@ -112,7 +114,7 @@ async fn relay_shown(
             tag::ROW_DESCRIPTION | tag::NO_DATA if show.header => forward(client, &frame).await?,
             tag::DATA_ROW if rows.is_some() => rows.iter_mut().for_each(|rows| rows.push(frame.clone())),
             tag::DATA_ROW if show.rows => forward(client, &frame).await?,
-            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => forward(client, &frame).await?,
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS if show.notices => forward(client, &frame).await?,
             _ => {}
         }
     }

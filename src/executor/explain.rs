@@ -12,11 +12,7 @@ use crate::plan::text;
 use crate::planner::{self, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::TokenRange;
-use crate::wire::Format;
 use crate::wire::server_message::{self, Field};
-
-/// OID of text.
-const TEXT_OID: u32 = 25;
 
 impl Session {
     pub(super) fn run_explain(
@@ -30,7 +26,7 @@ impl Session {
         let inner = self.understand(parsed.text.get(start..).unwrap_or_default())?;
         let lines = self.explain_lines(&inner);
         if mode.describes() {
-            server_message::write_row_description(client.output(), &[query_plan_field()]);
+            server_message::write_row_description(client.output(), &[Field::text("QUERY PLAN")]);
         }
         for line in &lines {
             write_line(client.output(), line);
@@ -88,18 +84,6 @@ fn refusal_lines(error: &ClientError) -> Vec<String> {
     lines.extend(error.detail.iter().map(|detail| format!("Detail: {detail}")));
     lines.extend(error.hint.iter().map(|hint| format!("Hint: {hint}")));
     lines
-}
-
-fn query_plan_field() -> Field {
-    Field {
-        name: bytes::Bytes::from_static(b"QUERY PLAN"),
-        table_oid: 0,
-        column: 0,
-        type_oid: TEXT_OID,
-        type_size: -1,
-        type_modifier: -1,
-        format: Format::Text,
-    }
 }
 
 fn write_line(output: &mut BytesMut, line: &str) {

@@ -55,6 +55,7 @@ impl Session {
             let show = Show {
                 header: position == 0 && mode.describes(),
                 rows: (position == 0 || !insert.everywhere) && !keep_order,
+                notices: position == 0 || !insert.everywhere,
             };
             let done = if keep_order {
                 let (done, frames) = self.exchange_collecting(client, *shard, &sql, mode, show).await?;

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 use crate::backend::{ConnectTarget, Connection, Pools};
 use crate::base::ShardId;
-use crate::cache::PlanCache;
+use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
 use crate::topology::schema::Schema;
@@ -109,6 +109,8 @@ pub struct Cluster {
     pub pools: Pools,
     /// Plans by fingerprint.
     pub plans: PlanCache,
+    /// Trees by fingerprint.
+    pub trees: TreeCache,
     /// Ids of sharded tables.
     pub ids: Box<dyn Ids>,
     /// Two-phase commit.
@@ -145,6 +147,7 @@ impl Cluster {
             schema: ArcSwap::from_pointee(schema),
             pools,
             plans: PlanCache::new(settings.plan_cache_bytes_max),
+            trees: TreeCache::new(settings.plan_cache_bytes_max),
             ids,
             coordinator,
             passwords,

@@ -86,7 +86,7 @@ impl Session {
         // What a server remembers of another statement (FETCH, EXPLAIN, DDL …) holds for the moment of its
         // Parse only, so it is not shared.
         let is_shared = matches!(
-            parsed.statement,
+            *parsed.statement,
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
@@ -106,7 +106,7 @@ impl Session {
     async fn validate_waiting(&mut self, client: &mut Framed) -> Result<(), Failure> {
         let Some((_, statement)) = &self.parse_waiting else { return Ok(()) };
         let statement = Arc::clone(statement);
-        let shard = self.any_shard();
+        let shard = self.describing_shard(&statement.parsed);
         self.attach(client, shard).await?;
         self.write_parse(shard, &statement)
     }
@@ -185,7 +185,7 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
-        self.know_relations(&parsed).await?;
+        self.know_relations(client, &parsed).await?;
         let plan = match self.plan(&parsed) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -232,7 +232,7 @@ impl Session {
         if !is_waiting {
             self.validate_waiting(client).await?;
         }
-        let shard = self.any_shard();
+        let shard = self.describing_shard(&statement.parsed);
         self.attach(client, shard).await?;
         self.write_parse(shard, &statement)?;
         let link = self.held(shard)?;
@@ -240,6 +240,11 @@ impl Session {
         link.expects.push_back(Expect::DescribeStatement);
         link.unsynced = true;
         Ok(())
+    }
+
+    /// The shard that can tell of a statement's columns: a cursor's, else one that is at hand.
+    fn describing_shard(&self, parsed: &Parsed) -> ShardId {
+        self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard())
     }
 
     fn describe_portal(&mut self, name: &str) -> Result<(), Failure> {
@@ -298,7 +303,7 @@ impl Session {
         }
         self.settle(client).await?;
         let parsed = Arc::clone(&portal.statement.parsed);
-        if describe && is_ours(&parsed) && !matches!(parsed.statement, Ok(Statement::Explain { .. })) {
+        if describe && is_ours(&parsed) && !matches!(*parsed.statement, Ok(Statement::Explain { .. })) {
             server_message::write_empty(client.output(), tag::NO_DATA);
         }
         if self.suspended.contains_key(name) {
@@ -592,7 +597,7 @@ fn server_name(id: u64) -> String {
 /// Statements that the proxy answers without a plan.
 fn is_ours(parsed: &Parsed) -> bool {
     matches!(
-        parsed.statement,
+        *parsed.statement,
         Ok(Statement::Begin
             | Statement::Commit { .. }
             | Statement::Rollback { .. }
@@ -619,7 +624,7 @@ fn is_ours(parsed: &Parsed) -> bool {
 /// The session must remember what such a statement sets.
 fn names_set_config(parsed: &Parsed) -> bool {
     let mut found = false;
-    if let Ok(statement) = &parsed.statement {
+    if let Ok(statement) = &*parsed.statement {
         walk::for_each_call(statement, |call| found |= call.name.name == "set_config");
     }
     found

@@ -14,7 +14,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transaction};
-use crate::sql::{fingerprint, lexer, parse};
+use crate::sql::{Lexed, fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 use crate::wire::frame::Frame;
@@ -154,8 +154,20 @@ impl Session {
     /// Takes a statement apart; trees of queries come from the cache when their fingerprint is known.
     pub(super) fn understand(&self, text: &str) -> Result<Parsed, ClientError> {
         let lexed = lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))?;
-        let statement = parse::parse(text, &lexed).map_err(|error| error.to_string());
-        Ok(Parsed { text: text.to_owned(), lexed, statement })
+        if !has_shared_tree(text, &lexed) {
+            let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
+            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None });
+        }
+        let fingerprint = fingerprint::fingerprint(text, &lexed);
+        let statement = match self.cluster.trees.get(&fingerprint) {
+            Some(statement) => statement,
+            None => {
+                let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
+                self.cluster.trees.insert(fingerprint.clone(), Arc::clone(&statement));
+                statement
+            }
+        };
+        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint) })
     }
 
     /// Reads the search path from the settings in force.
@@ -242,7 +254,8 @@ fn read_search_path(value: &str, user: &str) -> Vec<String> {
         .collect()
 }
 
-/// What a fingerprint is made of, for the plan cache.
-pub(super) fn fingerprint_of(parsed: &Parsed) -> fingerprint::Fingerprint {
-    fingerprint::fingerprint(&parsed.text, &parsed.lexed)
+/// Statements whose tree names literals by their places only, so that it serves every statement of
+/// their fingerprint. COPY and SET read the values of their literals.
+fn has_shared_tree(text: &str, lexed: &Lexed) -> bool {
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES"].iter().any(|word| lexed.is_keyword(text, 0, word))
 }

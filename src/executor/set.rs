@@ -151,7 +151,7 @@ impl Session {
             let done = if first.is_none() {
                 self.forward_query(client, shard, sql).await?
             } else {
-                let show = super::exchange::Show { header: false, rows: false };
+                let show = super::exchange::Show { header: false, rows: false, notices: false };
                 self.exchange(client, shard, sql, super::statement::Mode::Simple, show).await?
             };
             first.get_or_insert(done);
@@ -182,7 +182,7 @@ pub(super) struct SetConfig {
 /// The function is used in any other way: what it would set cannot be told, and would stay on a
 /// connection that other sessions use.
 pub(super) fn set_config(parsed: &Parsed, values: &StatementValues<'_>) -> Result<Option<SetConfig>, ClientError> {
-    let Ok(statement) = &parsed.statement else { return Ok(None) };
+    let Ok(statement) = &*parsed.statement else { return Ok(None) };
     let mut calls = 0;
     walk::for_each_call(statement, |call| calls += usize::from(call.name.name == "set_config"));
     if calls == 0 {

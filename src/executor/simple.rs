@@ -56,6 +56,24 @@ impl Session {
         for range in ranges {
             statements.push(self.understand(text.get(range.clone()).unwrap_or_default())?);
         }
+        // PostgreSQL parses the whole message before it runs anything: so do we.
+        for parsed in &statements {
+            let reason = match &*parsed.statement {
+                Err(reason) => Some(reason.as_str()),
+                Ok(Statement::Other(_)) => Some("its first word is not known"),
+                Ok(_) => None,
+            };
+            if let Some(reason) = reason {
+                let refusal = ClientError::refused(
+                    "a statement of this message is not understood well enough to route it",
+                    "Use simpler syntax for it, or send it alone.",
+                )
+                .with_detail(format!("{reason}."));
+                if let Failure::Postgres(error) = self.refuse(client, parsed, &[], refusal).await {
+                    return Err(Failure::Postgres(error));
+                }
+            }
+        }
         let last = statements.len() - 1;
         for (index, parsed) in statements.iter().enumerate() {
             if !opens_no_block(parsed) {
@@ -95,7 +113,7 @@ impl Session {
 /// Statements that must see the transaction as the client left it.
 fn opens_no_block(parsed: &Parsed) -> bool {
     matches!(
-        parsed.statement,
+        *parsed.statement,
         Ok(Statement::Begin | Statement::Commit { .. } | Statement::Rollback { .. } | Statement::Empty)
     )
 }

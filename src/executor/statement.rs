@@ -13,6 +13,7 @@ use crate::plan::{Class, Plan, Several};
 use crate::planner::{self, BindError, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
+use crate::sql::walk;
 use crate::wire::client_message::{self, Bind};
 
 /// By which protocol a statement came.
@@ -59,7 +60,7 @@ impl Session {
         if self.transaction.is_failed() && !ends_failure(parsed) {
             return Err(in_failed_transaction().into());
         }
-        let statement = match &parsed.statement {
+        let statement = match &*parsed.statement {
             Ok(statement) => statement,
             Err(_) => return self.run_planned(client, parsed, mode).await,
         };
@@ -108,7 +109,7 @@ impl Session {
             search_path: &self.search_path,
             text: &parsed.text,
         };
-        let statement = match &parsed.statement {
+        let statement = match &*parsed.statement {
             Ok(statement) => statement,
             Err(reason) => {
                 return planner::plan_unparsed(&context, &parsed.lexed)
@@ -116,16 +117,12 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
-        let cacheable = self.own_schema.is_none()
-            && matches!(
-                statement,
-                Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
-            );
-        if !cacheable {
+        refuse_session_bound(statement)?;
+        let Some(fingerprint) = parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none()) else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
-        }
+        };
         let key = crate::cache::PlanKey {
-            fingerprint: super::session::fingerprint_of(parsed),
+            fingerprint: fingerprint.clone(),
             search_path: self.search_path.as_slice().into(),
             epoch: self.topology.epoch.0,
             schema_version: schema.version,
@@ -202,7 +199,7 @@ impl Session {
 
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        self.know_relations(parsed).await?;
+        self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
             Err(refusal) => return Err(self.refuse(client, parsed, mode.types(), refusal).await),
@@ -251,7 +248,7 @@ impl Session {
 
     /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.
     async fn run_fixed(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        if let Ok(Statement::Close(None)) = &parsed.statement {
+        if let Ok(Statement::Close(None)) = &*parsed.statement {
             self.tell_links(&parsed.text).await?;
             self.cursors.clear();
             return Ok(Done::with_tag("CLOSE CURSOR ALL"));
@@ -260,7 +257,7 @@ impl Session {
         match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
             Mode::Extended { .. } => {
-                let show = Show { header: mode.describes(), rows: true };
+                let show = Show { header: mode.describes(), rows: true, notices: true };
                 self.exchange(client, shard, &parsed.text, mode, show).await
             }
         }
@@ -268,7 +265,7 @@ impl Session {
 
     /// The shard of a statement that needs no plan: the cursor's, or any one for SHOW.
     pub(super) fn fixed_shard(&self, parsed: &Parsed) -> Option<ShardId> {
-        match &parsed.statement {
+        match &*parsed.statement {
             Ok(Statement::Show(_)) => Some(self.any_shard()),
             Ok(Statement::Close(Some(name))) => Some(self.cursor_shard(name)),
             Ok(Statement::Fetch) => {
@@ -287,7 +284,7 @@ impl Session {
 
     /// Remembers where a cursor is.
     pub(super) fn note_cursor(&mut self, shard: ShardId, parsed: &Parsed) {
-        if let Ok(Statement::Declare { .. }) = &parsed.statement
+        if let Ok(Statement::Declare { .. }) = &*parsed.statement
             && let Some(name) = parsed.lexed.identifier(&parsed.text, 1)
         {
             self.cursors.insert(name, shard);
@@ -311,7 +308,7 @@ impl Session {
         let done = match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await?,
             Mode::Extended { .. } => {
-                let show = Show { header: mode.describes(), rows: true };
+                let show = Show { header: mode.describes(), rows: true, notices: true };
                 self.exchange(client, shard, &parsed.text, mode, show).await?
             }
         };
@@ -324,7 +321,7 @@ impl Session {
 
     /// Remembers what a statement that succeeded did to its connection.
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
-        let may_set = matches!(parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
+        let may_set = matches!(*parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;
@@ -339,7 +336,7 @@ impl Session {
 /// Statements that are accepted in a failed transaction.
 pub(super) fn ends_failure(parsed: &Parsed) -> bool {
     matches!(
-        parsed.statement,
+        *parsed.statement,
         Ok(Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_) | Statement::Empty)
     )
 }
@@ -352,10 +349,49 @@ pub(super) fn in_failed_transaction() -> ClientError {
     )
 }
 
+/// Functions that leave a lock on the connection beyond the transaction.
+const SESSION_LOCKS: &[&str] = &[
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_advisory_unlock",
+    "pg_advisory_unlock_all",
+    "pg_advisory_unlock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+];
+
+/// What would stay on a connection that other sessions use next.
+///
+/// # Errors
+/// 0A000 with what to use instead.
+fn refuse_session_bound(statement: &Statement) -> Result<(), ClientError> {
+    if let Statement::Ddl(ddl) = statement
+        && ddl.temporary
+    {
+        return Err(pooling_refusal("a temporary object", "Use an ordinary table, or a CTE."));
+    }
+    let mut found = None;
+    walk::for_each_call(statement, |call| {
+        if SESSION_LOCKS.contains(&call.name.name.as_str()) {
+            found = Some(call.name.name.clone());
+        }
+    });
+    match found {
+        Some(name) => Err(pooling_refusal(
+            &format!("{name}()"),
+            "Use pg_advisory_xact_lock or pg_try_advisory_xact_lock inside a transaction.",
+        )),
+        None => Ok(()),
+    }
+}
+
 fn not_in_pooling(what: &str, hint: &str) -> Failure {
+    pooling_refusal(what, hint).into()
+}
+
+fn pooling_refusal(what: &str, hint: &str) -> ClientError {
     ClientError::new(ErrorId::FeatureNotSupported, format!("{what} is not supported in transaction pooling"))
         .with_hint(hint)
-        .into()
 }
 
 fn empty_query_response() -> crate::wire::frame::Frame {

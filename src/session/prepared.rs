@@ -7,6 +7,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::sql::Lexed;
 use crate::sql::ast::Statement;
+use crate::sql::fingerprint::Fingerprint;
 use crate::wire::client_message::Bind;
 
 /// One statement's text, taken apart once.
@@ -16,8 +17,10 @@ pub struct Parsed {
     pub text: String,
     /// Its tokens.
     pub lexed: Lexed,
-    /// Its tree, or why there is none.
-    pub statement: Result<Statement, String>,
+    /// Its tree, or why there is none. Statements of one fingerprint share it.
+    pub statement: Arc<Result<Statement, String>>,
+    /// What it is with its literals lifted out; none for statements whose tree depends on literals.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// A prepared statement of a session.

@@ -56,6 +56,24 @@ pub struct Field {
     pub format: Format,
 }
 
+impl Field {
+    /// A column of type text that belongs to no table, in text format.
+    pub fn text(name: &'static str) -> Self {
+        Self {
+            name: Bytes::from_static(name.as_bytes()),
+            table_oid: 0,
+            column: 0,
+            type_oid: TEXT_OID,
+            type_size: -1,
+            type_modifier: -1,
+            format: Format::Text,
+        }
+    }
+}
+
+/// OID of text.
+const TEXT_OID: u32 = 25;
+
 /// Reads a RowDescription's body.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod loader;
 
 mod atomicity;
 mod crash;
+mod locks;
 mod pgbench;
 mod tpch;
 mod up;

@@ -38,6 +38,8 @@ pub struct Answer {
     pub copied: Option<Vec<u8>>,
     pub tag: Option<String>,
     pub fault: Option<Fault>,
+    /// SQLSTATEs of the notices and warnings that came with it.
+    pub notices: Vec<String>,
     /// Types of the parameters, when described.
     pub parameters: Option<Vec<u32>>,
 }
@@ -331,7 +333,8 @@ impl Raw {
                     }
                     current.fault = Some(read_fault(&mut body)?);
                 }
-                b'1' | b'2' | b'3' | b'n' | b'c' | b'N' | b'S' | b'A' => {}
+                b'N' => current.notices.push(read_fault(&mut body)?.sqlstate),
+                b'1' | b'2' | b'3' | b'n' | b'c' | b'S' | b'A' => {}
                 b'Z' => {
                     let status = char::from(body.byte()?);
                     if extended || begun {

@@ -140,6 +140,7 @@ fn normal(answer: &Answer, how: &How, ids: &mut Ids) -> Answer {
     }
     if how.shape {
         normal.copied = None;
+        normal.notices.clear();
     }
     if let Some(fault) = &mut normal.fault {
         fault.message.clear();
@@ -149,6 +150,7 @@ fn normal(answer: &Answer, how: &How, ids: &mut Ids) -> Answer {
         normal.parameters = None;
         normal.rows.clear();
         normal.copied = None;
+        normal.notices.clear();
     }
     normal
 }
@@ -230,6 +232,9 @@ fn answer_difference(expected: &Answer, actual: &Answer, how: &How, ids: &mut [I
     if left.copied != right.copied {
         let text = |answer: &Answer| answer.copied.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         return Some(format!("COPY data: expected {:?}, got {:?}", text(&left), text(&right)));
+    }
+    if left.notices != right.notices {
+        return Some(format!("notices: expected {:?}, got {:?}", left.notices, right.notices));
     }
     (left.tag != right.tag).then(|| format!("command tag: expected {:?}, got {:?}", left.tag, right.tag))
 }
@@ -322,9 +327,11 @@ mod planted {
         kind.answers[0].columns.as_mut().unwrap()[0].type_oid = 23;
         let mut status = right.clone();
         status.status = 'T';
+        let mut notice = right.clone();
+        notice.answers[0].notices.push("00000".into());
         let mut twice = right.clone();
         twice.answers.push(right.answers[0].clone());
-        for wrong in [&count, &name, &kind, &status, &twice, &failed("23505")] {
+        for wrong in [&count, &name, &kind, &status, &notice, &twice, &failed("23505")] {
             assert!(differ(&right, wrong, Order::Any), "{wrong:?}");
         }
         assert!(differ(&failed("23505"), &failed("23503"), Order::Any));

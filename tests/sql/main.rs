@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod corpus;
+mod differential;
+mod oracle;
 mod properties;
+mod server;
 mod trees;

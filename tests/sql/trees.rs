@@ -156,6 +156,7 @@ fn literals_and_casts_keep_their_indexes() {
     assert_eq!(terms[3], cast(Expr::Literal(2), "interval day"));
     assert_eq!(terms[4], cast(Expr::Literal(4), "varchar(10)"));
     assert_eq!(terms[5], cast(Expr::Literal(5), "s.mood[]"));
+    assert_eq!(expr("$1::\"char\""), cast(Expr::Param(1), "\"char\""));
 }
 
 #[test]
@@ -186,8 +187,18 @@ fn calls_keep_their_parts() {
     assert!(call.within_group && call.order_by[0].descending);
     let Expr::Function(call) = expr("count(*)") else { panic!() };
     assert!(call.star && call.args.is_empty());
-    let Expr::Function(call) = expr("extract(year from d)") else { panic!() };
-    assert_eq!((call.name.name.as_str(), call.args.as_slice()), ("extract", [column("d")].as_slice()));
+    let word = |what: &'static str| Expr::Other { what, children: Vec::new() };
+    let call = |text: &str| match expr(text) {
+        Expr::Function(call) => (call.name.name, call.args),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(call("extract(year from d)"), ("extract".into(), vec![word("year"), column("d")]));
+    assert_eq!(call("substring(a for b)").1, [column("a"), word("first position"), column("b")]);
+    assert_eq!(call("substring(a for b from c)").1, [column("a"), column("c"), column("b")]);
+    assert_eq!(call("trim(leading a from b)"), ("ltrim".into(), vec![column("b"), column("a")]));
+    assert_eq!(call("trim(a)"), ("btrim".into(), vec![column("a")]));
+    assert_eq!(call("position(a in b)").1, [column("b"), column("a")]);
+    assert_eq!(call("f(variadic a)").1, [Expr::Other { what: "variadic", children: vec![column("a")] }]);
     let Expr::Function(call) = expr("current_timestamp") else { panic!() };
     assert_eq!(call.name.name, "current_timestamp");
     let Expr::Function(call) = expr("substring(a from 2 for 3)") else { panic!() };
@@ -358,6 +369,8 @@ fn what_is_not_understood_is_refused() {
         "select 1 +",
         "select * from a join b",
         "select xmlelement(name foo)",
+        "select a is nfc normalized",
+        "select extract(foo from d)",
     ] {
         let lexed = lex(text).unwrap();
         let result = parse(text, &lexed);

@@ -17,6 +17,7 @@ use crate::sql::ast::{Call, Expr, ObjectName, OrderItem, Query, Window};
 use crate::sql::lexer::TokenKind;
 use crate::sql::parse::arguments::Argument;
 use crate::sql::parse::cursor::Source;
+use crate::sql::parse::feed::SYMMETRIC;
 use crate::sql::parse::{Parsed, expression, query, unsupported};
 
 /// What the conversion needs to know of the analysis copy.
@@ -102,21 +103,44 @@ impl Converter<'_, '_, '_> {
             ParsedExpr::InSubquery { expr, subquery, negated } => {
                 Ok(Expr::InSubquery { expr: self.boxed(*expr)?, query: self.query(&subquery)?, negated })
             }
-            ParsedExpr::Between { expr, low, high, .. } => self.other("between", [*expr, *low, *high]),
-            ParsedExpr::Like { any: false, expr, pattern, escape_char, .. } => {
-                self.other("like", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::Between { expr, mut low, high, negated } => {
+                let mut symmetric = false;
+                if let ParsedExpr::Named { expr, name } = *low {
+                    symmetric = name.value == SYMMETRIC;
+                    low = if symmetric { expr } else { Box::new(ParsedExpr::Named { expr, name }) };
+                }
+                let what = match (negated, symmetric) {
+                    (false, false) => "between",
+                    (true, false) => "not between",
+                    (false, true) => "between symmetric",
+                    (true, true) => "not between symmetric",
+                };
+                self.other(what, [*expr, *low, *high])
             }
-            ParsedExpr::ILike { any: false, expr, pattern, escape_char, .. } => {
-                self.other("ilike", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::Like { any: false, negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not like" } else { "like" }, *expr, *pattern, escape_char)
             }
-            ParsedExpr::SimilarTo { expr, pattern, escape_char, .. } => {
-                self.other("similar to", [*expr, *pattern].into_iter().chain(escape_char.map(|escape| *escape)))
+            ParsedExpr::ILike { any: false, negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not ilike" } else { "ilike" }, *expr, *pattern, escape_char)
+            }
+            ParsedExpr::SimilarTo { negated, expr, pattern, escape_char } => {
+                self.pattern(if negated { "not similar to" } else { "similar to" }, *expr, *pattern, escape_char)
             }
             ParsedExpr::AtTimeZone { timestamp, time_zone } => self.other("at time zone", [*timestamp, *time_zone]),
             ParsedExpr::AnyOp { left, compare_op, right, .. } => self.any_all(*left, compare_op, *right, false),
             ParsedExpr::AllOp { left, compare_op, right } => self.any_all(*left, compare_op, *right, true),
             _ => self.refuse("an unknown form"),
         }
+    }
+
+    fn pattern(
+        &self,
+        what: &'static str,
+        expr: ParsedExpr,
+        pattern: ParsedExpr,
+        escape: Option<Box<ParsedExpr>>,
+    ) -> Parsed<Expr> {
+        self.other(what, [expr, pattern].into_iter().chain(escape.map(|escape| *escape)))
     }
 
     fn any_all(&self, left: ParsedExpr, op: BinaryOperator, right: ParsedExpr, all: bool) -> Parsed<Expr> {
@@ -192,10 +216,11 @@ impl Converter<'_, '_, '_> {
             let nested = index.parse::<usize>().ok().and_then(|index| self.nested.get(index));
             return match nested {
                 Some(Argument::Expr(tokens)) => expression::parse(self.source, tokens.clone()),
-                Some(Argument::WholeRow(tokens)) => {
-                    let row = expression::parse(self.source, tokens.clone())?;
-                    Ok(Expr::Other { what: "whole row", children: vec![row] })
+                Some(Argument::Under(what, tokens)) => {
+                    let inner = expression::parse(self.source, tokens.clone())?;
+                    Ok(Expr::Other { what, children: vec![inner] })
                 }
+                Some(Argument::Word(what, _)) => Ok(Expr::Other { what, children: Vec::new() }),
                 None => self.refuse("an unknown part"),
             };
         }
@@ -302,14 +327,13 @@ impl Converter<'_, '_, '_> {
             [ObjectNamePart::Identifier(ident)] => self.source.is_keyword(self.token_of(ident.span)?, "row"),
             _ => false,
         };
-        let collation_for = match function.name.0.as_slice() {
-            [ObjectNamePart::Identifier(ident)] => ident.value == "pg_collation_for",
-            _ => false,
+        let renamed = match function.name.0.as_slice() {
+            [ObjectNamePart::Identifier(ident)] => self.renamed(ident)?,
+            _ => None,
         };
-        let name = if collation_for {
-            ObjectName { schema: None, name: "pg_collation_for".to_owned() }
-        } else {
-            self.object_name(function.name)?
+        let name = match renamed {
+            Some(name) => ObjectName { schema: None, name: name.to_owned() },
+            None => self.object_name(function.name)?,
         };
         let mut call = Call {
             name,
@@ -342,6 +366,19 @@ impl Converter<'_, '_, '_> {
             return Ok(Expr::Row(call.args));
         }
         Ok(Expr::Function(Box::new(call)))
+    }
+
+    /// The name of the function that COLLATION FOR and TRIM mean.
+    fn renamed(&self, ident: &Ident) -> Parsed<Option<&'static str>> {
+        let token = self.token_of(ident.span)?;
+        let is_trim = self.source.is_keyword(token, "trim");
+        Ok(match ident.value.as_str() {
+            "pg_collation_for" if self.source.is_keyword(token, "collation") => Some("pg_collation_for"),
+            "btrim" if is_trim => Some("btrim"),
+            "ltrim" if is_trim => Some("ltrim"),
+            "rtrim" if is_trim => Some("rtrim"),
+            _ => None,
+        })
     }
 
     fn argument(&self, argument: FunctionArg, call: &mut Call) -> Parsed<()> {

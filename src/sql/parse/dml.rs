@@ -113,9 +113,10 @@ fn on_conflict(cursor: &mut Cursor<'_, '_>) -> Parsed<OnConflict> {
         }
         if cursor.eat("where") {
             // The predicate of a partial index: it chooses the index, not the rows.
-            while !(cursor.is_done()
-                || cursor.is("do") && cursor.source.is_any_keyword(cursor.at + 1, &["nothing", "update"]))
-            {
+            let is_action = |cursor: &Cursor<'_, '_>| {
+                cursor.is("do") && (cursor.is_ahead(1, "nothing") || cursor.is_ahead(1, "update"))
+            };
+            while !cursor.is_done() && !is_action(cursor) {
                 cursor.at = cursor.source.close_of(cursor.at).unwrap_or(cursor.at) + 1;
             }
         }

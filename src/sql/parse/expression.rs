@@ -216,10 +216,14 @@ fn membership(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Option<Expr>>
                 found = Some(at);
                 break;
             }
-            if source.is_any_keyword(
-                at,
-                &["is", "isnull", "notnull", "between", "like", "ilike", "similar", "in", "case", "overlaps"],
-            ) {
+            // A NOT inside the operand would take the IN for itself.
+            let negates = source.is_keyword(at, "not") && !source.is_keyword(at + 1, "in");
+            if negates
+                || source.is_any_keyword(
+                    at,
+                    &["is", "isnull", "notnull", "between", "like", "ilike", "similar", "in", "case", "overlaps"],
+                )
+            {
                 return Ok(None);
             }
         }

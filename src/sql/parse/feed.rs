@@ -16,6 +16,9 @@ use crate::sql::parse::cursor::Source;
 use crate::sql::parse::scalar::CALLS_WITHOUT_PARENTHESES;
 use crate::sql::parse::{Parsed, keywords, types, unsupported};
 
+/// A prefix operator that marks the lower bound of BETWEEN SYMMETRIC; no operator can be written so.
+pub(super) const SYMMETRIC: &str = "symmetric";
+
 /// The analysis copy of one expression.
 pub(super) struct Feed<'s, 'a> {
     source: &'s Source<'a>,
@@ -77,7 +80,7 @@ impl<'s, 'a> Feed<'s, 'a> {
 
     /// Writes a placeholder for an expression that is read by itself.
     fn push_nested(&mut self, argument: Argument) {
-        let index = argument.tokens().start;
+        let index = argument.start();
         self.push(Token::Placeholder(format!("@{}", self.nested.len())), index);
         self.nested.push(argument);
     }
@@ -203,6 +206,23 @@ impl<'s, 'a> Feed<'s, 'a> {
         Ok(close + 1)
     }
 
+    /// `TRIM(…)`, named by the function that it means; gives the next token.
+    fn trim(&mut self, at: usize) -> Parsed<usize> {
+        let open = at + 1;
+        let close = self.source.close_of(open).ok_or_else(|| unsupported("an argument is expected", at))?;
+        let (name, list) = arguments::trim(self.source, open, close)?;
+        self.push(Token::make_word(name, Some('"')), at);
+        self.push(Token::LParen, open);
+        for (index, argument) in list.into_iter().enumerate() {
+            if index > 0 {
+                self.push(Token::Comma, open);
+            }
+            self.push_nested(argument);
+        }
+        self.push(Token::RParen, close);
+        Ok(close + 1)
+    }
+
     /// `ORDER BY …` inside parentheses.
     fn order_by(&mut self, tokens: Range<usize>) -> Parsed<()> {
         let source = self.source;
@@ -217,7 +237,10 @@ impl<'s, 'a> Feed<'s, 'a> {
                 self.push(Token::Comma, item.start);
             }
             let expr_end = source.expression_end(item.start, item.end);
-            self.push_nested(Argument::Expr(item.start..expr_end));
+            // The tree has no word for the operator.
+            let is_using = source.is_keyword(expr_end, "using");
+            let expr = item.start..expr_end;
+            self.push_nested(if is_using { Argument::Under("order using", expr) } else { Argument::Expr(expr) });
             for token in expr_end..item.end {
                 match source.kind(token) {
                     Some(TokenKind::Word) => self.push_keyword(source.written(token), token),
@@ -293,6 +316,9 @@ impl<'s, 'a> Feed<'s, 'a> {
         match word.as_str() {
             "between" if at > start => {
                 self.push_keyword("BETWEEN", at);
+                if source.is_keyword(at + 1, "symmetric") {
+                    self.push(Token::CustomBinaryOperator(SYMMETRIC.to_owned()), at + 1);
+                }
                 return Ok(at + 1 + usize::from(source.is_any_keyword(at + 1, &["symmetric", "asymmetric"])));
             }
             "at" if at > start && source.is_keyword(at + 1, "time") && source.is_keyword(at + 2, "zone") => {
@@ -315,6 +341,7 @@ impl<'s, 'a> Feed<'s, 'a> {
                     return Ok(next);
                 }
             }
+            "trim" if opens => return self.trim(at),
             _ if opens && arguments::has_unknown_grammar(&word) => {
                 return Err(unsupported(format!("{}()", word.to_ascii_uppercase()), at));
             }
@@ -384,7 +411,7 @@ impl<'s, 'a> Feed<'s, 'a> {
         close + 1
     }
 
-    /// What follows IS. Tests that the crate lacks become IS TRUE: either way the operand is all there is.
+    /// What follows IS.
     fn is(&mut self, at: usize) -> Parsed<usize> {
         let source = self.source;
         self.push_keyword("IS", at);
@@ -392,14 +419,6 @@ impl<'s, 'a> Feed<'s, 'a> {
         if source.is_keyword(next, "not") {
             self.push_keyword("NOT", next);
             next += 1;
-        }
-        let has_form = source.is_any_keyword(next, &["nfc", "nfd", "nfkc", "nfkd"]);
-        if has_form && source.is_keyword(next + 1, "normalized") {
-            next += 1;
-        }
-        if source.is_any_keyword(next, &["normalized", "document"]) {
-            self.push_keyword("TRUE", next);
-            return Ok(next + 1);
         }
         if source.is_keyword(next, "unknown") {
             self.push_keyword("UNKNOWN", next);

@@ -62,8 +62,8 @@ fn expansion(source: &Source<'_>, tokens: Range<usize>) -> Parsed<SelectItemKind
 fn is_bare_alias(source: &Source<'_>, start: usize, last: usize) -> bool {
     let before = last - 1;
     let is_quoted = source.kind(last) == Some(TokenKind::QuotedIdent);
-    let is_word = source.kind(last) == Some(TokenKind::Word) && !keywords::is_reserved(source.written(last));
-    if !is_quoted && !is_word {
+    let is_free_word = source.kind(last) == Some(TokenKind::Word) && !keywords::is_reserved(source.written(last));
+    if !is_quoted && !is_free_word {
         return false;
     }
     match source.kind(before) {

@@ -403,6 +403,7 @@ fn distinct(cursor: &mut Cursor<'_, '_>) -> Parsed<Distinct> {
 }
 
 fn group_by(cursor: &mut Cursor<'_, '_>, select: &mut Select) -> Parsed<()> {
+    // Duplicate grouping sets are removed.
     if cursor.eat_any(&["distinct", "all"]) == Some("distinct") {
         select.grouping_sets = true;
     }

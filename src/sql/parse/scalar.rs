@@ -19,7 +19,7 @@ use crate::sql::ast::Expr;
 use crate::sql::lexer::TokenKind;
 use crate::sql::parse::convert::Converter;
 use crate::sql::parse::cursor::Source;
-use crate::sql::parse::feed::Feed;
+use crate::sql::parse::feed::{Feed, SYMMETRIC};
 use crate::sql::parse::{Parsed, unsupported};
 
 /// Functions that are called by their bare name.
@@ -53,16 +53,19 @@ const RECURSION_MAX: usize = 40;
 /// The expression that these tokens write.
 pub(super) fn parse(source: &Source<'_>, tokens: Range<usize>) -> Parsed<Expr> {
     bound_chains(source, tokens.clone())?;
-    let feed = Feed::new(source, tokens.clone())?;
+    let mut feed = Feed::new(source, tokens.clone())?;
     let dialect = Analysis;
-    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(feed.tokens);
+    let mut parser = Parser::new(&dialect)
+        .with_recursion_limit(RECURSION_MAX)
+        .with_tokens_with_locations(std::mem::take(&mut feed.tokens));
     let parsed = parser.parse_expr().map_err(|error| refusal(&error, tokens.start))?;
     let next = parser.peek_token_ref();
     if next.token != Token::EOF {
         let at = usize::try_from(next.span.start.column).unwrap_or_default().saturating_sub(1);
         return Err(unsupported("the expression goes on in a way that is not understood", at));
     }
-    Converter { source, types: &feed.types, nested: &feed.nested, windows: &feed.windows }.expr(parsed)
+    let Feed { types, nested, windows, .. } = &feed;
+    Converter { source, types, nested, windows }.expr(parsed)
 }
 
 /// The crate's own words quote the statement, so only the kind of trouble is told.
@@ -93,6 +96,7 @@ fn bound_chains(source: &Source<'_>, tokens: Range<usize>) -> Parsed<()> {
 #[derive(Debug)]
 struct Analysis;
 
+const BETWEEN: u8 = 60;
 const COLLATE: u8 = 120;
 const UNARY_SIGN: u8 = 125;
 
@@ -226,7 +230,11 @@ fn prefix(parser: &mut Parser<'_>) -> Result<ParsedExpr, ParserError> {
         }
         Token::CustomBinaryOperator(operator) => {
             let name = Ident::with_span(span, operator.clone());
-            let precedence = if matches!(operator.as_str(), "+" | "-") { UNARY_SIGN } else { 70 };
+            let precedence = match operator.as_str() {
+                "+" | "-" => UNARY_SIGN,
+                SYMMETRIC => BETWEEN,
+                _ => 70,
+            };
             parser.advance_token();
             let expr = Box::new(parser.parse_subexpr(precedence)?);
             // The crate has no word for any prefix operator; this node carries its name.

@@ -102,9 +102,16 @@ pub(super) fn type_name(source: &Source<'_>, tokens: Range<usize>) -> String {
             name.push(' ');
         }
         match source.kind(token) {
-            Some(TokenKind::Word | TokenKind::QuotedIdent) => {
-                name.push_str(&source.name(token).unwrap_or_default());
+            Some(TokenKind::QuotedIdent) => {
+                let quoted = source.name(token).unwrap_or_default();
+                // `"char"` is another type than `char`, which means character(1); so with bit.
+                if matches!(quoted.as_str(), "char" | "bit") {
+                    name.push_str(&format!("\"{quoted}\""));
+                } else {
+                    name.push_str(&quoted);
+                }
             }
+            Some(TokenKind::Word) => name.push_str(&source.name(token).unwrap_or_default()),
             Some(TokenKind::Literal(_)) => {
                 name.push_str(source.lexed.literal(token).map_or("", |literal| literal.value.as_str()));
             }

@@ -111,7 +111,9 @@ DROP TABLE scratch;
 CREATE TABLE ddl_sharded AS SELECT id, name FROM users WHERE id < 5;
 DROP TABLE IF EXISTS ddl_sharded;
 VACUUM users;
+--@ shape
 ANALYZE;
+ANALYZE users, orders;
 ANALYZE orders;
 --@ shape
 EXPLAIN SELECT * FROM countries;
