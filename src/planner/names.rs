@@ -93,13 +93,14 @@ fn figure(expr: &Expr) -> Names {
 }
 
 fn other(what: &str, children: &[Expr]) -> Names {
-    match what {
+    match what.strip_prefix("not ").unwrap_or(what) {
         "case" => one_of(&["case"]),
         "case with else" => replaced(children.last().map_or_else(nameless, figure), one_of(&["case"])),
         "array" => strong("array"),
         "at time zone" => strong("timezone"),
         "subscript" => children.first().map_or_else(nameless, figure),
         "between"
+        | "between symmetric"
         | "like"
         | "ilike"
         | "similar to"
@@ -115,13 +116,8 @@ fn other(what: &str, children: &[Expr]) -> Names {
     }
 }
 
-/// The grammar turns some functions into others.
 fn function(name: &str, is_qualified: bool) -> Names {
     match name {
-        "trim" if !is_qualified => {
-            let names = ["trim", "btrim", "ltrim", "rtrim"].map(strong);
-            names.into_iter().reduce(joined).flatten()
-        }
         // Before PostgreSQL 14 it is date_part.
         "extract" if !is_qualified => joined(strong("extract"), strong("date_part")),
         name => strong(name),
@@ -276,11 +272,16 @@ mod tests {
         ("current_user", "current_user"),
         ("localtimestamp(2)", "localtimestamp"),
         ("position('a' IN t.b)", "position"),
+        ("trim(t.b)", "btrim"),
+        ("trim(LEADING 'x' FROM t.b)", "ltrim"),
+        ("trim(TRAILING FROM t.b)", "rtrim"),
         ("substring(t.b FROM 1 FOR 2)", "substring"),
         ("overlay(t.b PLACING 'x' FROM 1)", "overlay"),
         ("now() AT TIME ZONE 'UTC'", "timezone"),
         ("t.b LIKE 'x'", "?column?"),
         ("t.b LIKE 'x' ESCAPE 'y'", "?column?"),
+        ("t.b NOT ILIKE 'x'", "?column?"),
+        ("t.a NOT BETWEEN SYMMETRIC 2 AND 1", "?column?"),
         ("t.b SIMILAR TO 'x'", "?column?"),
         ("t.a BETWEEN 1 AND 2", "?column?"),
         ("t.a IN (1, 2)", "?column?"),
@@ -308,8 +309,6 @@ mod tests {
             ("(SELECT t.a)::text", "a", "text"),
             ("EXISTS (SELECT 1)", "exists", "id"),
             ("true", "bool", "true"),
-            ("trim(t.b)", "btrim", "b"),
-            ("trim(LEADING 'x' FROM t.b)", "ltrim", "b"),
             ("extract(year FROM now())", "extract", "year"),
             ("t.b::char", "b", "bpchar"),
             ("'x'::char(3)", "bpchar", "char3"),

@@ -4,6 +4,7 @@
 
 mod binding;
 mod demo;
+mod reference;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -40,7 +40,7 @@ fn floor_of(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))
 }
 
-fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
+pub fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("source folder is readable") {
         let path = entry.expect("entry is readable").path();
         if path.is_dir() {
@@ -87,7 +87,7 @@ fn rooms_named(text: &str) -> Vec<String> {
 }
 
 /// The part of a file that ships: inline tests may use what they like from lower and equal floors.
-fn without_tests(text: &str) -> &str {
+pub fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
 }
 
