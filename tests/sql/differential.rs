@@ -346,7 +346,7 @@ fn parenthesised(expr: &Expr, out: &mut String) {
             parenthesised(expr, out);
             let _ = write!(out, "::{type_name}");
         }
-        Expr::Other { what: "case", children } => match children.as_slice() {
+        Expr::Other { what: "case with else", children } => match children.as_slice() {
             [when, then, other] => {
                 out.push_str("case when ");
                 parenthesised(when, out);
