@@ -14,8 +14,9 @@ use crate::store::{load_topology, save_topology};
 use crate::topology::schema::{Relation, RelationKind, Schema};
 use crate::topology::{Placement, TableName, Topology};
 
-/// How long a declaration waits for statements and transactions under the old epoch.
-const QUIET_MS_MAX: u64 = 10_000;
+/// How long a declaration waits for statements and transactions under the old epoch. New ones wait
+/// behind it for as long, so it is short.
+const QUIET_MS_MAX: u64 = 2_000;
 
 /// Tries to save a topology that others change at the same time.
 const TRIES_MAX: usize = 5;
