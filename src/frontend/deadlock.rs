@@ -108,8 +108,8 @@ impl Sessions {
         let by_pid = self.by_pid.lock();
         by_pid
             .iter()
-            .filter(|(_, (_, slot))| slot.backends().len() > 1)
-            .map(|(pid, (_, slot))| (*pid, Arc::clone(slot)))
+            .filter(|(_, entry)| entry.slot.backends().len() > 1)
+            .map(|(pid, entry)| (*pid, Arc::clone(&entry.slot)))
             .collect()
     }
 }

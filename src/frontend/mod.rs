@@ -3,10 +3,12 @@
 //! Must not know: how statements run, where the topology is kept.
 
 mod deadlock;
+mod gone;
 mod login;
 mod serve;
 
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -43,7 +45,15 @@ pub struct Frontend {
 #[derive(Default)]
 struct Sessions {
     next_pid: AtomicU32,
-    by_pid: Mutex<HashMap<u32, (Bytes, Arc<CancelSlot>)>>,
+    by_pid: Mutex<HashMap<u32, Entry>>,
+}
+
+/// What is known of a session from outside.
+struct Entry {
+    secret: Bytes,
+    slot: Arc<CancelSlot>,
+    /// The client's socket; open for as long as the entry is in the map.
+    socket: RawFd,
 }
 
 /// A session's place among the others; given up when dropped.
@@ -56,7 +66,7 @@ struct Registered<'a> {
 
 impl Sessions {
     /// Gives a session a process id and a secret of its own.
-    fn register(&self) -> Result<Registered<'_>, ClientError> {
+    fn register(&self, client: &Framed) -> Result<Registered<'_>, ClientError> {
         let mut secret = [0u8; 4];
         getrandom::fill(&mut secret)
             .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
@@ -70,14 +80,15 @@ impl Sessions {
                 break pid;
             }
         };
-        by_pid.insert(pid, (secret.clone(), Arc::clone(&slot)));
+        let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket: client.raw_socket() };
+        by_pid.insert(pid, entry);
         Ok(Registered { sessions: self, pid, secret, slot })
     }
 
     /// What a cancel key belongs to.
     fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
         let by_pid = self.by_pid.lock();
-        by_pid.get(&pid).filter(|(known, _)| known == secret).map(|(_, slot)| Arc::clone(slot))
+        by_pid.get(&pid).filter(|entry| entry.secret == secret).map(|entry| Arc::clone(&entry.slot))
     }
 }
 

@@ -17,7 +17,7 @@ impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
         let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
-        let registered = match self.sessions.register() {
+        let registered = match self.sessions.register(&client) {
             Ok(registered) => registered,
             Err(error) => {
                 refuse(&mut client, &error).await;

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -144,6 +145,11 @@ impl Framed {
         if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
             self.input = BytesMut::with_capacity(READ_BYTES);
         }
+    }
+
+    /// The socket's number, good for as long as this lives.
+    pub fn raw_socket(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 
     /// Where messages are written; nothing is sent before a flush.

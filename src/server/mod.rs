@@ -175,6 +175,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
         tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
+        tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
     let serving = tokio::spawn(frontend.run(listener, stopped));
     tracing::info!(%address, "serving");

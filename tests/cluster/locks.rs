@@ -32,7 +32,6 @@ fn busy(session: &mut Raw) -> usize {
 }
 
 #[test]
-#[ignore = "a client that goes away while its statement waits is not noticed yet"]
 fn a_client_that_goes_away_while_it_waits_leaves_no_transaction() {
     let cluster = cluster();
     let [key, other] = keys_apart(&cluster);
