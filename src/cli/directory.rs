@@ -51,8 +51,21 @@ impl Lock {
         }
     }
 
-    /// Takes the lock, or tells the pid of its holder.
+    /// Takes the lock, or tells the pid of its holder. A holder that was killed a moment ago lets go of it
+    /// only when the kernel is done with it: that is waited for.
     pub fn attempt(directory: &Path) -> Result<Result<Self, Option<u32>>, Failure> {
+        let deadline = Instant::now() + DYING_LIMIT;
+        loop {
+            match Self::attempt_once(directory)? {
+                Err(Some(pid)) if is_dying(pid) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    fn attempt_once(directory: &Path) -> Result<Result<Self, Option<u32>>, Failure> {
         let path = directory.join("up.lock");
         let failure = |error| Failure::new(format!("cannot lock {}: {error}", path.display()));
         let mut file =
@@ -84,6 +97,14 @@ impl Lock {
             }
         }
     }
+}
+
+/// How long a process that was killed may still hold what it had.
+const DYING_LIMIT: Duration = Duration::from_secs(5);
+
+/// There is no such process any more, or no more program in it.
+fn is_dying(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// The running proxy of a directory.
@@ -168,6 +189,15 @@ impl Demo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_killed_process_is_dying_and_this_one_is_not() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!is_dying(std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_dying(child.id()));
+    }
 
     #[test]
     fn a_second_worker_learns_who_was_first() {
