@@ -27,6 +27,10 @@ pub struct ConnectArguments {
     connect: Option<String>,
 }
 
+/// How often, and how far apart, a proxy that does not answer is looked for again.
+const LAST_LOOKS: usize = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 /// A connection to the admin database.
 #[derive(Debug)]
 pub struct Admin {
@@ -40,7 +44,15 @@ impl Admin {
     /// Where it looked and what to start.
     pub async fn connect(arguments: &ConnectArguments) -> Result<Self, Failure> {
         let (config, place) = arguments.target()?;
-        Self::open(config, &place, DATABASE).await
+        let outcome = Self::open(config, &place, DATABASE).await;
+        if outcome.is_err() {
+            // It may have been dying when its file was read: then that is what to say.
+            for _ in 0..LAST_LOOKS {
+                tokio::time::sleep(LOOK_PAUSE).await;
+                arguments.target()?;
+            }
+        }
+        outcome
     }
 
     /// Connects to a database of the proxy at an address.
