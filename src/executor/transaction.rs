@@ -100,7 +100,7 @@ impl Session {
     /// Sends a statement that cannot succeed to the home shard for PostgreSQL's own error.
     async fn forward_syntax_error(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
         let shard = self.any_shard();
-        // SELECT in front of it: whatever the text is, it cannot open a block.
+        // EXPLAIN in front of it: whatever the text is, it cannot open a block.
         let done = self.forward_query(client, shard, &format!("EXPLAIN {}", parsed.text)).await?;
         drop(done);
         Err(ClientError::new(ErrorId::SyntaxError, "this form of BEGIN is not known")
@@ -206,8 +206,13 @@ impl Session {
 
     async fn commit_several(&mut self, writers: Vec<ShardId>) -> Result<(), Failure> {
         let mut branches = Vec::with_capacity(writers.len());
+        let changes_settings = self.transaction.changes_settings();
         for shard in writers {
-            if let Some(link) = self.links.remove(&shard) {
+            if let Some(mut link) = self.links.remove(&shard) {
+                if changes_settings {
+                    // The commit gives the connection back: the next session must not find these settings.
+                    link.lease.settings_key = u64::MAX;
+                }
                 branches.push(Branch { shard, lease: link.lease });
             }
         }

@@ -182,6 +182,11 @@ impl Transaction {
         self.said.iter().all(|said| matches!(said, Said::Savepoint(_)))
     }
 
+    /// A commit makes settings lasting on every connection of the transaction.
+    pub fn changes_settings(&self) -> bool {
+        self.said.iter().any(|said| matches!(said, Said::Setting { .. }))
+    }
+
     /// The block is over. Returns the session settings that a commit makes lasting (name and SET
     /// text, `None` for RESET); none after a rollback.
     pub fn end(&mut self, committed: bool) -> Vec<(String, Option<String>)> {
@@ -261,7 +266,9 @@ mod tests {
     fn a_rolled_back_setting_does_not_last() {
         let mut transaction = Transaction::default();
         transaction.begin("BEGIN");
+        assert!(!transaction.changes_settings());
         transaction.say_setting("work_mem", Some("SET work_mem = '1MB'"));
+        assert!(transaction.changes_settings());
         assert!(transaction.end(false).is_empty());
     }
 }

@@ -13,5 +13,6 @@ mod atomicity;
 mod crash;
 mod locks;
 mod pgbench;
+mod settings;
 mod tpch;
 mod up;
