@@ -34,6 +34,9 @@ pub struct ConnectTarget {
     pub user: String,
     /// Password, if the server asks for one.
     pub password: Option<String>,
+    /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
+    /// a session are applied to the connection it gets.
+    pub parameters: Vec<(String, String)>,
     /// Limit for connecting and authenticating together.
     ///
     /// # Units
