@@ -3,6 +3,7 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod identity;
 pub mod prepared;
 pub mod settings;
 pub mod transaction;
