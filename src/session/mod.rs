@@ -3,6 +3,7 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod identity;
 pub mod mode;
 pub mod prepared;
 pub mod server_statements;
