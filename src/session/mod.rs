@@ -3,6 +3,7 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod direct;
 pub mod identity;
 pub mod mode;
 pub mod prepared;
