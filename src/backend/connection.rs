@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use crate::base::NodeId;
 use crate::net::framed::Idle;
+use crate::net::tls::Connector;
 use crate::net::{Framed, NetError, deadline};
 use crate::wire::client_message::{encode_query, encode_terminate};
 use crate::wire::frame::Frame;
@@ -17,6 +17,7 @@ use crate::wire::server_message::{read_data_row, read_error, tag};
 
 use super::authenticate::{read_parameter_status, start_up};
 use super::cancel::CancelGate;
+use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
 
 /// Where to connect, and as whom.
@@ -42,6 +43,8 @@ pub struct ConnectTarget {
     /// # Units
     /// Milliseconds.
     pub connect_timeout_ms: u64,
+    /// Whether and how TLS is used.
+    pub tls: Arc<Connector>,
 }
 
 impl std::fmt::Debug for ConnectTarget {
@@ -121,7 +124,8 @@ impl Connection {
     /// Safe: the half-open connection is closed.
     pub async fn connect(target: &ConnectTarget) -> Result<Self, BackendError> {
         let work = async {
-            let mut framed = Framed::new(open(target).await?);
+            // In a box: the handshake's state is large and needed once.
+            let mut framed = Box::pin(open(target)).await?;
             let greeting = start_up(&mut framed, target).await?;
             Ok((framed, greeting))
         };
@@ -455,21 +459,6 @@ impl Connection {
 
 fn is_fatal(frame: &Frame) -> bool {
     read_error(&frame.body()).is_ok_and(|fields| matches!(fields.severity.as_str(), "FATAL" | "PANIC"))
-}
-
-/// Opens the socket.
-pub(super) async fn open(target: &ConnectTarget) -> Result<TcpStream, BackendError> {
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
-    match deadline("a TCP connection", target.connect_timeout_ms, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(BackendError::Connect { node: target.node, reason: error.to_string() }),
-        Err(late) => Err(BackendError::Timeout {
-            node: target.node,
-            what: late.what,
-            after_ms: late.after_ms,
-            during: LostWhile::Idle,
-        }),
-    }
 }
 
 /// Translates an error of the stream.

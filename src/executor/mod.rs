@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::backend::{ConnectTarget, Connection, Pools};
+use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
@@ -81,6 +81,8 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTls,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
@@ -94,6 +96,7 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            servers_tls: ServersTls::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
         }
@@ -209,6 +212,7 @@ impl Cluster {
             password: role.password,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
+            tls: self.settings.servers_tls.of(&node.name),
         }
     }
 
