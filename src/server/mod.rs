@@ -170,7 +170,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
-        tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
+        tokio::spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
@@ -205,7 +205,7 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
-    let pools = Pools::new(settings.pool.clone());
+    let pools = Pools::new(PoolSettings { seed: identity::random()?, ..settings.pool.clone() });
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),
         schema,
@@ -341,9 +341,9 @@ async fn watch_schema(cluster: Arc<Cluster>) {
     }
 }
 
-async fn close_expired(cluster: Arc<Cluster>) {
+async fn tend_pools(cluster: Arc<Cluster>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        cluster.pools.close_expired();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.pools.tend();
     }
 }
