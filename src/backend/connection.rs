@@ -505,7 +505,9 @@ pub(super) fn net_error(node: NodeId, during: LostWhile, error: &NetError) -> Ba
         NetError::Closed | NetError::Io(_) | NetError::HeldTooMuch => {
             BackendError::Lost { node, during, reason: error.to_string() }
         }
-        NetError::Wire(_) => BackendError::Protocol { node, during, reason: error.to_string() },
+        NetError::Wire(_) | NetError::PlaintextBeforeTls => {
+            BackendError::Protocol { node, during, reason: error.to_string() }
+        }
         NetError::Deadline(late) => BackendError::Timeout { node, during, what: late.what, after_ms: late.after_ms },
     }
 }

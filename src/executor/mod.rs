@@ -10,11 +10,13 @@ mod exchange;
 mod explain;
 mod insert;
 mod link;
+mod peers;
 mod pipeline;
 mod relay;
 mod scatter;
 mod session;
 mod set;
+mod signal;
 mod simple;
 mod statement;
 mod transaction;
@@ -40,6 +42,7 @@ use crate::topology::schema::Schema;
 use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
+pub use peers::{Joined, Peer, Peers};
 pub use session::{CancelSlot, Session};
 
 /// A future that is boxed, so that rooms above can be called through a trait.
@@ -128,6 +131,8 @@ pub struct Cluster {
     pub control: Credentials,
     /// Limits.
     pub settings: Settings,
+    /// The sessions that are open.
+    pub peers: Arc<Peers>,
     /// Statements and transactions hold it for reading; who changes the placement of tables takes it
     /// for writing, and so waits until nothing runs under the old epoch.
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
@@ -160,6 +165,7 @@ impl Cluster {
             passwords,
             control,
             settings,
+            peers: Arc::default(),
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
