@@ -153,7 +153,7 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.places(), ..ListenerSettings::default() };
+    let listening = ListenerSettings { clients_max: settings.clients.sockets_max(), ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -165,7 +165,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     })??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback));
+    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients));
     let tasks = vec![
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
