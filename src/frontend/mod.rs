@@ -43,6 +43,7 @@ pub struct Frontend {
     admin: Arc<Admin>,
     sessions: Sessions,
     trust: Trust,
+    seats: limits::Seats,
 }
 
 /// Sessions by the process id that their clients were told.
@@ -119,8 +120,8 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
-        Self { cluster, admin, sessions: Sessions::default(), trust }
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
+        Self { cluster, admin, sessions: Sessions::default(), trust, seats: limits::Seats::new(limits) }
     }
 
     /// Sessions that are open now.

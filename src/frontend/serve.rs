@@ -19,14 +19,16 @@ impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
         let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
-        let registered = match self.sessions.register(&client) {
-            Ok(registered) => registered,
+        let is_admin = wanted.database == ADMIN_DATABASE;
+        let place = self.seats.take(&wanted.user, is_admin);
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client)?))) {
+            Ok(place) => place,
             Err(error) => {
                 refuse(&mut client, &error).await;
                 return Ok(());
             }
         };
-        if wanted.database == ADMIN_DATABASE {
+        if is_admin {
             return self.serve_admin(&mut client, &wanted, &registered, stop).await;
         }
         if self.cluster.topology.load().shards.len() > 1 {

@@ -159,7 +159,7 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.places(), ..ListenerSettings::default() };
+    let listening = ListenerSettings { clients_max: settings.clients.sockets_max(), ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -173,12 +173,12 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback));
+    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients));
     let tasks = vec![
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
-        tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
+        tokio::spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
@@ -219,7 +219,7 @@ async fn build(
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
-    let pools = Pools::new(settings.pool.clone());
+    let pools = Pools::new(PoolSettings { seed: identity::random()?, ..settings.pool.clone() });
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),
         schema,
@@ -352,9 +352,9 @@ async fn watch_schema(cluster: Arc<Cluster>) {
     }
 }
 
-async fn close_expired(cluster: Arc<Cluster>) {
+async fn tend_pools(cluster: Arc<Cluster>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        cluster.pools.close_expired();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.pools.tend();
     }
 }
