@@ -9,5 +9,5 @@ pub mod settings;
 pub mod transaction;
 
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
-pub use settings::Settings;
+pub use settings::{Change, Settings};
 pub use transaction::{Status, Transaction};
