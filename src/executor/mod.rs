@@ -10,11 +10,13 @@ mod exchange;
 mod explain;
 mod insert;
 mod link;
+mod peers;
 mod pipeline;
 mod relay;
 mod scatter;
 mod session;
 mod set;
+mod signal;
 mod simple;
 mod statement;
 mod transaction;
@@ -35,10 +37,12 @@ use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
+use crate::session::PoolMode;
 use crate::topology::schema::Schema;
 use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
+pub use peers::{Joined, Peer, Peers};
 pub use session::{CancelSlot, Session};
 
 /// A future that is boxed, so that rooms above can be called through a trait.
@@ -77,6 +81,10 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// When sessions give their connections back.
+    pub pool_mode: PoolMode,
+    /// The same for users that have a mode of their own.
+    pub user_pool_modes: HashMap<String, PoolMode>,
 }
 
 impl Default for Settings {
@@ -86,6 +94,8 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            pool_mode: PoolMode::default(),
+            user_pool_modes: HashMap::new(),
         }
     }
 }
@@ -121,6 +131,8 @@ pub struct Cluster {
     pub control: Credentials,
     /// Limits.
     pub settings: Settings,
+    /// The sessions that are open.
+    pub peers: Arc<Peers>,
     /// Statements and transactions hold it for reading; who changes the placement of tables takes it
     /// for writing, and so waits until nothing runs under the old epoch.
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
@@ -153,10 +165,16 @@ impl Cluster {
             passwords,
             control,
             settings,
+            peers: Arc::default(),
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
         }
+    }
+
+    /// When sessions of a user give their connections back.
+    pub fn pool_mode(&self, user: &str) -> PoolMode {
+        self.settings.user_pool_modes.get(user).copied().unwrap_or(self.settings.pool_mode)
     }
 
     /// Where a shard's primary is, for a user.
@@ -189,6 +207,7 @@ impl Cluster {
             database: topology.database.clone(),
             user: role.user,
             password: role.password,
+            parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
         }
     }

@@ -37,7 +37,17 @@ impl Frontend {
                     &registered,
                 );
                 client.flush().await?;
-                self.serve_session(&mut client, &mut session, stop).await
+                let ended = tokio::select! {
+                    outcome = self.serve_session(&mut client, &mut session, stop) => Some(outcome),
+                    () = registered.slot.terminated() => None,
+                };
+                match ended {
+                    Some(outcome) => outcome,
+                    None => {
+                        terminated(&mut client).await;
+                        Ok(())
+                    }
+                }
             }
             Err(failure) => {
                 send_away(&mut client, failure).await;
@@ -147,6 +157,12 @@ async fn next_message(
             Err(NetError::Wire(error))
         }
     }
+}
+
+/// `pg_terminate_backend` of this session: what it was sent so far stands before the good-bye.
+async fn terminated(client: &mut Framed) {
+    let error = ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command");
+    refuse(client, &error).await;
 }
 
 /// A client that breaks the protocol is sent away: what it says next could mean anything.
