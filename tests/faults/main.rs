@@ -1,4 +1,6 @@
-//! What clients see when nothing goes wrong, message by message; and when everything does.
+//! What clients see when nothing goes wrong, message by message; and what goes wrong between clients,
+//! proxy and servers: crowds, kills, cut connections.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/cluster.rs"]
@@ -14,4 +16,5 @@ mod catalogue;
 mod conformance;
 mod conversation;
 mod normal;
+mod saturation;
 mod world;
