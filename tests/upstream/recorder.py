@@ -39,3 +39,7 @@ def pytest_runtest_logreport(report):
 
 def pytest_runtest_logfinish(nodeid):
     write(OUTCOMES[nodeid], nodeid)
+
+
+def pytest_sessionfinish():
+    write("end", "-")

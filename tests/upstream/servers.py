@@ -124,7 +124,7 @@ def proxy(home, binary, database, node_port, mode):
     (home / "proxy").mkdir()
     config.write_text(
         f'[proxy]\nlisten = "127.0.0.1:{port}"\ndata = "{home}/proxy"\ndatabase = "{database}"\n\n'
-        f'[pool]\npool_mode = "{mode}"\nsize = {POOL_SIZE[mode]}\n\n'
+        f'[pool]\nmode = "{mode}"\nsize = {POOL_SIZE[mode]}\n\n'
         f'[control]\nuser = "postgres"\n\n[[users]]\nname = "postgres"\n\n'
         f'[[shards]]\nname = "s1"\n\n[[shards.nodes]]\nname = "s1a"\nhost = "127.0.0.1"\nport = {node_port}\n'
     )
