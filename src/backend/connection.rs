@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::{Framed, NetError, deadline};
+use crate::session::direct::ServerSide;
 use crate::wire::client_message::{encode_query, encode_terminate};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{read_data_row, read_error, tag};
@@ -72,6 +74,8 @@ pub struct Connection {
     pub settings: Arc<BTreeMap<String, String>>,
     /// Version of the schema that this connection's statements were planned with.
     pub schema_version: u64,
+    /// Id of the unnamed statement; 0: none that is known.
+    pub unnamed: u64,
     framed: Framed,
     target: Arc<ConnectTarget>,
     key: CancelKey,
@@ -141,6 +145,7 @@ impl Connection {
             settings_key: 0,
             settings: Arc::default(),
             schema_version: 0,
+            unnamed: 0,
             framed,
             target: Arc::new(target.clone()),
             key: greeting.key,
@@ -252,6 +257,60 @@ impl Connection {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The connection taken apart for who relays its messages as they are: its state, what was read and
+    /// not taken.
+    pub fn relay(&mut self) -> (ServerSide<'_>, &mut BytesMut) {
+        let (input, output) = self.framed.buffers();
+        let side = ServerSide {
+            output,
+            pending_ready: &mut self.pending_ready,
+            status: &mut self.status,
+            prepared: &mut self.prepared,
+            unnamed: &mut self.unnamed,
+            settings_key: &mut self.settings_key,
+            schema_version: &mut self.schema_version,
+            parameters: &mut self.parameters,
+            is_poisoned: &mut self.is_poisoned,
+        };
+        (side, input)
+    }
+
+    /// Sends what was written as far as the server takes it, without waiting.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
+        if self.framed.is_flushed() {
+            return Poll::Ready(Ok(()));
+        }
+        self.is_running = true;
+        self.framed.poll_flush(context).map_err(|error| self.broken(&error))
+    }
+
+    /// Reads once, without waiting.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
+        match std::task::ready!(self.framed.poll_fill(context)) {
+            Ok(0) => Poll::Ready(Err(self.broken(&NetError::Closed))),
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.broken(&error))),
+        }
+    }
+
+    /// Says that everything which was sent has been answered, if it has.
+    pub fn note_settled(&mut self) {
+        if self.pending_ready == 0 && self.framed.is_flushed() {
+            self.is_running = false;
+        }
+    }
+
+    fn broken(&mut self, error: &NetError) -> BackendError {
+        self.is_poisoned = true;
+        net_error(self.target.node, self.lost_while(), error)
     }
 
     /// Announces one ReadyForQuery: call it once for each Query, Sync or FunctionCall that is written.

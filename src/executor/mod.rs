@@ -5,6 +5,7 @@
 
 mod copy;
 mod ddl;
+pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
@@ -138,6 +139,8 @@ pub struct Cluster {
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
+    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    schema_changes: AtomicU64,
 }
 
 impl Cluster {
@@ -169,6 +172,7 @@ impl Cluster {
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
+            schema_changes: AtomicU64::new(0),
         }
     }
 
@@ -256,7 +260,7 @@ impl From<NetError> for Failure {
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(String, Vec<u32>), u64>>,
+    known: Mutex<HashMap<(Vec<u8>, Vec<u32>), u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).
@@ -270,7 +274,12 @@ impl StatementIds {
 
     /// The id of a text with these parameter types: equal ids always mean equal statements.
     fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        let key = (sql.to_owned(), parameter_types.to_vec());
+        self.of_key(sql.as_bytes().to_vec(), parameter_types.to_vec())
+    }
+
+    /// The id of whatever these bytes and numbers stand for.
+    fn of_key(&self, text: Vec<u8>, numbers: Vec<u32>) -> u64 {
+        let key = (text, numbers);
         let mut known = self.known.lock();
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();

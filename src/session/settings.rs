@@ -47,6 +47,20 @@ impl Settings {
         settings
     }
 
+    /// The client's encoding as a setting, where it is another than the servers' connections have. Only for
+    /// sessions whose texts go to one server as they are.
+    pub fn with_encoding(mut self, parameters: &[(String, String)]) -> Self {
+        let encoding = parameters.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("client_encoding"));
+        if let Some((name, value)) = encoding {
+            let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            if !matches!(plain.to_ascii_uppercase().as_str(), "UTF8" | "UNICODE") {
+                self.startup.insert(name.to_ascii_lowercase(), value.clone());
+                self.update_key();
+            }
+        }
+        self
+    }
+
     /// SET (the statement's text) or RESET (`None`).
     pub fn change(&mut self, name: &str, sql: Option<&str>) {
         match sql {

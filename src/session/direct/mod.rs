@@ -211,6 +211,11 @@ impl Machine {
         self.owed.is_empty() && self.passing_bytes == 0
     }
 
+    /// Extended messages wait for a Sync.
+    pub fn is_unsynced(&self) -> bool {
+        self.is_unsynced
+    }
+
     /// In a transaction, and the client has the word.
     pub fn is_idle_in_transaction(&self) -> bool {
         self.is_attached && self.is_quiet() && self.status != b'I'
