@@ -307,5 +307,9 @@ fn is_same_user(pool: &ServerPool, target: &ConnectTarget) -> bool {
 
 fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    is_same_user(pool, target) && own.port == target.port && own.host == target.host && own.password == target.password
+    is_same_user(pool, target)
+        && own.port == target.port
+        && own.host == target.host
+        && own.password == target.password
+        && own.tls == target.tls
 }

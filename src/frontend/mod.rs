@@ -97,6 +97,21 @@ impl Sessions {
     }
 }
 
+impl Registered<'_> {
+    /// Tells the client the server's own process id: the server's process is the session's for as long as it
+    /// lasts. One that another session has keeps its own number.
+    fn take_pid(&mut self, server_pid: u32) {
+        let mut by_pid = self.sessions.by_pid.lock();
+        if by_pid.contains_key(&server_pid) {
+            return;
+        }
+        if let Some(entry) = by_pid.remove(&self.pid) {
+            by_pid.insert(server_pid, entry);
+            self.pid = server_pid;
+        }
+    }
+}
+
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.sessions.by_pid.lock().remove(&self.pid);

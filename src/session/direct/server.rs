@@ -189,10 +189,8 @@ impl Machine {
                 if message == tag::COPY_IN_RESPONSE {
                     self.begin_copy_in(server);
                 }
-                let is_over = matches!(
-                    message,
-                    tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED
-                );
+                let is_over =
+                    matches!(message, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED);
                 if message == tag::COMMAND_COMPLETE {
                     self.executed(body, server);
                 }
