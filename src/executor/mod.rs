@@ -37,6 +37,7 @@ use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
+use crate::session::PoolMode;
 use crate::topology::schema::Schema;
 use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
@@ -80,6 +81,10 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// When sessions give their connections back.
+    pub pool_mode: PoolMode,
+    /// The same for users that have a mode of their own.
+    pub user_pool_modes: HashMap<String, PoolMode>,
 }
 
 impl Default for Settings {
@@ -89,6 +94,8 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            pool_mode: PoolMode::default(),
+            user_pool_modes: HashMap::new(),
         }
     }
 }
@@ -165,6 +172,11 @@ impl Cluster {
         }
     }
 
+    /// When sessions of a user give their connections back.
+    pub fn pool_mode(&self, user: &str) -> PoolMode {
+        self.settings.user_pool_modes.get(user).copied().unwrap_or(self.settings.pool_mode)
+    }
+
     /// Where a shard's primary is, for a user.
     ///
     /// # Errors
@@ -195,6 +207,7 @@ impl Cluster {
             database: topology.database.clone(),
             user: role.user,
             password: role.password,
+            parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
         }
     }
@@ -243,7 +256,7 @@ impl From<NetError> for Failure {
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(String, Vec<u32>), u64>>,
+    known: Mutex<HashMap<(String, Vec<u32>, u64), u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).
@@ -255,9 +268,10 @@ impl StatementIds {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The id of a text with these parameter types: equal ids always mean equal statements.
-    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        let key = (sql.to_owned(), parameter_types.to_vec());
+    /// The id of a text with these parameter types, understood under settings of that key: equal ids always
+    /// mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32], parse_key: u64) -> u64 {
+        let key = (sql.to_owned(), parameter_types.to_vec(), parse_key);
         let mut known = self.known.lock();
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();

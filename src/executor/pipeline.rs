@@ -90,7 +90,7 @@ impl Session {
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
-        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types) } else { ids.unique() };
+        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types, self.settings.parse_key()) } else { ids.unique() };
         let statement =
             Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;

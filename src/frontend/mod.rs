@@ -4,6 +4,7 @@
 
 mod deadlock;
 mod gone;
+mod limits;
 mod login;
 mod serve;
 
@@ -23,6 +24,8 @@ use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
 use crate::session::identity::PID_MIN;
 use crate::wire::server_message;
+
+pub use limits::ClientLimits;
 
 /// The name of the admin database.
 pub const ADMIN_DATABASE: &str = "ostrakon";

@@ -46,6 +46,16 @@ pub enum Change {
     ResetAll,
 }
 
+/// Settings that change neither what a text means nor what it answers.
+const MEANINGLESS_TO_TEXTS: &[&str] = &[
+    "application_name",
+    "client_min_messages",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+];
+
 /// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -74,8 +84,16 @@ impl Settings {
         settings
     }
 
+    /// SET (the statement's text) or RESET (`None`).
+    pub fn change(&mut self, name: &str, sql: Option<&str>) {
+        match sql {
+            Some(sql) => self.make(&Change::Set { name: name.to_owned(), sql: sql.to_owned() }),
+            None => self.make(&Change::Reset(name.to_owned())),
+        }
+    }
+
     /// What a server took.
-    pub fn change(&mut self, change: &Change) {
+    pub fn make(&mut self, change: &Change) {
         match change {
             Change::Set { name, sql } => {
                 self.changed.insert(name.clone(), sql.clone());
@@ -162,6 +180,36 @@ impl Settings {
         sql
     }
 
+    /// Equal keys mean that a text is understood alike: settings that cannot matter to it are left out.
+    pub fn parse_key(&self) -> u64 {
+        let matters = |name: &&String| !MEANINGLESS_TO_TEXTS.contains(&name.as_str());
+        let mut hasher = DefaultHasher::new();
+        for (name, value) in self.startup.iter().filter(|(name, _)| matters(name)) {
+            (name, value).hash(&mut hasher);
+        }
+        0xff_u8.hash(&mut hasher);
+        for (name, value) in self.changed.iter().filter(|(name, _)| matters(name)) {
+            (name, value).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// Forgets what was set of the settings that PostgreSQL itself has: those in force are about to be read.
+    pub fn forget_plain(&mut self) {
+        self.changed.retain(|name, _| name.contains('.'));
+        self.update_key();
+    }
+
+    /// Settings of extensions and applications (`name.name`) that were set.
+    pub fn extension_names(&self) -> impl Iterator<Item = String> {
+        self.changed.keys().chain(self.startup.keys()).filter(|name| name.contains('.')).cloned()
+    }
+
+    /// Startup values by name.
+    pub fn startup_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// A startup value.
     pub fn startup_value(&self, name: &str) -> Option<&str> {
         self.startup.get(name).map(String::as_str)
@@ -220,9 +268,9 @@ mod tests {
     #[test]
     fn reset_all_leaves_the_role() {
         let mut settings = Settings::default();
-        settings.change(&set("role", "SET ROLE a"));
-        settings.change(&set("jit", "SET jit = off"));
-        settings.change(&Change::ResetAll);
+        settings.make(&set("role", "SET ROLE a"));
+        settings.make(&set("jit", "SET jit = off"));
+        settings.make(&Change::ResetAll);
         assert_eq!(settings.apply_sql(), "RESET ALL;RESET ROLE;SET ROLE a");
         settings.discard();
         assert_eq!(settings.key(), 0);
@@ -232,10 +280,10 @@ mod tests {
     fn only_settings_that_cannot_be_refused_go_without_waiting() {
         assert!(SURE.is_sorted());
         let mut settings = Settings::from_startup(&[("options".into(), "-c enable_seqscan=off".into())]);
-        settings.change(&set("timezone", "SET TIME ZONE 'UTC'"));
-        settings.change(&set("app.tenant", "SET app.tenant = '5'"));
+        settings.make(&set("timezone", "SET TIME ZONE 'UTC'"));
+        settings.make(&set("app.tenant", "SET app.tenant = '5'"));
         assert!(settings.are_sure());
-        settings.change(&set("temp_buffers", "SET temp_buffers = 100"));
+        settings.make(&set("temp_buffers", "SET temp_buffers = 100"));
         assert!(!settings.are_sure());
     }
 
@@ -255,20 +303,20 @@ mod tests {
     fn equal_settings_have_equal_keys_and_none_has_zero() {
         let mut one = Settings::from_startup(&[("user".into(), "a".into())]);
         assert_eq!(one.key(), 0);
-        one.change(&set("work_mem", "SET work_mem = '1MB'"));
+        one.make(&set("work_mem", "SET work_mem = '1MB'"));
         let mut two = Settings::default();
-        two.change(&set("work_mem", "SET work_mem = '1MB'"));
+        two.make(&set("work_mem", "SET work_mem = '1MB'"));
         assert_eq!(one.key(), two.key());
-        one.change(&Change::Reset("work_mem".into()));
+        one.make(&Change::Reset("work_mem".into()));
         assert_eq!(one.key(), 0);
     }
 
     #[test]
     fn reset_returns_to_the_startup_value() {
         let mut settings = Settings::from_startup(&[("application_name".into(), "it's".into())]);
-        settings.change(&set("application_name", "SET application_name = 'b'"));
+        settings.make(&set("application_name", "SET application_name = 'b'"));
         assert!(settings.apply_sql().ends_with("SET application_name = 'b'"));
-        settings.change(&Change::Reset("application_name".into()));
+        settings.make(&Change::Reset("application_name".into()));
         assert!(settings.apply_sql().contains("set_config('application_name', 'it''s', false)"));
     }
 }
