@@ -12,6 +12,7 @@ mod insert;
 mod link;
 mod peers;
 mod pipeline;
+mod prepare;
 mod relay;
 mod scatter;
 mod session;
