@@ -44,6 +44,8 @@ pub struct CancelSlot {
     /// The session has to end.
     is_terminated: AtomicBool,
     told_to_end: Notify,
+    /// A cancel request came for a session that waits for a connection.
+    told_to_stop_waiting: Notify,
 }
 
 impl CancelSlot {
@@ -62,11 +64,20 @@ impl CancelSlot {
     /// # Cancel safety
     /// Safe: a request on its way keeps its connection from being pooled.
     pub async fn cancel_running(&self) {
+        self.told_to_stop_waiting.notify_waiters();
         for handle in self.running() {
             if let Err(error) = handle.cancel().await {
                 tracing::debug!(%error, "cancel request failed");
             }
         }
+    }
+
+    /// Waits for a cancel request; those that came before do not count.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn cancelled(&self) {
+        self.told_to_stop_waiting.notified().await;
     }
 
     /// Ends the session, as `pg_terminate_backend` does: its work is cancelled, its driver is woken.
@@ -214,6 +225,19 @@ impl Session {
         };
         session.update_search_path();
         session
+    }
+
+    /// Takes over statements that were prepared while the cluster had one shard: name and Parse body. What
+    /// cannot be read does not exist any more.
+    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>) {
+        for (name, parse_body) in prepared {
+            let Some(parse) = crate::wire::client_message::read_parse(&name, &parse_body) else { continue };
+            let Ok(parsed) = self.understand(&parse.sql) else { continue };
+            let id = self.cluster.statement_ids.unique();
+            let statement = PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types };
+            // A session has as many of them here as it had there.
+            let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
+        }
     }
 
     /// The schema to plan with.

@@ -140,7 +140,7 @@ impl Session {
             self.transaction.say_setting(change);
             self.update_search_path();
         } else {
-            self.settings.make(&change);
+            self.settings.change(&change);
             self.settings_changed();
         }
     }

@@ -278,7 +278,7 @@ impl Session {
     pub(super) fn end_transaction(&mut self, committed: bool) {
         self.owe_parameters(committed);
         for change in self.transaction.end(committed) {
-            self.settings.make(&change);
+            self.settings.change(&change);
         }
         let key = self.settings.key();
         for link in self.links.values_mut() {

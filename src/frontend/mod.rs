@@ -43,6 +43,7 @@ pub struct Frontend {
     admin: Arc<Admin>,
     sessions: Sessions,
     trust: Trust,
+    seats: limits::Seats,
 }
 
 /// Sessions by the process id that their clients were told.
@@ -96,6 +97,21 @@ impl Sessions {
     }
 }
 
+impl Registered<'_> {
+    /// Tells the client the server's own process id: the server's process is the session's for as long as it
+    /// lasts. One that another session has keeps its own number.
+    fn take_pid(&mut self, server_pid: u32) {
+        let mut by_pid = self.sessions.by_pid.lock();
+        if by_pid.contains_key(&server_pid) {
+            return;
+        }
+        if let Some(entry) = by_pid.remove(&self.pid) {
+            by_pid.insert(server_pid, entry);
+            self.pid = server_pid;
+        }
+    }
+}
+
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.sessions.by_pid.lock().remove(&self.pid);
@@ -104,8 +120,8 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
-        Self { cluster, admin, sessions: Sessions::default(), trust }
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
+        Self { cluster, admin, sessions: Sessions::default(), trust, seats: limits::Seats::new(limits) }
     }
 
     /// Sessions that are open now.

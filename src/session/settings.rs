@@ -9,6 +9,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Startup parameters that are not settings, or are fixed by the proxy.
 const NOT_SETTINGS: &[&str] = &["user", "database", "replication", "client_encoding"];
 
+/// Settings that change neither what a text means nor what it answers.
+const MEANINGLESS_TO_TEXTS: &[&str] = &[
+    "application_name",
+    "client_min_messages",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+];
+
 /// Settings of PostgreSQL's own whose value cannot be refused by one server when another has taken it:
 /// any role may set them, and nothing is looked up to judge the value.
 #[rustfmt::skip]
@@ -46,16 +56,6 @@ pub enum Change {
     ResetAll,
 }
 
-/// Settings that change neither what a text means nor what it answers.
-const MEANINGLESS_TO_TEXTS: &[&str] = &[
-    "application_name",
-    "client_min_messages",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "lock_timeout",
-    "statement_timeout",
-];
-
 /// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -84,16 +84,22 @@ impl Settings {
         settings
     }
 
-    /// SET (the statement's text) or RESET (`None`).
-    pub fn change(&mut self, name: &str, sql: Option<&str>) {
-        match sql {
-            Some(sql) => self.make(&Change::Set { name: name.to_owned(), sql: sql.to_owned() }),
-            None => self.make(&Change::Reset(name.to_owned())),
+    /// The client's encoding as a setting, where it is another than the servers' connections have. Only for
+    /// sessions whose texts go to one server as they are.
+    pub fn with_encoding(mut self, parameters: &[(String, String)]) -> Self {
+        let encoding = parameters.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("client_encoding"));
+        if let Some((name, value)) = encoding {
+            let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            if !matches!(plain.to_ascii_uppercase().as_str(), "UTF8" | "UNICODE") {
+                self.startup.insert(name.to_ascii_lowercase(), value.clone());
+                self.update_key();
+            }
         }
+        self
     }
 
     /// What a server took.
-    pub fn make(&mut self, change: &Change) {
+    pub fn change(&mut self, change: &Change) {
         match change {
             Change::Set { name, sql } => {
                 self.changed.insert(name.clone(), sql.clone());
@@ -268,9 +274,9 @@ mod tests {
     #[test]
     fn reset_all_leaves_the_role() {
         let mut settings = Settings::default();
-        settings.make(&set("role", "SET ROLE a"));
-        settings.make(&set("jit", "SET jit = off"));
-        settings.make(&Change::ResetAll);
+        settings.change(&set("role", "SET ROLE a"));
+        settings.change(&set("jit", "SET jit = off"));
+        settings.change(&Change::ResetAll);
         assert_eq!(settings.apply_sql(), "RESET ALL;RESET ROLE;SET ROLE a");
         settings.discard();
         assert_eq!(settings.key(), 0);
@@ -280,10 +286,10 @@ mod tests {
     fn only_settings_that_cannot_be_refused_go_without_waiting() {
         assert!(SURE.is_sorted());
         let mut settings = Settings::from_startup(&[("options".into(), "-c enable_seqscan=off".into())]);
-        settings.make(&set("timezone", "SET TIME ZONE 'UTC'"));
-        settings.make(&set("app.tenant", "SET app.tenant = '5'"));
+        settings.change(&set("timezone", "SET TIME ZONE 'UTC'"));
+        settings.change(&set("app.tenant", "SET app.tenant = '5'"));
         assert!(settings.are_sure());
-        settings.make(&set("temp_buffers", "SET temp_buffers = 100"));
+        settings.change(&set("temp_buffers", "SET temp_buffers = 100"));
         assert!(!settings.are_sure());
     }
 
@@ -303,20 +309,20 @@ mod tests {
     fn equal_settings_have_equal_keys_and_none_has_zero() {
         let mut one = Settings::from_startup(&[("user".into(), "a".into())]);
         assert_eq!(one.key(), 0);
-        one.make(&set("work_mem", "SET work_mem = '1MB'"));
+        one.change(&set("work_mem", "SET work_mem = '1MB'"));
         let mut two = Settings::default();
-        two.make(&set("work_mem", "SET work_mem = '1MB'"));
+        two.change(&set("work_mem", "SET work_mem = '1MB'"));
         assert_eq!(one.key(), two.key());
-        one.make(&Change::Reset("work_mem".into()));
+        one.change(&Change::Reset("work_mem".into()));
         assert_eq!(one.key(), 0);
     }
 
     #[test]
     fn reset_returns_to_the_startup_value() {
         let mut settings = Settings::from_startup(&[("application_name".into(), "it's".into())]);
-        settings.make(&set("application_name", "SET application_name = 'b'"));
+        settings.change(&set("application_name", "SET application_name = 'b'"));
         assert!(settings.apply_sql().ends_with("SET application_name = 'b'"));
-        settings.make(&Change::Reset("application_name".into()));
+        settings.change(&Change::Reset("application_name".into()));
         assert!(settings.apply_sql().contains("set_config('application_name', 'it''s', false)"));
     }
 }

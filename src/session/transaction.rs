@@ -167,9 +167,9 @@ impl Transaction {
             match said {
                 Said::Savepoint(_) | Said::Local { name: None, .. } => {}
                 Said::Local { name: Some(name), sql } => {
-                    inside.make(&Change::Set { name: name.clone(), sql: sql.clone() });
+                    inside.change(&Change::Set { name: name.clone(), sql: sql.clone() });
                 }
-                Said::Setting(change) => inside.make(change),
+                Said::Setting(change) => inside.change(change),
             }
         }
         inside

@@ -229,13 +229,7 @@ impl Machine {
 
     /// The text with the server's names of prepared statements and the session's own identity in it; `None`
     /// when it can be sent as it is.
-    fn rename(
-        &mut self,
-        text: &[u8],
-        facts: &Facts,
-        server: &mut ServerSide<'_>,
-        host: &dyn Host,
-    ) -> Option<Renamed> {
+    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
             return host.identify(text).map(|found| Renamed {
@@ -398,7 +392,7 @@ impl Machine {
             *server.unnamed = statement.id;
         } else {
             // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
-            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::ends_with_ready);
+            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::may_change_status);
             let is_present = server.prepared.contains(statement.id);
             let ensured = server.prepared.ensure(statement.id);
             if is_present && !may_have_failed {
@@ -455,8 +449,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            let error =
-                ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
+            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
             self.fail(&error, server);
             return Ok(Taken::Done);
         }
@@ -492,7 +485,7 @@ impl Machine {
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
     fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if self.is_waiting || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+        if statement.has_changed() || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
             return false;
         }
         self.ensure(statement, server);
@@ -586,10 +579,7 @@ impl Machine {
     }
 
     fn fail_with(&mut self, error: Bytes, server: &mut ServerSide<'_>) {
-        client_message::encode_describe(
-            server.output,
-            &Target::Statement(statements::server_name(NO_STATEMENT)),
-        );
+        client_message::encode_describe(server.output, &Target::Statement(statements::server_name(NO_STATEMENT)));
         self.owed.push_back(Owed::Failure(error));
     }
 
