@@ -392,12 +392,16 @@ public final class Run {
         return String.join(", ", told);
     }
 
-    private static String preparedAfterDdl(Connection connection) throws Exception {
-        connected("", other -> write(other, "CREATE TABLE wide (id int PRIMARY KEY, a int)"));
+    /** A named statement whose result changes: PostgreSQL says so once, and the driver prepares it again. */
+    private static String preparedAfterDdl(Connection connection, String change) throws Exception {
+        connected("", other -> write(other, "CREATE TABLE wide (id int PRIMARY KEY, a bigint)"));
         try (PreparedStatement statement = connection.prepareStatement("SELECT * FROM wide")) {
+            write(connection, "INSERT INTO wide VALUES (1, 2)");
             for (int i = 0; i < 6; i++) statement.executeQuery();
-            connected("", other -> write(other, "ALTER TABLE wide ADD COLUMN b text"));
-            return statement.executeQuery().getMetaData().getColumnCount() + " columns";
+            connected("", other -> write(other, change));
+            ResultSet rows = statement.executeQuery();
+            rows.next();
+            return rows.getMetaData().getColumnCount() + " columns, " + rows.getDouble(2);
         } finally {
             connected("", other -> write(other, "DROP TABLE wide"));
         }
@@ -560,7 +564,8 @@ public final class Run {
         step("simple-mode-cursor", "&preferQueryMode=simple", connection -> cursor(connection, "WHERE tenant_id = ?", 5));
         step("extended-for-prepared", "&preferQueryMode=extendedForPrepared", connection -> threshold(connection, 5));
         step("extended-cache-everything", "&preferQueryMode=extendedCacheEverything", connection -> threshold(connection, 5));
-        step("prepared-after-ddl", "&autosave=conservative", Run::preparedAfterDdl);
+        step("prepared-after-new-column", "", connection -> preparedAfterDdl(connection, "ALTER TABLE wide ADD COLUMN b text"));
+        step("prepared-after-new-type", "", connection -> preparedAfterDdl(connection, "ALTER TABLE wide ALTER COLUMN a TYPE float8"));
         step("batch", "", Run::batch);
         step("batch-rewritten", "&reWriteBatchedInserts=true", Run::batch);
         step("batch-rewritten-keys", "&reWriteBatchedInserts=true", connection -> bulkInsert(connection, "r"));
