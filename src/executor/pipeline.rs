@@ -90,7 +90,7 @@ impl Session {
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
-        let id = if is_shared { ids.of(&parse.sql, &parse.parameter_types) } else { ids.unique() };
+        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types) } else { ids.unique() };
         let statement =
             Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
@@ -286,6 +286,7 @@ impl Session {
         let portal = self.statements.portal(name)?;
         if let Some(shard) = portal.shard {
             self.answer_describe(client).await?;
+            self.send_signals(client, &portal.statement.parsed, Some(&portal.bind)).await?;
             let link = self.held(shard)?;
             client_message::encode_execute(link.lease.output(), name, rows_max);
             link.expects.push_back(Expect::Execute { forward: true });
@@ -436,7 +437,7 @@ impl Session {
     /// Lets every connection that is held begin the block (BEGIN within an implicit transaction takes
     /// in what came before: `BeginTransactionBlock` in PostgreSQL's xact.c).
     pub(super) fn join_block(&mut self) {
-        let opening = self.transaction.opening_sql();
+        let opening = self.transaction.opening_sql(&self.settings);
         for link in self.links.values_mut().filter(|link| !link.begun) {
             link.begun = true;
             if link.unsynced {
@@ -571,6 +572,7 @@ impl Session {
             self.suspended.clear();
             self.release();
         }
+        self.write_owed_parameters(client);
         let status = self.status_byte();
         server_message::write_ready_for_query(client.output(), status);
         client.flush().await
@@ -642,7 +644,7 @@ async fn relay_expected(link: &mut super::link::Link, client: &mut Framed, name:
     loop {
         match link.expects.front() {
             None => return Ok(()),
-            Some(Expect::Quiet) => {
+            Some(Expect::Quiet | Expect::Dressing { .. }) => {
                 read_quiet(link, name).await?;
                 continue;
             }

@@ -4,6 +4,7 @@
 
 mod deadlock;
 mod gone;
+mod limits;
 mod login;
 mod serve;
 
@@ -21,7 +22,10 @@ use crate::admin::Admin;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
+use crate::session::identity::PID_MIN;
 use crate::wire::server_message;
+
+pub use limits::ClientLimits;
 
 /// The name of the admin database.
 pub const ADMIN_DATABASE: &str = "ostrakon";
@@ -39,6 +43,7 @@ pub struct Frontend {
     admin: Arc<Admin>,
     sessions: Sessions,
     trust: Trust,
+    seats: limits::Seats,
 }
 
 /// Sessions by the process id that their clients were told.
@@ -71,15 +76,15 @@ impl Sessions {
         getrandom::fill(&mut secret)
             .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
         let secret = Bytes::copy_from_slice(&secret);
-        let slot = Arc::new(CancelSlot::default());
         let mut by_pid = self.by_pid.lock();
         let pid = loop {
-            // Positive, as drivers read it as a signed number; never 0.
-            let pid = (self.next_pid.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff).max(1);
+            // Positive, as drivers read it as a signed number, and no server's.
+            let pid = (self.next_pid.fetch_add(1, Ordering::Relaxed) & (PID_MIN - 1)) | PID_MIN;
             if !by_pid.contains_key(&pid) {
                 break pid;
             }
         };
+        let slot = Arc::new(CancelSlot::new(pid));
         let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket: client.raw_socket() };
         by_pid.insert(pid, entry);
         Ok(Registered { sessions: self, pid, secret, slot })
@@ -92,6 +97,21 @@ impl Sessions {
     }
 }
 
+impl Registered<'_> {
+    /// Tells the client the server's own process id: the server's process is the session's for as long as it
+    /// lasts. One that another session has keeps its own number.
+    fn take_pid(&mut self, server_pid: u32) {
+        let mut by_pid = self.sessions.by_pid.lock();
+        if by_pid.contains_key(&server_pid) {
+            return;
+        }
+        if let Some(entry) = by_pid.remove(&self.pid) {
+            by_pid.insert(server_pid, entry);
+            self.pid = server_pid;
+        }
+    }
+}
+
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.sessions.by_pid.lock().remove(&self.pid);
@@ -100,8 +120,8 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
-        Self { cluster, admin, sessions: Sessions::default(), trust }
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
+        Self { cluster, admin, sessions: Sessions::default(), trust, seats: limits::Seats::new(limits) }
     }
 
     /// Sessions that are open now.

@@ -12,7 +12,9 @@ pub fn target(port: u16) -> ConnectTarget {
         database: "postgres".into(),
         user: "postgres".into(),
         password: None,
+        parameters: Vec::new(),
         connect_timeout_ms: 5_000,
+        tls: std::sync::Arc::new(ostrakon::net::tls::Connector::disabled()),
     }
 }
 

@@ -1,0 +1,228 @@
+//! What a client may keep between statements, in transaction pooling over two shards. Every pool has one
+//! connection, so that whatever a session leaves on it is found by the next.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use crate::cluster::{Cluster, Placement};
+use crate::wire::Wire;
+
+const KEYS: i64 = 20;
+
+fn cluster_with(settings: &str) -> Cluster {
+    let mut cluster = Cluster::without_proxy(
+        2,
+        &[
+            ("counters", Placement::Key(&["id"])),
+            ("rows", Placement::Key(&["id"])),
+            ("countries", Placement::Reference),
+            ("motto", Placement::Single),
+        ],
+    );
+    let mut config = OpenOptions::new().append(true).open(cluster.config()).unwrap();
+    write!(config, "\n{settings}\n").unwrap();
+    cluster.start_proxy();
+    let mut app = cluster.app();
+    app.must("CREATE TABLE counters (id bigint PRIMARY KEY, n int NOT NULL)");
+    app.must("CREATE TABLE rows (id bigserial PRIMARY KEY, body text)");
+    app.must("CREATE TABLE countries (code text PRIMARY KEY, name text)");
+    app.must("CREATE TABLE motto (id int PRIMARY KEY, body text)");
+    let rows: Vec<String> = (1..=KEYS).map(|id| format!("({id}, 0)")).collect();
+    app.must(&format!("INSERT INTO counters VALUES {}", rows.join(", ")));
+    app.must("INSERT INTO countries VALUES ('de', 'Deutschland')");
+    app.must("INSERT INTO motto VALUES (1, 'so what')");
+    cluster
+}
+
+fn cluster() -> Cluster {
+    cluster_with("[pool]\nsize = 1")
+}
+
+fn client(cluster: &Cluster) -> Wire {
+    Wire::connect(cluster.port, &[])
+}
+
+/// One key on each of the two shards.
+fn keys_apart(cluster: &Cluster) -> [String; 2] {
+    [0, 1].map(|shard: usize| cluster.shards[shard].superuser().must("SELECT min(id) FROM counters").value())
+}
+
+#[test]
+fn the_pid_that_a_client_was_told_is_its_own_everywhere() {
+    let cluster = cluster();
+    let [mut one, mut two] = [client(&cluster), client(&cluster)];
+    assert!(one.pid >= 0x4000_0000 && two.pid >= 0x4000_0000 && one.pid != two.pid);
+    assert_eq!(one.value("SELECT pg_backend_pid()"), one.pid.to_string());
+    let answers = two.run("SELECT pg_backend_pid() AS p, $1::int", &["1"]).sync().answers();
+    assert_eq!(answers, ["1", "2", &format!("D {}|1", two.pid), "C SELECT 1", "Z I"]);
+    // A session that is cancelled goes on; it ran nothing.
+    assert_eq!(one.value(&format!("SELECT pg_cancel_backend({})", two.pid)), "t");
+    assert_eq!(two.value("SELECT 1"), "1");
+    // The error of a cancel of oneself is PostgreSQL's.
+    let error = one.error("SELECT pg_cancel_backend(pg_backend_pid())");
+    assert_eq!(error, "57014 canceling statement due to user request");
+    // A number that nobody has is the server's to warn of.
+    let answers = one.query("SELECT pg_terminate_backend(2147483647)").answers();
+    assert!(answers.iter().any(|word| word.starts_with("N WARNING 01000 PID 2147483647 is not")), "{answers:?}");
+    assert!(answers.contains(&"D f".to_owned()), "{answers:?}");
+    let answers = one.run("SELECT pg_terminate_backend($1)", &[&two.pid.to_string()]).sync().answers();
+    assert_eq!(answers, ["1", "2", "D t", "C SELECT 1", "Z I"]);
+    let gone = two.query("SELECT 1").answers();
+    assert_eq!(gone, ["E FATAL 57P01 terminating connection due to administrator command"]);
+    let own = one.query("SELECT pg_terminate_backend(pg_backend_pid())").answers();
+    assert_eq!(own, ["E FATAL 57P01 terminating connection due to administrator command"]);
+}
+
+#[test]
+fn a_session_that_works_is_ended_with_its_work() {
+    let cluster = cluster();
+    let [key, _] = keys_apart(&cluster);
+    let [mut one, mut two] = [client(&cluster), client(&cluster)];
+    two.must("BEGIN");
+    two.must(&format!("UPDATE counters SET n = 5 WHERE id = {key}"));
+    two.query("SELECT pg_sleep(30)").send();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    // The pool's only connection is the other's: it is free again once that one has ended.
+    let [own, other] = [one.pid, two.pid];
+    assert_eq!(one.value(&format!("SELECT pg_terminate_backend({other})")), "t", "{own}");
+    assert_eq!(two.answers(), ["E FATAL 57P01 terminating connection due to administrator command"]);
+    assert_eq!(one.value(&format!("SELECT n FROM counters WHERE id = {key}")), "0");
+}
+
+#[test]
+fn who_may_signal_whom_is_decided_by_the_servers() {
+    let cluster = cluster_with("[[users]]\nname = \"guest\"");
+    for shard in &cluster.shards {
+        shard.superuser().must("CREATE ROLE guest LOGIN");
+    }
+    let mut one = client(&cluster);
+    let mut guest = Wire::connect(cluster.port, &[("user", "guest")]);
+    let error = guest.error(&format!("SELECT pg_terminate_backend({})", one.pid));
+    assert!(error.starts_with("42501 must be a member of the role whose process is being terminated"), "{error}");
+    assert_eq!(one.value("SELECT 1"), "1");
+    for shard in &cluster.shards {
+        shard.superuser().must("GRANT pg_signal_backend TO guest");
+    }
+    assert_eq!(guest.value(&format!("SELECT pg_terminate_backend({})", one.pid)), "t");
+    assert_eq!(one.next().unwrap(), "E FATAL 57P01 terminating connection due to administrator command");
+    assert_eq!(one.next(), None);
+}
+
+#[test]
+fn a_setting_holds_wherever_its_session_runs_and_nowhere_else() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let mut one = Wire::connect(cluster.port, &[("application_name", "first"), ("options", "-c work_mem=3MB")]);
+    let mut two = Wire::connect(cluster.port, &[("TimeZone", "Asia/Tokyo")]);
+    assert_eq!((one.parameter("application_name"), two.parameter("TimeZone")), ("first", "Asia/Tokyo"));
+    assert_eq!(one.parameter("client_encoding"), "UTF8");
+    one.must("SET work_mem = '5MB'");
+    one.must("SET TIME ZONE 'Europe/Paris'");
+    two.must("SELECT set_config('app.tenant', '42', false)");
+    assert_eq!(one.parameter("TimeZone"), "Europe/Paris");
+    let seen = |key: &str| {
+        format!(
+            "SELECT current_setting('work_mem'), current_setting('TimeZone'), current_setting('app.tenant', true), \
+             current_setting('application_name') FROM counters WHERE id = {key}"
+        )
+    };
+    for key in keys.iter().cycle().take(4) {
+        assert_eq!(one.value(&seen(key)).replace("NULL", ""), "5MB|Europe/Paris||first");
+        assert_eq!(two.value(&seen(key)), "4MB|Asia/Tokyo|42|ostrakon");
+        let answers = one.run(&seen(key), &[]).sync().answers();
+        assert_eq!(answers[2].replace("NULL", ""), "D 5MB|Europe/Paris||first", "{answers:?}");
+    }
+    assert_eq!(one.parameter("TimeZone"), "Europe/Paris");
+}
+
+#[test]
+fn reset_returns_to_what_the_client_asked_for_at_startup() {
+    let cluster = cluster();
+    let startup = [("application_name", "mine"), ("DateStyle", "German"), ("options", "-c work_mem=3MB")];
+    let mut one = Wire::connect(cluster.port, &startup);
+    let mut two = client(&cluster);
+    let set = "SET application_name = 'x'; SET DateStyle = 'SQL'; SET work_mem = '9MB'";
+    let all = "SELECT current_setting('application_name'), current_setting('work_mem'), current_setting('DateStyle')";
+    for reset in [
+        "RESET application_name; RESET DateStyle; RESET work_mem",
+        "SET application_name TO DEFAULT; SET datestyle = DEFAULT; SET work_mem TO DEFAULT",
+        "RESET ALL",
+        "DISCARD ALL",
+    ] {
+        one.must(set);
+        assert_eq!(one.value(all), "x|9MB|SQL, DMY");
+        let answers = one.query(reset).answers();
+        let tags: Vec<&String> = answers.iter().filter(|word| word.starts_with("C ")).collect();
+        let word = reset.split_once(' ').unwrap().0;
+        assert!(tags.iter().all(|tag| tag.starts_with(&format!("C {word}"))), "{answers:?}");
+        assert_eq!((one.parameter("DateStyle"), one.parameter("application_name")), ("German, DMY", "mine"), "{reset}");
+        assert_eq!(one.value("SHOW work_mem"), "3MB", "{reset}");
+        assert_eq!(two.value("SHOW work_mem"), "4MB");
+        assert_eq!(one.value(all), "mine|3MB|German, DMY", "{reset}");
+    }
+}
+
+#[test]
+fn what_a_rollback_takes_back_is_reported() {
+    let cluster = cluster();
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+    one.must("SET application_name = 'inside'");
+    one.must("SAVEPOINT a");
+    one.must("SELECT set_config('application_name', 'deeper', false)");
+    assert_eq!(one.parameter("application_name"), "deeper");
+    one.must("ROLLBACK TO a");
+    assert_eq!(one.parameter("application_name"), "inside");
+    // A shard that joins now hears of it.
+    let seen = format!("SELECT current_setting('application_name') FROM counters WHERE id = {other}");
+    assert_eq!(one.value(&seen), "inside");
+    one.must("RESET application_name");
+    one.must("SET application_name = 'again'");
+    one.must("ROLLBACK");
+    assert_eq!(one.parameter("application_name"), "ostrakon");
+    assert_eq!(one.value("SHOW application_name"), "ostrakon");
+    one.must("BEGIN");
+    one.must("SET LOCAL application_name = 'here'");
+    assert_eq!(one.parameter("application_name"), "here");
+    one.must("COMMIT");
+    assert_eq!(one.parameter("application_name"), "ostrakon");
+}
+
+#[test]
+fn a_search_path_inside_a_transaction_decides_where_names_lead() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    one.must("CREATE SCHEMA other");
+    one.must("CREATE TABLE other.motto (id int, body text)");
+    one.must("INSERT INTO other.motto VALUES (1, 'another')");
+    one.must("BEGIN");
+    one.must("SAVEPOINT a");
+    one.must("SET LOCAL search_path = other, public");
+    assert_eq!(one.value("SELECT body FROM motto"), "another");
+    one.must("ROLLBACK TO a");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+    one.must("SET search_path = other");
+    one.must("COMMIT");
+    assert_eq!(one.value("SELECT body FROM motto"), "another");
+    one.must("RESET ALL");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+}
+
+#[test]
+fn session_characteristics_are_the_defaults_of_later_transactions() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    let set = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE";
+    assert_eq!(one.query(set).answers(), ["C SET", "Z I"]);
+    for key in &keys {
+        assert_eq!(one.value("SHOW transaction_isolation"), "repeatable read");
+        let error = one.error(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+        assert!(error.starts_with("25006"), "{error}");
+        two.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+    }
+    one.must("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {}", keys[0]));
+}
