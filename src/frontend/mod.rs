@@ -46,10 +46,10 @@ pub struct Frontend {
     admin: Arc<Admin>,
     sessions: Sessions,
     trust: Trust,
+    seats: limits::Seats,
     login: LoginSettings,
     door: door::Door,
-    seats: limits::Seats,
-    session_limits: SessionLimits,
+    limits: SessionLimits,
 }
 
 /// What a client that is logged in may do at most.
@@ -160,19 +160,12 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, clients: ClientLimits) -> Self {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
-        Self {
-            cluster,
-            admin,
-            sessions: Sessions::default(),
-            trust,
-            login,
-            door,
-            seats: limits::Seats::new(limits),
-            session_limits: SessionLimits::default(),
-        }
+        let seats = limits::Seats::new(clients);
+        let limits = SessionLimits::default();
+        Self { cluster, admin, sessions: Sessions::default(), trust, seats, login, door, limits }
     }
 
     /// Sets how clients log in.
@@ -182,7 +175,7 @@ impl Frontend {
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { session_limits: limits, ..self }
+        Self { limits, ..self }
     }
 
     /// Clients that have connected and not logged in yet.

@@ -1,8 +1,8 @@
 //! The session of a client whose cluster has one shard: the server decides everything, the proxy keeps
 //! count of what is owed to whom, and of what the session must find on whatever connection it gets next.
 //!
-//! Pure: frames in, frames out. The driver ([`crate::executor`]) reads and writes sockets, takes
-//! connections and gives them back. Must not know: sockets, pools, time.
+//! Pure: frames in, frames out. Its driver, in the executor, reads and writes sockets, takes connections and
+//! gives them back. Must not know: sockets, pools, time.
 //!
 //! # Invariants
 //! Every message that is sent to the server is matched by one entry of `owed`; the session lets go of its
