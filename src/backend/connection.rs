@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use crate::base::NodeId;
 use crate::net::framed::Idle;
+use crate::net::tls::Connector;
 use crate::net::{Framed, NetError, deadline};
 use crate::session::direct::ServerSide;
 use crate::wire::client_message::{encode_query, encode_terminate};
@@ -19,6 +19,7 @@ use crate::wire::server_message::{read_data_row, read_error, tag};
 
 use super::authenticate::{read_parameter_status, start_up};
 use super::cancel::CancelGate;
+use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
 
 /// Where to connect, and as whom.
@@ -44,6 +45,8 @@ pub struct ConnectTarget {
     /// # Units
     /// Milliseconds.
     pub connect_timeout_ms: u64,
+    /// Whether and how TLS is used.
+    pub tls: Arc<Connector>,
 }
 
 impl std::fmt::Debug for ConnectTarget {
@@ -72,6 +75,9 @@ pub struct Connection {
     pub settings_key: u64,
     /// The session settings that are in force here beside the server's defaults.
     pub settings: Arc<BTreeMap<String, String>>,
+    /// A session has left things here that the next one must not see: the pool wipes them before it
+    /// gives the connection to anybody else.
+    pub needs_reset: bool,
     /// Version of the schema that this connection's statements were planned with.
     pub schema_version: u64,
     /// Id of the unnamed statement; 0: none that is known.
@@ -125,7 +131,8 @@ impl Connection {
     /// Safe: the half-open connection is closed.
     pub async fn connect(target: &ConnectTarget) -> Result<Self, BackendError> {
         let work = async {
-            let mut framed = Framed::new(open(target).await?);
+            // In a box: the handshake's state is large and needed once.
+            let mut framed = Box::pin(open(target)).await?;
             let greeting = start_up(&mut framed, target).await?;
             Ok((framed, greeting))
         };
@@ -144,6 +151,7 @@ impl Connection {
             prepared: PreparedSet::default(),
             settings_key: 0,
             settings: Arc::default(),
+            needs_reset: false,
             schema_version: 0,
             unnamed: 0,
             framed,
@@ -495,6 +503,29 @@ impl Connection {
         }
     }
 
+    /// Wipes away what a session has left: settings, statements, cursors, locks, temporary tables.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused; it is of no more use.
+    ///
+    /// # Cancel safety
+    /// As [`Self::simple`].
+    ///
+    /// # Source
+    /// <https://www.postgresql.org/docs/current/sql-discard.html>
+    pub async fn reset(&mut self) -> Result<(), BackendError> {
+        let result = self.simple("DISCARD ALL").await?;
+        if let Some(error) = result.error {
+            self.is_poisoned = true;
+            return Err(BackendError::Refused { node: self.target.node, error });
+        }
+        self.prepared.clear();
+        self.settings_key = 0;
+        self.settings = Arc::default();
+        self.needs_reset = false;
+        Ok(())
+    }
+
     /// Tells the server good-bye and closes.
     ///
     /// # Cancel safety
@@ -514,21 +545,6 @@ impl Connection {
 
 fn is_fatal(frame: &Frame) -> bool {
     read_error(&frame.body()).is_ok_and(|fields| matches!(fields.severity.as_str(), "FATAL" | "PANIC"))
-}
-
-/// Opens the socket.
-pub(super) async fn open(target: &ConnectTarget) -> Result<TcpStream, BackendError> {
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
-    match deadline("a TCP connection", target.connect_timeout_ms, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(BackendError::Connect { node: target.node, reason: error.to_string() }),
-        Err(late) => Err(BackendError::Timeout {
-            node: target.node,
-            what: late.what,
-            after_ms: late.after_ms,
-            during: LostWhile::Idle,
-        }),
-    }
 }
 
 /// Translates an error of the stream.

@@ -98,6 +98,7 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             connects_max: config.pool.connects_max,
             connects_per_s: config.pool.connects_per_s,
             connect_timeout_ms: milliseconds(config.pool.connect_timeout),
+            ..PoolSettings::default()
         },
         pool_mode: config.pool.mode,
         user_pool_modes: of_users(config, |user| user.pool_mode),

@@ -13,6 +13,7 @@ mod insert;
 mod link;
 mod peers;
 mod pipeline;
+mod prepare;
 mod relay;
 mod scatter;
 mod session;
@@ -33,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::backend::{ConnectTarget, Connection, Pools};
+use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
@@ -82,6 +83,8 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTls,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
@@ -95,6 +98,7 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            servers_tls: ServersTls::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
         }
@@ -213,6 +217,7 @@ impl Cluster {
             password: role.password,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
+            tls: self.settings.servers_tls.of(&node.name),
         }
     }
 
@@ -272,9 +277,11 @@ impl StatementIds {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The id of a text with these parameter types: equal ids always mean equal statements.
-    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        self.of_key(sql.as_bytes().to_vec(), parameter_types.to_vec())
+    /// The id of a text with these parameter types, understood under settings of that key: equal ids always
+    /// mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32], parse_key: u64) -> u64 {
+        let text = [sql.as_bytes(), b"\0", &parse_key.to_be_bytes()].concat();
+        self.of_key(text, parameter_types.to_vec())
     }
 
     /// The id of whatever these bytes and numbers stand for.

@@ -392,7 +392,7 @@ impl Machine {
             *server.unnamed = statement.id;
         } else {
             // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
-            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::ends_with_ready);
+            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::may_change_status);
             let is_present = server.prepared.contains(statement.id);
             let ensured = server.prepared.ensure(statement.id);
             if is_present && !may_have_failed {
@@ -485,7 +485,7 @@ impl Machine {
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
     fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if self.is_waiting || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+        if statement.has_changed() || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
             return false;
         }
         self.ensure(statement, server);

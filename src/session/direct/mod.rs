@@ -1,8 +1,8 @@
 //! The session of a client whose cluster has one shard: the server decides everything, the proxy keeps
 //! count of what is owed to whom, and of what the session must find on whatever connection it gets next.
 //!
-//! Pure: frames in, frames out. The driver ([`crate::executor`]) reads and writes sockets, takes
-//! connections and gives them back. Must not know: sockets, pools, time.
+//! Pure: frames in, frames out. Its driver, in the executor, reads and writes sockets, takes connections and
+//! gives them back. Must not know: sockets, pools, time.
 //!
 //! # Invariants
 //! Every message that is sent to the server is matched by one entry of `owed`; the session lets go of its
@@ -259,7 +259,7 @@ impl Machine {
             // Until the answer is known the connection belongs to no settings.
             *server.settings_key = u64::MAX;
             // A setting that is refused must not let the client's statement run without it.
-            self.is_waiting = true;
+            self.is_waiting = !self.settings.are_sure();
         }
         if sql.is_empty() {
             self.report_parameters(server, to_client);
