@@ -332,6 +332,24 @@ fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
 }
 
 #[test]
+fn errors_speak_of_statements_by_the_clients_names() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "mine", "select $1");
+        bind_execute(output, "mine");
+        client_message::encode_sync(output);
+    });
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_error(output, "ERROR", "08P01", "prepared statement \"os_1\" requires 1", None, None);
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[1].contains("prepared statement \"mine\" requires 1"), "{heard:?}");
+    assert_eq!(heard[2], "Z:I");
+}
+
+#[test]
 fn a_name_that_is_taken_fails_where_the_server_would_fail() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
