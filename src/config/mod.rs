@@ -14,12 +14,12 @@ mod reader;
 mod tests;
 mod topology;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::topology::{Role, TableName};
 
+pub use crate::base::Secret;
 pub use error::{ConfigError, Position};
 
 /// A whole `ostrakon.toml`.
@@ -145,28 +145,6 @@ pub enum TablePlacement {
         /// `home = "s1"`
         home: Option<String>,
     },
-}
-
-/// Text that must not appear in logs or messages.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(secret)")
-    }
 }
 
 impl Config {
