@@ -52,12 +52,11 @@ enum Scram {
 /// # Cancel safety
 /// Not safe: a half-done conversation cannot be resumed; drop the stream too.
 pub(super) async fn start_up(framed: &mut Framed, target: &ConnectTarget) -> Result<Greeting, BackendError> {
-    let parameters = [
-        ("user", target.user.as_str()),
-        ("database", target.database.as_str()),
-        ("application_name", "ostrakon"),
-        ("client_encoding", "UTF8"),
-    ];
+    let mut parameters = vec![("user", target.user.as_str()), ("database", target.database.as_str())];
+    let is_given = |name: &str| target.parameters.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    let defaults = [("application_name", "ostrakon"), ("client_encoding", "UTF8")];
+    parameters.extend(defaults.into_iter().filter(|(name, _)| !is_given(name)));
+    parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     encode_startup(framed.output(), &parameters);
     flush(framed, target).await?;
     authenticate(framed, target).await?;

@@ -34,6 +34,9 @@ pub struct ConnectTarget {
     pub user: String,
     /// Password, if the server asks for one.
     pub password: Option<String>,
+    /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
+    /// a session are applied to the connection it gets.
+    pub parameters: Vec<(String, String)>,
     /// Limit for connecting and authenticating together.
     ///
     /// # Units
@@ -475,7 +478,9 @@ pub(super) fn net_error(node: NodeId, during: LostWhile, error: &NetError) -> Ba
         NetError::Closed | NetError::Io(_) | NetError::HeldTooMuch => {
             BackendError::Lost { node, during, reason: error.to_string() }
         }
-        NetError::Wire(_) => BackendError::Protocol { node, during, reason: error.to_string() },
+        NetError::Wire(_) | NetError::PlaintextBeforeTls => {
+            BackendError::Protocol { node, during, reason: error.to_string() }
+        }
         NetError::Deadline(late) => BackendError::Timeout { node, during, what: late.what, after_ms: late.after_ms },
     }
 }

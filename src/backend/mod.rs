@@ -10,11 +10,11 @@ mod defaults;
 pub mod error;
 pub mod pool;
 pub mod pools;
-pub mod prepared;
 pub mod schema;
 
 pub use cancel::{CancelHandle, CancelKey, cancel};
 pub use connection::{ConnectTarget, Connection, SimpleResult};
 pub use error::{BackendError, LostWhile};
 pub use pools::{CheckoutError, Lease, PoolSettings, PoolStats, Pools};
-pub use prepared::{Ensured, PreparedSet};
+
+pub use crate::session::{Ensured, PreparedSet};

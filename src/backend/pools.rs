@@ -13,16 +13,24 @@ use super::pool::{Connector, Limits, Pool, PoolError, PoolLease};
 use super::{BackendError, ConnectTarget, Connection};
 
 /// How pools are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
     /// Connections a node, database and user.
     pub size: usize,
+    /// The same for users that have a size of their own.
+    pub user_sizes: HashMap<String, usize>,
+    /// Idle connections that are kept ready in a pool that is in use.
+    pub size_min: usize,
     /// How long a checkout waits for its turn.
     pub checkout_timeout_ms: u64,
     /// How long a connection stays idle.
     pub idle_timeout_ms: u64,
     /// How old a connection gets.
     pub lifetime_ms: u64,
+    /// Connections to one node that may be in the act of opening at a time.
+    pub connects_max: usize,
+    /// Connections to one node that may be begun in a second.
+    pub connects_per_s: usize,
     /// How long connecting may take; the shorter of this and the target's own limit holds.
     pub connect_timeout_ms: u64,
 }
@@ -31,9 +39,13 @@ impl Default for PoolSettings {
     fn default() -> Self {
         Self {
             size: 20,
+            user_sizes: HashMap::new(),
+            size_min: 0,
             checkout_timeout_ms: 10_000,
             idle_timeout_ms: 600_000,
             lifetime_ms: 3_600_000,
+            connects_max: 8,
+            connects_per_s: 100,
             connect_timeout_ms: 5_000,
         }
     }
@@ -183,7 +195,7 @@ impl Pools {
             }
             is_other
         });
-        let pool = Pool::new(self.connector(target), self.limits());
+        let pool = Pool::new(self.connector(target), self.limits(&target.user));
         pools.push(Arc::clone(&pool));
         pool
     }
@@ -194,8 +206,9 @@ impl Pools {
         ServerConnector { target }
     }
 
-    fn limits(&self) -> Limits {
-        let PoolSettings { size, checkout_timeout_ms, idle_timeout_ms, lifetime_ms, .. } = self.settings;
+    fn limits(&self, user: &str) -> Limits {
+        let PoolSettings { checkout_timeout_ms, idle_timeout_ms, lifetime_ms, .. } = self.settings;
+        let size = self.settings.user_sizes.get(user).copied().unwrap_or(self.settings.size);
         Limits { size, checkout_timeout_ms, idle_timeout_ms, lifetime_ms }
     }
 
@@ -250,7 +263,7 @@ impl Pools {
 
 fn is_same_user(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    own.database == target.database && own.user == target.user
+    own.database == target.database && own.user == target.user && own.parameters == target.parameters
 }
 
 fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {

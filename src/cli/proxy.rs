@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Failure;
 use super::directory::{ProxyFile, ProxyFileGuard};
+use crate::backend::PoolSettings;
 use crate::server::{self, Running, Settings};
 use crate::store::Store;
 
@@ -67,7 +68,8 @@ async fn stop(running: Running) {
 /// The settings of a proxy over servers that trust this machine.
 pub fn trusting_settings(listen: SocketAddr, directory: &Path) -> Settings {
     let control_user = crate::host::replication::SUPERUSER;
-    Settings { pool_size: POOL_SIZE, ..Settings::new(listen, directory.to_owned(), control_user) }
+    let pool = PoolSettings { size: POOL_SIZE, ..PoolSettings::default() };
+    Settings { pool, ..Settings::new(listen, directory.to_owned(), control_user) }
 }
 
 /// Connections a node, database and role; the servers of `up` take 200.

@@ -1,5 +1,6 @@
 //! `ostrakon serve`: the proxy for servers that exist already, without owning them.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use super::output::{self, Output};
 use super::proxy::Proxy;
 use super::signals::StopSignals;
 use super::{Failure, check};
-use crate::config::Config;
+use crate::backend::PoolSettings;
+use crate::config::{Config, UserConfig};
+use crate::frontend::ClientLimits;
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -81,18 +84,34 @@ async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
 }
 
 fn settings(config: &Config, listen: SocketAddr) -> Settings {
-    let password = |user: &crate::config::UserConfig| {
-        user.password.as_ref().map(|password| (user.name.clone(), password.expose().to_owned()))
-    };
     let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Settings {
         control_password: config.control.password.as_ref().map(|password| password.expose().to_owned()),
-        passwords: config.users.iter().filter_map(password).collect(),
-        pool_size: config.pool.size,
-        checkout_timeout_ms: milliseconds(config.pool.checkout_timeout),
-        connect_timeout_ms: milliseconds(config.pool.connect_timeout),
-        idle_timeout_ms: milliseconds(config.pool.idle_timeout),
-        clients_max: config.proxy.clients_max,
+        passwords: of_users(config, |user| user.password.as_ref().map(|password| password.expose().to_owned())),
+        pool: PoolSettings {
+            size: config.pool.size,
+            user_sizes: of_users(config, |user| user.pool_size),
+            size_min: config.pool.size_min,
+            checkout_timeout_ms: milliseconds(config.pool.checkout_timeout),
+            idle_timeout_ms: milliseconds(config.pool.idle_timeout),
+            lifetime_ms: milliseconds(config.pool.lifetime),
+            connects_max: config.pool.connects_max,
+            connects_per_s: config.pool.connects_per_s,
+            connect_timeout_ms: milliseconds(config.pool.connect_timeout),
+        },
+        pool_mode: config.pool.mode,
+        user_pool_modes: of_users(config, |user| user.pool_mode),
+        clients: ClientLimits {
+            max: config.proxy.clients_max,
+            max_per_user: config.proxy.clients_max_per_user,
+            users: of_users(config, |user| user.clients_max),
+            reserved: config.proxy.clients_reserved,
+        },
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
     }
+}
+
+/// What users have that is of their own, by name.
+fn of_users<T>(config: &Config, own: impl Fn(&UserConfig) -> Option<T>) -> HashMap<String, T> {
+    config.users.iter().filter_map(|user| Some((user.name.clone(), own(user)?))).collect()
 }

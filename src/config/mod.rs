@@ -17,6 +17,7 @@ mod topology;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::session::PoolMode;
 use crate::topology::{Role, TableName};
 
 pub use crate::base::Secret;
@@ -54,19 +55,33 @@ pub struct ProxyConfig {
     pub database: String,
     /// Most clients at a time; default 1,000.
     pub clients_max: usize,
+    /// Most clients of one user at a time; default: no limit beside `clients_max`.
+    pub clients_max_per_user: usize,
+    /// Clients beyond `clients_max` that may connect to the admin database; default 3.
+    pub clients_reserved: usize,
 }
 
 /// `[pool]`: connections to the nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
-    /// Most connections to one node; default 20.
+    /// When a session gives its connection back; default `transaction`.
+    pub mode: PoolMode,
+    /// Most connections to one node for one user; default 20.
     pub size: usize,
+    /// Idle connections kept ready in a pool that is in use; default 0.
+    pub size_min: usize,
     /// How long a client waits for a connection; default 5 s.
     pub checkout_timeout: Duration,
     /// How long connecting to a node may take; default 5 s.
     pub connect_timeout: Duration,
     /// An unused connection is closed after this; default 10 min.
     pub idle_timeout: Duration,
+    /// A connection is replaced at this age, give or take a tenth; default 1 h.
+    pub lifetime: Duration,
+    /// Connections to one node that may be in the act of opening at a time; default 8.
+    pub connects_max: usize,
+    /// Connections to one node that may be begun in a second; default 100.
+    pub connects_per_s: usize,
 }
 
 /// `[control]`: how the proxy itself connects to the nodes, to probe and to read the schema.
@@ -85,6 +100,12 @@ pub struct UserConfig {
     pub name: String,
     /// Its password on the nodes; none for trust.
     pub password: Option<Secret>,
+    /// When its sessions give their connections back; default: that of `[pool]`.
+    pub pool_mode: Option<PoolMode>,
+    /// Most connections to one node for this user; default: that of `[pool]`.
+    pub pool_size: Option<usize>,
+    /// Most clients of this user at a time; default: `clients_max_per_user`.
+    pub clients_max: Option<usize>,
     /// Where it is written.
     pub position: Position,
 }

@@ -11,11 +11,16 @@ use super::{
     Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, Secret, ShardConfig, TableConfig, TablePlacement,
     UserConfig,
 };
+use crate::session::PoolMode;
 use crate::topology::ring::WEIGHT_NORMAL;
 use crate::topology::{Role, TableName};
 
 /// Milliseconds of a day: no timeout is longer.
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
+/// No proxy holds more clients.
+const CLIENTS_MAX: u64 = 1_000_000;
+/// No server takes more connections.
+const POOL_SIZE_MAX: u64 = 10_000;
 /// A shard may be this much larger than the smallest.
 const WEIGHT_MAX: u64 = 10_000;
 
@@ -60,6 +65,8 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
         data: PathBuf::new(),
         database: String::new(),
         clients_max: 1_000,
+        clients_max_per_user: CLIENTS_MAX as usize,
+        clients_reserved: 3,
     };
     let Some(mut section) = section else {
         let hint = "add a section [proxy] with data and database".to_owned();
@@ -80,7 +87,10 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     if let Some(database) = section.required_text("database", "app", report) {
         proxy.database = database.value;
     }
-    proxy.clients_max = section.integer("clients_max", 1..=1_000_000, 1_000, report) as usize;
+    let mut number = |key, bounds, default| section.integer(key, bounds, default, report) as usize;
+    proxy.clients_max = number("clients_max", 1..=CLIENTS_MAX, 1_000);
+    proxy.clients_max_per_user = number("clients_max_per_user", 1..=CLIENTS_MAX, CLIENTS_MAX);
+    proxy.clients_reserved = number("clients_reserved", 0..=1_000, 3);
     section.finish(report);
     proxy
 }
@@ -93,9 +103,29 @@ fn read_pool(section: Option<Section>, report: &mut Report) -> PoolConfig {
     let checkout_timeout = timeout("checkout_timeout_ms", 5_000);
     let connect_timeout = timeout("connect_timeout_ms", 5_000);
     let idle_timeout = timeout("idle_timeout_ms", 600_000);
-    let size = section.integer("size", 1..=10_000, 20, report) as usize;
+    let lifetime = timeout("lifetime_ms", 3_600_000);
+    let mut number = |key, bounds, default| section.integer(key, bounds, default, report) as usize;
+    let size = number("size", 1..=POOL_SIZE_MAX, 20);
+    let size_min = number("size_min", 0..=size as u64, 0);
+    let connects_max = number("connects_max", 1..=POOL_SIZE_MAX, 8);
+    let connects_per_s = number("connects_per_s", 1..=100_000, 100);
+    let mode = read_mode(&mut section, "mode", report).unwrap_or_default();
     section.finish(report);
-    PoolConfig { size, checkout_timeout, connect_timeout, idle_timeout }
+    PoolConfig {
+        mode,
+        size,
+        size_min,
+        checkout_timeout,
+        connect_timeout,
+        idle_timeout,
+        lifetime,
+        connects_max,
+        connects_per_s,
+    }
+}
+
+fn read_mode(section: &mut Section, key: &'static str, report: &mut Report) -> Option<PoolMode> {
+    section.word(key, &PoolMode::ALL.map(PoolMode::as_str), PoolMode::from_word, report)
 }
 
 fn read_control(section: Option<Section>, report: &mut Report) -> ControlConfig {
@@ -117,8 +147,11 @@ fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
     let position = section.position(report);
     let name = section.required_text("name", "app", report);
     let password = read_password(&mut section, report);
+    let pool_mode = read_mode(&mut section, "pool_mode", report);
+    let pool_size = section.optional_integer("pool_size", 1..=POOL_SIZE_MAX, report).map(|size| size as usize);
+    let clients_max = section.optional_integer("clients_max", 1..=CLIENTS_MAX, report).map(|max| max as usize);
     section.finish(report);
-    Some(UserConfig { name: name?.value, password, position })
+    Some(UserConfig { name: name?.value, password, pool_mode, pool_size, clients_max, position })
 }
 
 fn read_keyspace(mut section: Section, report: &mut Report) -> Vec<Vec<String>> {

@@ -92,20 +92,60 @@ impl<'d> Section<'d> {
         default: u64,
         report: &mut Report,
     ) -> u64 {
-        let Some(found) = self.take(key) else { return default };
+        let hint = format!("{} to {} is allowed, {default} is the default", bounds.start(), bounds.end());
+        self.integer_with(key, bounds, hint, report).unwrap_or(default)
+    }
+
+    /// An integer within bounds, or nothing.
+    pub(super) fn optional_integer(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<u64>,
+        report: &mut Report,
+    ) -> Option<u64> {
+        let hint = format!("{} to {} is allowed", bounds.start(), bounds.end());
+        self.integer_with(key, bounds, hint, report)
+    }
+
+    fn integer_with(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<u64>,
+        hint: String,
+        report: &mut Report,
+    ) -> Option<u64> {
+        let found = self.take(key)?;
         let DeValue::Integer(integer) = found.get_ref() else {
             self.wrong_type(key, "an integer", found, report);
-            return default;
+            return None;
         };
         match i128::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|value| u64::try_from(value).ok()) {
-            Some(value) if bounds.contains(&value) => value,
+            Some(value) if bounds.contains(&value) => Some(value),
             _ => {
-                let message = format!("{key} is out of range");
-                let hint = format!("{} to {} is allowed, {default} is the default", bounds.start(), bounds.end());
-                report.at_offset(found.span().start, message, Some(hint));
-                default
+                report.at_offset(found.span().start, format!("{key} is out of range"), Some(hint));
+                None
             }
         }
+    }
+
+    /// One of several words, or nothing.
+    pub(super) fn word<T>(
+        &mut self,
+        key: &'static str,
+        words: &[&'static str],
+        read: impl Fn(&str) -> Option<T>,
+        report: &mut Report,
+    ) -> Option<T> {
+        let text = self.text(key, report)?;
+        let word = read(&text.value);
+        if word.is_none() {
+            let hint = match nearest(&text.value, words.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("known are {}", words.join(", ")),
+            };
+            report.at_offset(text.offset, format!("unknown {key} {}", text.value), Some(hint));
+        }
+        word
     }
 
     /// A string or a list of strings.

@@ -52,10 +52,15 @@ fn a_sound_file_has_the_documented_defaults() {
     assert_eq!(
         config.pool,
         PoolConfig {
+            mode: PoolMode::Transaction,
             size: 20,
+            size_min: 0,
             checkout_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(600),
+            lifetime: Duration::from_secs(3_600),
+            connects_max: 8,
+            connects_per_s: 100,
         }
     );
     assert_eq!(config.control, ControlConfig { user: "postgres".into(), password: None });
@@ -71,8 +76,22 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
     assert_eq!(validate(&config.to_topology()), Ok(()));
     assert_eq!((config.tables.len(), config.tables[2].name.schema.as_str()), (3, "audit"));
     // Every setting that is commented out as a default may be written out without a change.
-    let shown =
-        ["listen", "clients_max", "size", "checkout_timeout_ms", "connect_timeout_ms", "idle_timeout_ms", "user"];
+    let shown = [
+        "listen",
+        "clients_max",
+        "clients_max_per_user",
+        "clients_reserved",
+        "mode",
+        "size",
+        "size_min",
+        "checkout_timeout_ms",
+        "connect_timeout_ms",
+        "idle_timeout_ms",
+        "lifetime_ms",
+        "connects_max",
+        "connects_per_s",
+        "user",
+    ];
     let written: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -83,6 +102,40 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
     assert_ne!(written, text);
     let written = parse(&written).unwrap();
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
+}
+
+#[test]
+fn a_user_has_limits_and_a_mode_of_its_own() {
+    let text = format!(
+        "{SOUND}[pool]\nmode = \"session\"\n[[users]]\nname = \"app\"\npool_mode = \"statement\"\npool_size = 5\n\
+         clients_max = 50\n[[users]]\nname = \"other\"\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.pool.mode, PoolMode::Session);
+    let limits = |user: &UserConfig| (user.pool_mode, user.pool_size, user.clients_max);
+    assert_eq!(limits(&config.users[0]), (Some(PoolMode::Statement), Some(5), Some(50)));
+    assert_eq!(limits(&config.users[1]), (None, None, None));
+}
+
+#[test]
+fn a_mode_that_does_not_exist_gets_the_nearest_one() {
+    assert_eq!(
+        appended("[pool]\nmode = \"sesion\"\n"),
+        "o.toml:23:8: unknown mode sesion\n  hint: did you mean session?"
+    );
+    assert_eq!(
+        appended("[[users]]\nname = \"a\"\npool_mode = \"x\"\npool_size = 0\n"),
+        "o.toml:24:13: unknown pool_mode x\n  hint: known are transaction, session, statement\n\
+         o.toml:25:13: pool_size is out of range\n  hint: 1 to 10000 is allowed"
+    );
+}
+
+#[test]
+fn a_pool_keeps_no_more_ready_than_it_holds() {
+    assert_eq!(
+        appended("[pool]\nsize = 3\nsize_min = 4\n"),
+        "o.toml:24:12: size_min is out of range\n  hint: 0 to 3 is allowed, 0 is the default"
+    );
 }
 
 #[test]

@@ -35,6 +35,7 @@ use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
+use crate::session::PoolMode;
 use crate::topology::schema::Schema;
 use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
@@ -77,6 +78,10 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// When sessions give their connections back.
+    pub pool_mode: PoolMode,
+    /// The same for users that have a mode of their own.
+    pub user_pool_modes: HashMap<String, PoolMode>,
 }
 
 impl Default for Settings {
@@ -86,6 +91,8 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            pool_mode: PoolMode::default(),
+            user_pool_modes: HashMap::new(),
         }
     }
 }
@@ -159,6 +166,11 @@ impl Cluster {
         }
     }
 
+    /// When sessions of a user give their connections back.
+    pub fn pool_mode(&self, user: &str) -> PoolMode {
+        self.settings.user_pool_modes.get(user).copied().unwrap_or(self.settings.pool_mode)
+    }
+
     /// Where a shard's primary is, for a user.
     ///
     /// # Errors
@@ -189,6 +201,7 @@ impl Cluster {
             database: topology.database.clone(),
             user: role.user,
             password: role.password,
+            parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
         }
     }

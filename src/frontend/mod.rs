@@ -4,6 +4,7 @@
 
 mod deadlock;
 mod gone;
+mod limits;
 mod login;
 mod serve;
 
@@ -22,6 +23,8 @@ use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
 use crate::wire::server_message;
+
+pub use limits::ClientLimits;
 
 /// The name of the admin database.
 pub const ADMIN_DATABASE: &str = "ostrakon";

@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,6 +19,11 @@ use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::startup::{StartupPacket, take_startup};
 
 use super::NetError;
+use super::stream::{Stream, TlsFacts};
+use super::tls::{Acceptor, Connector};
+
+/// Room made for the first read: a client that has not said who it is costs no more.
+const FIRST_READ_BYTES: usize = 1024;
 
 /// Room made for one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -36,7 +41,8 @@ const KEEPALIVE_PAUSE: Duration = Duration::from_secs(10);
 /// A socket with buffers that speaks in frames.
 #[derive(Debug)]
 pub struct Framed {
-    stream: TcpStream,
+    stream: Stream,
+    tls: Option<TlsFacts>,
     input: BytesMut,
     output: BytesMut,
     /// Most bytes that stood in `output` since it was last empty.
@@ -68,14 +74,89 @@ impl Framed {
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         let peer = stream.peer_addr().ok();
         Self {
-            stream,
-            input: BytesMut::with_capacity(READ_BYTES),
-            output: BytesMut::with_capacity(READ_BYTES),
+            stream: Stream::Plain(stream),
+            tls: None,
+            input: BytesMut::with_capacity(FIRST_READ_BYTES),
+            output: BytesMut::new(),
             output_bytes_high: 0,
             held_bytes_max: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             peer,
         }
+    }
+
+    /// Makes TLS of a connection that a client opened: after its SSLRequest was answered, or with TLS from
+    /// the first byte (`direct`), which PostgreSQL allows only to clients that name the protocol by ALPN.
+    ///
+    /// # Errors
+    /// Bytes have come before the handshake: whoever sent them may be another than who shakes hands, so
+    /// they are never used. Or the handshake failed; nothing can be said to the client then.
+    ///
+    /// # Cancel safety
+    /// Not safe: after a handshake that was begun and dropped the connection is of no more use.
+    pub async fn accept_tls(&mut self, acceptor: &Acceptor, direct: bool) -> Result<(), NetError> {
+        self.refuse_plaintext()?;
+        let (stream, facts) = acceptor.accept(self.stream.take_plain()?, direct).await?;
+        self.stream = Stream::Accepted(stream);
+        self.tls = Some(facts);
+        Ok(())
+    }
+
+    /// Makes TLS of a connection to a server, which has agreed to it.
+    ///
+    /// # Errors
+    /// As [`Self::accept_tls`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::accept_tls`].
+    pub async fn connect_tls(&mut self, connector: &Connector, host: &str) -> Result<(), NetError> {
+        self.refuse_plaintext()?;
+        let (stream, facts) = connector.handshake(self.stream.take_plain()?, host).await?;
+        self.stream = Stream::Connected(Box::new(stream));
+        self.tls = Some(facts);
+        Ok(())
+    }
+
+    fn refuse_plaintext(&self) -> Result<(), NetError> {
+        if self.input.is_empty() && self.output.is_empty() { Ok(()) } else { Err(NetError::PlaintextBeforeTls) }
+    }
+
+    /// What the TLS handshake has shown; `None` without TLS.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref()
+    }
+
+    /// The first byte that comes, without taking it; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The stream broke, or is under TLS already.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn peek_first(&self) -> Result<Option<u8>, NetError> {
+        if let Some(first) = self.input.first() {
+            return Ok(Some(*first));
+        }
+        let Stream::Plain(stream) = &self.stream else { return Err(NetError::Closed) };
+        let mut first = [0u8; 1];
+        let read = stream.peek(&mut first).await?;
+        Ok(first.first().copied().filter(|_| read > 0))
+    }
+
+    /// One byte without frame round it, e.g. the answer to an SSLRequest; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The stream broke.
+    ///
+    /// # Cancel safety
+    /// Safe: bytes that were read stay in the buffer.
+    pub async fn read_byte(&mut self) -> Result<Option<u8>, NetError> {
+        while self.input.is_empty() {
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+        Ok(self.input.split_to(1).first().copied())
     }
 
     /// Changes the largest message that is taken, e.g. while a client is not authenticated yet.
@@ -140,6 +221,10 @@ impl Framed {
     }
 
     fn reserve_input(&mut self) {
+        // The first read fits into what is there; after it a conversation has begun.
+        if self.input.is_empty() && self.input.capacity() == FIRST_READ_BYTES {
+            return;
+        }
         self.input.reserve(READ_BYTES);
         // A big message has grown the buffer, or `reserve` got the big allocation back.
         if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
@@ -149,7 +234,7 @@ impl Framed {
 
     /// The socket's number, good for as long as this lives.
     pub fn raw_socket(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        self.stream.raw_socket()
     }
 
     /// Where messages are written; nothing is sent before a flush.
@@ -188,6 +273,8 @@ impl Framed {
                 return Err(NetError::Closed);
             }
         }
+        // Under TLS, what was taken may still stand in a buffer there.
+        self.stream.flush().await?;
         self.shrink_output();
         Ok(())
     }
@@ -210,17 +297,8 @@ impl Framed {
         let mut may_read = true;
         poll_fn(|context| {
             loop {
-                if self.output.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-                match Pin::new(&mut self.stream).poll_write(context, &self.output) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(NetError::Closed)),
-                    Poll::Ready(Ok(written)) => {
-                        self.output.advance(written);
-                        continue;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                    Poll::Pending => {}
+                if let Poll::Ready(sent) = self.poll_send(context) {
+                    return Poll::Ready(sent);
                 }
                 if !may_read || self.input.len() >= READ_AHEAD_BYTES_MAX {
                     return Poll::Pending;
@@ -235,6 +313,19 @@ impl Framed {
         .await?;
         self.shrink_output();
         Ok(())
+    }
+
+    /// Sends the output as far as the other side takes it; ready when all is sent.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        while !self.output.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, &self.output) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(NetError::Closed)),
+                Poll::Ready(Ok(written)) => self.output.advance(written),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(context).map_err(NetError::from)
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
@@ -272,7 +363,7 @@ impl Framed {
 
     /// Everything written has been sent.
     pub fn is_flushed(&self) -> bool {
-        self.output.is_empty()
+        self.output.is_empty() && self.stream.is_flushed()
     }
 
     /// Address of the other side.
@@ -308,6 +399,11 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         (Framed::new(client), Framed::new(server))
+    }
+
+    async fn readable(framed: &Framed) {
+        let Stream::Plain(stream) = &framed.stream else { panic!("no plain socket") };
+        stream.readable().await.unwrap();
     }
 
     #[tokio::test]
@@ -397,11 +493,11 @@ mod tests {
         assert_eq!(server.look(), Idle::Quiet);
         encode_query(client.output(), "select 1");
         client.flush().await.unwrap();
-        server.stream.readable().await.unwrap();
+        readable(&server).await;
         assert_eq!(server.look(), Idle::Spoke);
         assert!(server.read_frame().await.unwrap().is_some());
         drop(client);
-        server.stream.readable().await.unwrap();
+        readable(&server).await;
         assert_eq!(server.look(), Idle::Gone);
     }
 }

@@ -1,14 +1,17 @@
-//! Sockets: listener, framed stream, deadlines.
+//! Sockets: listener, TLS, framed stream, deadlines.
 //!
 //! Must not know: who speaks on the other side, SQL, the topology.
 
 pub mod deadline;
 pub mod framed;
 pub mod listener;
+pub mod stream;
+pub mod tls;
 
 pub use deadline::{DeadlineError, deadline};
 pub use framed::Framed;
 pub use listener::{ClientPermit, Listener, ListenerSettings};
+pub use stream::{PeerCertificate, TlsFacts};
 
 use std::io;
 
@@ -20,7 +23,10 @@ pub enum NetError {
     /// The other side closed the stream in the middle of a message.
     #[error("connection closed in the middle of a message")]
     Closed,
-    /// The operating system reports an error.
+    /// Bytes came in the clear that nobody may have sent who is trusted after the TLS handshake.
+    #[error("received unencrypted data before the TLS handshake")]
+    PlaintextBeforeTls,
+    /// The operating system, or TLS, reports an error.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The bytes are not a message.

@@ -23,9 +23,10 @@ use crate::base::ShardId;
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
-use crate::frontend::{Frontend, Trust};
+use crate::frontend::{ClientLimits, Frontend, Trust};
 use crate::net::NetError;
 use crate::net::listener::{Listener, ListenerSettings};
+use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
 
@@ -42,33 +43,29 @@ pub struct Settings {
     pub control_password: Option<String>,
     /// Passwords of other roles, by name.
     pub passwords: HashMap<String, String>,
-    /// Connections a node, database and role.
-    pub pool_size: usize,
-    /// How long a statement waits for a connection.
-    pub checkout_timeout_ms: u64,
-    /// How long connecting to a node may take.
-    pub connect_timeout_ms: u64,
-    /// An unused connection is closed after this.
-    pub idle_timeout_ms: u64,
+    /// Connections to the nodes: how many, and for how long.
+    pub pool: PoolSettings,
+    /// When sessions give their connections back.
+    pub pool_mode: PoolMode,
+    /// The same for roles that have a mode of their own.
+    pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
-    pub clients_max: usize,
+    pub clients: ClientLimits,
 }
 
 impl Settings {
     /// The defaults for servers that trust this machine.
     pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
-        let pool = PoolSettings::default();
         Self {
             listen,
             data,
             control_user: control_user.to_owned(),
             control_password: None,
             passwords: HashMap::new(),
-            pool_size: pool.size,
-            checkout_timeout_ms: pool.checkout_timeout_ms,
-            connect_timeout_ms: pool.connect_timeout_ms,
-            idle_timeout_ms: pool.idle_timeout_ms,
-            clients_max: ListenerSettings::default().clients_max,
+            pool: PoolSettings::default(),
+            pool_mode: PoolMode::default(),
+            user_pool_modes: HashMap::new(),
+            clients: ClientLimits::default(),
         }
     }
 }
@@ -156,7 +153,7 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients_max, ..ListenerSettings::default() };
+    let listening = ListenerSettings { clients_max: settings.clients.places(), ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -208,13 +205,7 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
-    let pools = Pools::new(PoolSettings {
-        size: settings.pool_size,
-        checkout_timeout_ms: settings.checkout_timeout_ms,
-        connect_timeout_ms: settings.connect_timeout_ms,
-        idle_timeout_ms: settings.idle_timeout_ms,
-        ..PoolSettings::default()
-    });
+    let pools = Pools::new(settings.pool.clone());
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),
         schema,
@@ -223,7 +214,12 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
         coordinator,
         settings.passwords.clone(),
         Credentials { user: settings.control_user.clone(), password: settings.control_password.clone() },
-        executor::Settings { connect_timeout_ms: settings.connect_timeout_ms, ..executor::Settings::default() },
+        executor::Settings {
+            connect_timeout_ms: settings.pool.connect_timeout_ms,
+            pool_mode: settings.pool_mode,
+            user_pool_modes: settings.user_pool_modes.clone(),
+            ..executor::Settings::default()
+        },
     ));
     Ok(Built { shared, recovery })
 }
@@ -266,6 +262,7 @@ fn control_target(topology: &Topology, shard: ShardId, user: &str, password: Opt
         database: topology.database.clone(),
         user: user.to_owned(),
         password: password.map(str::to_owned),
+        parameters: Vec::new(),
         connect_timeout_ms: 5_000,
     })
 }

@@ -3,10 +3,14 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod mode;
 pub mod prepared;
+pub mod server_statements;
 pub mod settings;
 pub mod transaction;
 
+pub use mode::PoolMode;
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
+pub use server_statements::{Ensured, PreparedSet};
 pub use settings::Settings;
 pub use transaction::{Status, Transaction};

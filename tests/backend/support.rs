@@ -12,6 +12,7 @@ pub fn target(port: u16) -> ConnectTarget {
         database: "postgres".into(),
         user: "postgres".into(),
         password: None,
+        parameters: Vec::new(),
         connect_timeout_ms: 5_000,
     }
 }

@@ -1,0 +1,1 @@
+//! Many clients on few server connections: every reply belongs to its own request.
