@@ -71,6 +71,32 @@ impl ServerSecret {
         Self(Arc::new(parts))
     }
 
+    /// It opens whatever the other one opens.
+    ///
+    /// # Units
+    /// Milliseconds of work when this one has a password and the other one keys.
+    pub fn covers(&self, other: &Self, user: &str) -> bool {
+        let password = match &other.0.password {
+            Some(password) => self.0.password.as_ref() == Some(password),
+            None => true,
+        };
+        let keys = match &other.0.keys {
+            Some(keys) => {
+                let known = self.find_keys(&keys.salt, keys.iterations);
+                known.or_else(|| self.derive_keys(&keys.salt, keys.iterations)).as_ref() == Some(keys)
+            }
+            None => true,
+        };
+        let md5 = match &other.0.md5 {
+            Some(hash) => match &self.0.password {
+                Some(password) => hash_md5(user, password) == *hash,
+                None => self.0.md5.as_ref() == Some(hash),
+            },
+            None => true,
+        };
+        password && keys && md5
+    }
+
     /// The password, when it is known.
     pub fn known_password(&self) -> Option<&Secret> {
         self.0.password.as_ref()

@@ -156,7 +156,7 @@ impl Pools {
 
     /// A connection to the target, pooled by node, database and user.
     ///
-    /// A target whose address or password has changed gets a new pool; connections of the old one are
+    /// A target whose address or secret has changed gets a new pool; connections of the old one are
     /// closed when they come back.
     ///
     /// # Errors
@@ -268,5 +268,5 @@ fn is_same_user(pool: &ServerPool, target: &ConnectTarget) -> bool {
 
 fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    is_same_user(pool, target) && own.port == target.port && own.host == target.host && own.password == target.password
+    is_same_user(pool, target) && own.port == target.port && own.host == target.host && own.secret == target.secret
 }

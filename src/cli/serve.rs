@@ -12,9 +12,10 @@ use super::output::{self, Output};
 use super::proxy::Proxy;
 use super::signals::StopSignals;
 use super::{Failure, check};
+use crate::auth::Verifier;
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
-use crate::frontend::ClientLimits;
+use crate::frontend::{AccessSettings, ClientLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -86,8 +87,11 @@ async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
 fn settings(config: &Config, listen: SocketAddr) -> Settings {
     let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Settings {
-        control_password: config.control.password.as_ref().map(|password| password.expose().to_owned()),
-        passwords: of_users(config, |user| user.password.as_ref().map(|password| password.expose().to_owned())),
+        control_password: config.control.password.clone(),
+        access: AccessSettings {
+            users: of_users(config, |user| user.password.as_ref().map(Verifier::read)),
+            ..AccessSettings::default()
+        },
         pool: PoolSettings {
             size: config.pool.size,
             user_sizes: of_users(config, |user| user.pool_size),

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
 
+use super::roles::Column;
 use crate::backend::ConnectTarget;
 use crate::backend::connection::Rows;
-use crate::base::NodeId;
+use crate::base::{NodeId, Secret};
 use crate::net::deadline;
 
 /// Why a control statement gave no answer.
@@ -79,8 +81,8 @@ impl ControlClient {
             .user(&target.user)
             .application_name("ostrakon control")
             .connect_timeout(Duration::from_millis(target.connect_timeout_ms));
-        if let Some(password) = &target.password {
-            config.password(password);
+        if let Some(password) = target.secret.known_password() {
+            config.password(password.expose());
         }
         let connecting = deadline("a control connection", target.connect_timeout_ms, config.connect(NoTls));
         let (client, driver) = connecting
@@ -126,6 +128,31 @@ impl ControlClient {
         Ok(rows)
     }
 
+    /// The first row of a query with one text parameter, which is never part of the statement's text.
+    ///
+    /// # Units
+    /// `limit_ms` in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::rows`].
+    pub async fn first_row(
+        &self,
+        sql: &str,
+        parameter: &str,
+        limit_ms: u64,
+    ) -> Result<Option<Vec<Column>>, ControlError> {
+        let parameters: [&(dyn ToSql + Sync); 1] = [&parameter];
+        let rows = deadline("a control statement", limit_ms, self.client.query(sql, &parameters))
+            .await
+            .map_err(|late| ControlError::Timeout { node: self.node(), what: late.what, after_ms: late.after_ms })?
+            .map_err(|error| translate(self.node(), &error))?;
+        let columns = |row: &Row| (0..row.len()).map(|at| row.try_get(at).unwrap_or(Column::Other)).collect();
+        Ok(rows.first().map(columns))
+    }
+
     /// Where it is connected to.
     pub fn target(&self) -> &ConnectTarget {
         &self.target
@@ -139,6 +166,27 @@ impl ControlClient {
     /// It has been lost.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+}
+
+impl<'a> FromSql<'a> for Column {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match *kind {
+            Type::TIMESTAMPTZ | Type::TIMESTAMP => Self::Time(i64::from_sql(&Type::INT8, raw)?),
+            Type::BOOL => Self::Flag(bool::from_sql(kind, raw)?),
+            Type::TEXT | Type::VARCHAR | Type::NAME | Type::BPCHAR | Type::UNKNOWN => {
+                Self::Text(Secret::new(std::str::from_utf8(raw)?))
+            }
+            _ => Self::Other,
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
     }
 }
 

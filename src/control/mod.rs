@@ -5,4 +5,5 @@
 pub mod client;
 pub mod probe;
 pub mod recovery;
+pub mod roles;
 pub mod sequences;

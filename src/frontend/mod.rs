@@ -2,6 +2,7 @@
 //!
 //! Must not know: how statements run, where the topology is kept.
 
+mod authenticate;
 mod deadlock;
 mod gone;
 mod limits;
@@ -26,22 +27,17 @@ use crate::wire::server_message;
 
 pub use limits::ClientLimits;
 
+pub use authenticate::{Access, AccessSettings, MockKey};
+
 /// The name of the admin database.
 pub const ADMIN_DATABASE: &str = "ostrakon";
-
-/// Who may connect without proving who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Clients on this machine's loopback addresses; everybody else is refused.
-    Loopback,
-}
 
 /// Everything that serving a client needs.
 pub struct Frontend {
     cluster: Arc<Cluster>,
     admin: Arc<Admin>,
     sessions: Sessions,
-    trust: Trust,
+    access: Access,
 }
 
 /// Sessions by the process id that their clients were told.
@@ -103,8 +99,8 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
-        Self { cluster, admin, sessions: Sessions::default(), trust }
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access) -> Self {
+        Self { cluster, admin, sessions: Sessions::default(), access }
     }
 
     /// Sessions that are open now.
