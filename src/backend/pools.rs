@@ -268,5 +268,9 @@ fn is_same_user(pool: &ServerPool, target: &ConnectTarget) -> bool {
 
 fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    is_same_user(pool, target) && own.port == target.port && own.host == target.host && own.secret == target.secret
+    is_same_user(pool, target)
+        && own.port == target.port
+        && own.host == target.host
+        && own.secret == target.secret
+        && own.tls == target.tls
 }

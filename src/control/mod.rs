@@ -7,3 +7,4 @@ pub mod probe;
 pub mod recovery;
 pub mod roles;
 pub mod sequences;
+mod tls;

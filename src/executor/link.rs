@@ -50,6 +50,7 @@ impl Session {
         })?;
         let mut link = Link { lease, begun: false, wrote: false, expects: VecDeque::new(), unsynced: false };
         self.cancel.add(shard, link.lease.cancel_handle());
+        self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
         let outcome = self.dress(&mut link, &name).await;
         self.links.insert(shard, link);
         if let Err(failure) = outcome {

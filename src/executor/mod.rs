@@ -5,17 +5,20 @@
 
 mod copy;
 mod ddl;
+pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
 mod insert;
 mod link;
+mod peers;
 mod pipeline;
 mod relay;
 mod scatter;
 pub mod secrets;
 mod session;
 mod set;
+mod signal;
 mod simple;
 mod statement;
 mod transaction;
@@ -32,7 +35,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::auth::ServerSecret;
-use crate::backend::{ConnectTarget, Connection, Pools};
+use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
@@ -42,6 +45,7 @@ use crate::topology::schema::Schema;
 use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
+pub use peers::{Joined, Peer, Peers};
 pub use secrets::Secrets;
 pub use session::{CancelSlot, Session};
 
@@ -81,6 +85,8 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTls,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
@@ -94,6 +100,7 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            servers_tls: ServersTls::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
         }
@@ -131,11 +138,15 @@ pub struct Cluster {
     pub control: Credentials,
     /// Limits.
     pub settings: Settings,
+    /// The sessions that are open.
+    pub peers: Arc<Peers>,
     /// Statements and transactions hold it for reading; who changes the placement of tables takes it
     /// for writing, and so waits until nothing runs under the old epoch.
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
+    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    schema_changes: AtomicU64,
 }
 
 impl Cluster {
@@ -163,9 +174,11 @@ impl Cluster {
             secrets,
             control,
             settings,
+            peers: Arc::default(),
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
+            schema_changes: AtomicU64::new(0),
         }
     }
 
@@ -206,6 +219,7 @@ impl Cluster {
             secret: role.secret,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
+            tls: self.settings.servers_tls.of(&node.name),
         }
     }
 
@@ -253,7 +267,7 @@ impl From<NetError> for Failure {
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(String, Vec<u32>), u64>>,
+    known: Mutex<HashMap<(Vec<u8>, Vec<u32>), u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).
@@ -267,7 +281,12 @@ impl StatementIds {
 
     /// The id of a text with these parameter types: equal ids always mean equal statements.
     fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        let key = (sql.to_owned(), parameter_types.to_vec());
+        self.of_key(sql.as_bytes().to_vec(), parameter_types.to_vec())
+    }
+
+    /// The id of whatever these bytes and numbers stand for.
+    fn of_key(&self, text: Vec<u8>, numbers: Vec<u32>) -> u64 {
+        let key = (text, numbers);
         let mut known = self.known.lock();
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();

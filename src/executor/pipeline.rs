@@ -90,7 +90,7 @@ impl Session {
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
-        let id = if is_shared { ids.of(&parse.sql, &parse.parameter_types) } else { ids.unique() };
+        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types) } else { ids.unique() };
         let statement =
             Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
@@ -286,6 +286,7 @@ impl Session {
         let portal = self.statements.portal(name)?;
         if let Some(shard) = portal.shard {
             self.answer_describe(client).await?;
+            self.send_signals(client, &portal.statement.parsed, Some(&portal.bind)).await?;
             let link = self.held(shard)?;
             client_message::encode_execute(link.lease.output(), name, rows_max);
             link.expects.push_back(Expect::Execute { forward: true });

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedRwLockReadGuard;
+use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
 use super::link::Link;
 use super::relay::Done;
-use super::{Cluster, Failure};
+use super::{Cluster, Failure, Joined};
 use crate::backend::CancelHandle;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
+use crate::session::identity;
 use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transaction};
 use crate::sql::{Lexed, fingerprint, lexer, parse};
 use crate::topology::Topology;
@@ -34,12 +35,76 @@ pub(super) const CLIENT_FLUSH_BYTES: usize = 32 << 10;
 /// back to its pool.
 #[derive(Default)]
 pub struct CancelSlot {
+    /// The process id that the client was told.
+    pid: u32,
     running: Mutex<BTreeMap<ShardId, CancelHandle>>,
     /// The cancel on its way ends a deadlock.
     is_deadlock_victim: AtomicBool,
+    /// The session has to end.
+    is_terminated: AtomicBool,
+    told_to_end: Notify,
+    /// A cancel request came for a session that waits for a connection.
+    told_to_stop_waiting: Notify,
 }
 
 impl CancelSlot {
+    /// The slot of a session with this process id.
+    pub fn new(pid: u32) -> Self {
+        Self { pid, ..Self::default() }
+    }
+
+    /// The process id that the client was told.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Cancels everything that runs now.
+    ///
+    /// # Cancel safety
+    /// Safe: a request on its way keeps its connection from being pooled.
+    pub async fn cancel_running(&self) {
+        self.told_to_stop_waiting.notify_waiters();
+        for handle in self.running() {
+            if let Err(error) = handle.cancel().await {
+                tracing::debug!(%error, "cancel request failed");
+            }
+        }
+    }
+
+    /// Waits for a cancel request; those that came before do not count.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn cancelled(&self) {
+        self.told_to_stop_waiting.notified().await;
+    }
+
+    /// Ends the session, as `pg_terminate_backend` does: its work is cancelled, its driver is woken.
+    ///
+    /// # Cancel safety
+    /// Safe: the session ends in any case once this was polled.
+    pub async fn terminate(&self) {
+        let running = self.running();
+        self.is_terminated.store(true, Ordering::Release);
+        self.told_to_end.notify_one();
+        for handle in running {
+            if let Err(error) = handle.cancel().await {
+                tracing::debug!(%error, "cancel request failed");
+            }
+        }
+    }
+
+    /// Waits until the session has to end. The session's driver selects on it while it reads and while
+    /// it works; then it says FATAL 57P01 and leaves.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn terminated(&self) {
+        while !self.is_terminated.load(Ordering::Acquire) {
+            self.told_to_end.notified().await;
+        }
+    }
+
     /// Everything that runs now.
     pub fn running(&self) -> Vec<CancelHandle> {
         self.running.lock().values().cloned().collect()
@@ -56,11 +121,7 @@ impl CancelSlot {
     /// Safe: the session may then be told of a cancel instead.
     pub async fn cancel_for_deadlock(&self) {
         self.is_deadlock_victim.store(true, Ordering::Release);
-        for handle in self.running() {
-            if let Err(error) = handle.cancel().await {
-                tracing::debug!(%error, "cancel request failed");
-            }
-        }
+        self.cancel_running().await;
     }
 
     /// Whether the error that came is the end of a deadlock; asked once.
@@ -119,12 +180,15 @@ pub struct Session {
     pub(super) suspended: BTreeMap<String, Suspended>,
     /// The shard that owes answers to extended messages.
     pub(super) current: Option<ShardId>,
+    /// Where other sessions find this one.
+    _joined: Joined,
 }
 
 impl Session {
     /// A session of an authenticated user.
     pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
         let topology = cluster.topology.load_full();
+        let joined = cluster.peers.join(user, &cancel);
         let mut session = Self {
             cluster,
             user: user.to_owned(),
@@ -144,9 +208,23 @@ impl Session {
             cursors: BTreeMap::new(),
             suspended: BTreeMap::new(),
             current: None,
+            _joined: joined,
         };
         session.update_search_path();
         session
+    }
+
+    /// Takes over statements that were prepared while the cluster had one shard: name and Parse body. What
+    /// cannot be read does not exist any more.
+    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>) {
+        for (name, parse_body) in prepared {
+            let Some(parse) = crate::wire::client_message::read_parse(&name, &parse_body) else { continue };
+            let Ok(parsed) = self.understand(&parse.sql) else { continue };
+            let id = self.cluster.statement_ids.unique();
+            let statement = PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types };
+            // A session has as many of them here as it had there.
+            let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
+        }
     }
 
     /// The schema to plan with.
@@ -179,10 +257,21 @@ impl Session {
 
     /// Takes a statement apart; trees of queries come from the cache when their fingerprint is known.
     pub(super) fn understand(&self, text: &str) -> Result<Parsed, ClientError> {
-        let lexed = lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))?;
+        let mut lexed = lex(text)?;
+        let mut signals = Vec::new();
+        let identified = if identity::mentions(text) {
+            identity::identify(text, &lexed, self.cancel.pid(), &|pid| self.cluster.peers.knows(pid))
+        } else {
+            None
+        };
+        if let Some(identified) = &identified {
+            lexed = lex(&identified.text)?;
+            signals.clone_from(&identified.signals);
+        }
+        let text = identified.as_ref().map_or(text, |identified| identified.text.as_str());
         if !has_shared_tree(text, &lexed) {
             let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
-            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None });
+            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals });
         }
         let fingerprint = fingerprint::fingerprint(text, &lexed);
         let statement = match self.cluster.trees.get(&fingerprint) {
@@ -193,7 +282,7 @@ impl Session {
                 statement
             }
         };
-        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint) })
+        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals })
     }
 
     /// Reads the search path from the settings in force.
@@ -257,6 +346,10 @@ impl Session {
         self.links.clear();
         self.cancel.clear();
     }
+}
+
+fn lex(text: &str) -> Result<Lexed, ClientError> {
+    lexer::lex(text).map_err(|error| ClientError::new(ErrorId::SyntaxError, error.to_string()))
 }
 
 /// The value of `SET name TO value`, `SET name = value` and of our own `set_config`.

@@ -41,6 +41,14 @@ impl Mode<'_> {
         }
     }
 
+    /// Values and formats, when they came apart from the text.
+    pub(super) fn bind(&self) -> Option<&Bind> {
+        match self {
+            Self::Simple => None,
+            Self::Extended { bind, .. } => Some(bind),
+        }
+    }
+
     /// The client is told of the columns.
     pub(super) fn describes(&self) -> bool {
         match self {
@@ -59,6 +67,9 @@ impl Session {
         self.refresh_topology().await;
         if self.transaction.is_failed() && !ends_failure(parsed) {
             return Err(in_failed_transaction().into());
+        }
+        if !parsed.signals.is_empty() {
+            self.send_signals(client, parsed, mode.bind()).await?;
         }
         let statement = match &*parsed.statement {
             Ok(statement) => statement,

@@ -33,11 +33,7 @@ impl Frontend {
             before = busy;
             for slot in gone {
                 tracing::debug!("a client went away while its statement ran");
-                for handle in slot.running() {
-                    if let Err(error) = handle.cancel().await {
-                        tracing::debug!(%error, "cancel request failed");
-                    }
-                }
+                slot.cancel_running().await;
             }
         }
     }

@@ -92,7 +92,10 @@ impl Frontend {
             );
         }
         let encoding = encoding.unwrap_or_else(|| "UTF8".to_owned()).to_ascii_uppercase();
-        if !matches!(encoding.as_str(), "UTF8" | "UTF-8" | "UNICODE" | "SQL_ASCII" | "'UTF-8'" | "'UTF8'") {
+        let is_one_shard = self.cluster.topology.load().shards.len() == 1;
+        if !is_one_shard
+            && !matches!(encoding.as_str(), "UTF8" | "UTF-8" | "UNICODE" | "SQL_ASCII" | "'UTF-8'" | "'UTF8'")
+        {
             return Some(
                 ClientError::new(ErrorId::FeatureNotSupported, format!("client encoding {encoding} is not supported"))
                     .with_hint("Set client_encoding to UTF8."),

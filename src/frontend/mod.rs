@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
+use crate::session::identity::PID_MIN;
 use crate::wire::server_message;
 
 pub use limits::ClientLimits;
@@ -70,15 +71,15 @@ impl Sessions {
         getrandom::fill(&mut secret)
             .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
         let secret = Bytes::copy_from_slice(&secret);
-        let slot = Arc::new(CancelSlot::default());
         let mut by_pid = self.by_pid.lock();
         let pid = loop {
-            // Positive, as drivers read it as a signed number; never 0.
-            let pid = (self.next_pid.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff).max(1);
+            // Positive, as drivers read it as a signed number, and no server's.
+            let pid = (self.next_pid.fetch_add(1, Ordering::Relaxed) & (PID_MIN - 1)) | PID_MIN;
             if !by_pid.contains_key(&pid) {
                 break pid;
             }
         };
+        let slot = Arc::new(CancelSlot::new(pid));
         let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket: client.raw_socket() };
         by_pid.insert(pid, entry);
         Ok(Registered { sessions: self, pid, secret, slot })
@@ -88,6 +89,21 @@ impl Sessions {
     fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
         let by_pid = self.by_pid.lock();
         by_pid.get(&pid).filter(|entry| entry.secret == secret).map(|entry| Arc::clone(&entry.slot))
+    }
+}
+
+impl Registered<'_> {
+    /// Tells the client the server's own process id: the server's process is the session's for as long as it
+    /// lasts. One that another session has keeps its own number.
+    fn take_pid(&mut self, server_pid: u32) {
+        let mut by_pid = self.sessions.by_pid.lock();
+        if by_pid.contains_key(&server_pid) {
+            return;
+        }
+        if let Some(entry) = by_pid.remove(&self.pid) {
+            by_pid.insert(server_pid, entry);
+            self.pid = server_pid;
+        }
     }
 }
 

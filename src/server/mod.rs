@@ -19,7 +19,7 @@ use crate::admin::Admin;
 use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::schema::read_schema;
-use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools};
+use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::roles::Roles;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
     pub clients: ClientLimits,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTlsSettings,
 }
 
 impl Settings {
@@ -68,6 +70,7 @@ impl Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
+            servers_tls: ServersTlsSettings::default(),
         }
     }
 }
@@ -109,6 +112,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// Certificates cannot be used.
+    #[error("{0}")]
+    Tls(#[from] crate::net::tls::TlsError),
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
@@ -174,9 +180,11 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         .local_address()
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let limit = Duration::from_millis(START_MS_MAX);
-    let cluster = tokio::time::timeout(limit, build(&settings, topology, &store)).await.map_err(|_| {
-        StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() }
-    })??;
+    let servers_tls = ServersTls::load(&settings.servers_tls)?;
+    let cluster =
+        tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
+            |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
+        )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
     let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access));
@@ -200,11 +208,17 @@ struct Built {
     access: Access,
 }
 
-async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) -> Result<Built, StartError> {
+async fn build(
+    settings: &Settings,
+    topology: Topology,
+    store: &Arc<dyn Store>,
+    servers_tls: ServersTls,
+) -> Result<Built, StartError> {
     let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
         secret: settings.control_secret(),
+        tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
     let home = topology.home();
@@ -233,6 +247,7 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
+            servers_tls,
             ..executor::Settings::default()
         },
     ));
@@ -255,52 +270,50 @@ async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn 
 }
 
 /// How the control role reaches the primaries of the topology in force.
+#[derive(Clone)]
 struct ControlAccess {
     topology: Arc<arc_swap::ArcSwap<Topology>>,
     user: String,
     secret: ServerSecret,
+    tls: ServersTls,
 }
 
 impl ControlAccess {
     fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
-        control_target(topology, shard, &self.user, &self.secret)
+        let node = topology.primary(shard)?;
+        Some(ConnectTarget {
+            node: node.id,
+            host: node.host.clone(),
+            port: node.port,
+            database: topology.database.clone(),
+            user: self.user.clone(),
+            secret: self.secret.clone(),
+            parameters: Vec::new(),
+            connect_timeout_ms: 5_000,
+            tls: self.tls.of(&node.name),
+        })
     }
 
     fn find_primaries(&self) -> crate::control::recovery::FindPrimaries {
-        let (topology, user, secret) = (Arc::clone(&self.topology), self.user.clone(), self.secret.clone());
+        let access = self.clone();
         Arc::new(move || {
-            let topology = topology.load();
-            topology
-                .shard_ids()
-                .filter_map(|shard| Some((shard, control_target(&topology, shard, &user, &secret)?)))
-                .collect()
+            let topology = access.topology.load();
+            topology.shard_ids().filter_map(|shard| Some((shard, access.target(&topology, shard)?))).collect()
         })
     }
 
     fn find_primary(&self) -> crate::executor::two_phase::FindPrimary {
-        let (topology, user, secret) = (Arc::clone(&self.topology), self.user.clone(), self.secret.clone());
-        Arc::new(move |shard| control_target(&topology.load(), shard, &user, &secret))
+        let access = self.clone();
+        Arc::new(move |shard| access.target(&access.topology.load(), shard))
     }
 
     fn find_home(&self) -> crate::control::roles::FindHome {
-        let find = self.find_primary();
-        let topology = Arc::clone(&self.topology);
-        Arc::new(move || find(topology.load().home()))
+        let access = self.clone();
+        Arc::new(move || {
+            let topology = access.topology.load();
+            access.target(&topology, topology.home())
+        })
     }
-}
-
-fn control_target(topology: &Topology, shard: ShardId, user: &str, secret: &ServerSecret) -> Option<ConnectTarget> {
-    let node = topology.primary(shard)?;
-    Some(ConnectTarget {
-        node: node.id,
-        host: node.host.clone(),
-        port: node.port,
-        database: topology.database.clone(),
-        user: user.to_owned(),
-        secret: secret.clone(),
-        parameters: Vec::new(),
-        connect_timeout_ms: 5_000,
-    })
 }
 
 /// Makes the decision table on every shard.

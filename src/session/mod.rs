@@ -3,6 +3,8 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod direct;
+pub mod identity;
 pub mod mode;
 pub mod prepared;
 pub mod server_statements;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::identity::Signal;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::sql::Lexed;
@@ -21,6 +22,8 @@ pub struct Parsed {
     pub statement: Arc<Result<Statement, String>>,
     /// What it is with its literals lifted out; none for statements whose tree depends on literals.
     pub fingerprint: Option<Fingerprint>,
+    /// Other sessions that it ends or cancels when it executes.
+    pub signals: Vec<Signal>,
 }
 
 /// A prepared statement of a session.

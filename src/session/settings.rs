@@ -9,6 +9,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Startup parameters that are not settings, or are fixed by the proxy.
 const NOT_SETTINGS: &[&str] = &["user", "database", "replication", "client_encoding"];
 
+/// Settings that change neither what a text means nor what it answers.
+const MEANINGLESS_TO_TEXTS: &[&str] = &[
+    "application_name",
+    "client_min_messages",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+];
+
 /// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -35,6 +45,20 @@ impl Settings {
         }
         settings.update_key();
         settings
+    }
+
+    /// The client's encoding as a setting, where it is another than the servers' connections have. Only for
+    /// sessions whose texts go to one server as they are.
+    pub fn with_encoding(mut self, parameters: &[(String, String)]) -> Self {
+        let encoding = parameters.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("client_encoding"));
+        if let Some((name, value)) = encoding {
+            let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            if !matches!(plain.to_ascii_uppercase().as_str(), "UTF8" | "UNICODE") {
+                self.startup.insert(name.to_ascii_lowercase(), value.clone());
+                self.update_key();
+            }
+        }
+        self
     }
 
     /// SET (the statement's text) or RESET (`None`).
@@ -89,6 +113,36 @@ impl Settings {
             sql.push_str(text);
         }
         sql
+    }
+
+    /// Equal keys mean that a text is understood alike: settings that cannot matter to it are left out.
+    pub fn parse_key(&self) -> u64 {
+        let matters = |name: &&String| !MEANINGLESS_TO_TEXTS.contains(&name.as_str());
+        let mut hasher = DefaultHasher::new();
+        for (name, value) in self.startup.iter().filter(|(name, _)| matters(name)) {
+            (name, value).hash(&mut hasher);
+        }
+        0xff_u8.hash(&mut hasher);
+        for (name, value) in self.changed.iter().filter(|(name, _)| matters(name)) {
+            (name, value).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// Forgets what was set of the settings that PostgreSQL itself has: those in force are about to be read.
+    pub fn forget_plain(&mut self) {
+        self.changed.retain(|name, _| name.contains('.'));
+        self.update_key();
+    }
+
+    /// Settings of extensions and applications (`name.name`) that were set.
+    pub fn extension_names(&self) -> impl Iterator<Item = String> {
+        self.changed.keys().chain(self.startup.keys()).filter(|name| name.contains('.')).cloned()
+    }
+
+    /// Startup values by name.
+    pub fn startup_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// A startup value.

@@ -15,6 +15,7 @@ pub fn target(port: u16) -> ConnectTarget {
         secret: ServerSecret::default(),
         parameters: Vec::new(),
         connect_timeout_ms: 5_000,
+        tls: std::sync::Arc::new(ostrakon::net::tls::Connector::disabled()),
     }
 }
 

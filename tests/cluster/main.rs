@@ -13,6 +13,8 @@ mod atomicity;
 mod crash;
 mod locks;
 mod pgbench;
+mod sessions;
 mod settings;
 mod tpch;
 mod up;
+mod wire;

@@ -1,0 +1,634 @@
+//! What the client says.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::facts::{self, Facts, NameUse, NamedUse};
+use super::owed::{Owed, Quiet, Undo};
+use super::statements::{self, Origin, Statement};
+use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
+use crate::error::{ClientError, ErrorId};
+use crate::session::Ensured;
+use crate::session::identity::{self, PidSource, Signal};
+use crate::wire::WireError;
+use crate::wire::client_message::{self, Target};
+use crate::wire::frame::Frame;
+use crate::wire::server_message::{self, tag};
+
+/// A statement that no server has: ids start at 1.
+const NO_STATEMENT: u64 = 0;
+
+impl Machine {
+    /// Takes one message of the client.
+    ///
+    /// # Errors
+    /// It is malformed: the client must be sent away.
+    pub fn client(
+        &mut self,
+        frame: Frame,
+        server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<Taken, WireError> {
+        match frame.tag {
+            b'X' => return Ok(Taken::Goodbye),
+            b'S' => return Ok(self.sync(server, to_client)),
+            b'H' => {
+                // A COPY ignores it.
+                if let Some(server) = server.filter(|_| !self.is_copying_in) {
+                    client_message::encode_flush(server.output);
+                }
+                return Ok(Taken::Done);
+            }
+            b'd' | b'c' | b'f' => {
+                // Left over from a COPY that has failed, unless something is under way.
+                if let Some(server) = server.filter(|_| !self.is_skipping && !self.owed.is_empty()) {
+                    server.output.extend_from_slice(&frame.bytes);
+                    self.is_copying_in &= frame.tag == b'd';
+                }
+                return Ok(Taken::Done);
+            }
+            b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {}
+            other => return Err(WireError::UnknownTag(other)),
+        }
+        if self.is_skipping {
+            return Ok(Taken::Done);
+        }
+        let Some(server) = server else {
+            if frame.tag == b'C' && frame.body().first() == Some(&b'S') {
+                return self.close_statement(&frame, to_client);
+            }
+            return Ok(Taken::NeedsServer(frame));
+        };
+        if self.is_transparent() {
+            self.pass(&frame, server)?;
+            return Ok(Taken::Done);
+        }
+        self.is_unsynced |= !matches!(frame.tag, b'Q' | b'F');
+        match frame.tag {
+            b'Q' => self.query(frame, server, host),
+            b'P' => self.parse(&frame, server, host, to_client).map(|()| Taken::Done),
+            b'B' => self.bind(frame, server, host),
+            b'D' if frame.body().first() == Some(&b'S') => {
+                self.describe_statement(&frame, server, host).map(|()| Taken::Done)
+            }
+            b'C' if frame.body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
+            b'E' => self.execute(&frame, server).map(|()| Taken::Done),
+            _ => {
+                self.pass(&frame, server)?;
+                Ok(Taken::Done)
+            }
+        }
+    }
+
+    fn sync(&mut self, server: Option<&mut ServerSide<'_>>, to_client: &mut BytesMut) -> Taken {
+        if self.is_copying_in {
+            // The server ignores it, so it is not sent.
+            self.syncs_in_copy += 1;
+            return Taken::Done;
+        }
+        self.is_skipping = false;
+        self.is_unsynced = false;
+        match server {
+            Some(server) => {
+                client_message::encode_sync(server.output);
+                *server.pending_ready += 1;
+                self.owed.push_back(Owed::Sync { forward: true });
+            }
+            None => server_message::write_ready_for_query(to_client, b'I'),
+        }
+        Taken::Done
+    }
+
+    /// Sends a message as it is.
+    fn pass(&mut self, frame: &Frame, server: &mut ServerSide<'_>) -> Result<(), WireError> {
+        let body = frame.body();
+        let owed = match (frame.tag, body.first()) {
+            (b'Q', _) => {
+                *server.pending_ready += 1;
+                Owed::Query { instead: None, prepares: Vec::new() }
+            }
+            (b'F', _) => {
+                *server.pending_ready += 1;
+                Owed::FunctionCall
+            }
+            (b'P', _) => Owed::Parse { forward: true, id: NO_STATEMENT, undo: Undo::Nothing },
+            (b'B', _) => Owed::Bind,
+            (b'D', Some(b'S')) => Owed::DescribeStatement { of: None },
+            (b'D', Some(b'P')) => Owed::DescribePortal,
+            (b'E', _) => Owed::Execute { statement: None },
+            (b'C', Some(b'S' | b'P')) => Owed::Close { forward: true },
+            _ => return Err(WireError::Malformed),
+        };
+        self.is_unsynced |= !owed.ends_with_ready();
+        server.output.extend_from_slice(&frame.bytes);
+        self.owed.push_back(owed);
+        Ok(())
+    }
+
+    fn query(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
+        let body = frame.body();
+        let (text, rest) = split_text(&body)?;
+        if !rest.is_empty() {
+            return Err(WireError::Malformed);
+        }
+        let facts = facts::read(text, self.is_standard_conforming());
+        if let Some(found) = self.identified(text, host)
+            && !found.signals.is_empty()
+            && let Some(held) = self.may_signal(&found.signals, None, server, host)
+        {
+            return Ok(match held {
+                Held::Later => Taken::Later(frame),
+                Held::Refused(error) => {
+                    self.fail_query(&error, server);
+                    Taken::Done
+                }
+            });
+        }
+        self.effects.note(&facts);
+        self.statements.remove(b"");
+        *server.unnamed = 0;
+        let renamed = self.rename(text, &facts, server, host);
+        if facts.deallocates_all {
+            self.statements.clear();
+        }
+        // What it does to prepared statements must be known before the next message is understood.
+        self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
+        let (instead, prepares) = match &renamed {
+            Some(renamed) => {
+                put_query(renamed.text.as_bytes(), server.output);
+                (renamed.instead.clone(), renamed.prepares.clone())
+            }
+            None => {
+                server.output.extend_from_slice(&frame.bytes);
+                (None, Vec::new())
+            }
+        };
+        *server.pending_ready += 1;
+        self.owed.push_back(Owed::Query { instead, prepares });
+        Ok(Taken::Done)
+    }
+
+    /// A query that has to fail with an error of the proxy's own.
+    fn fail_query(&mut self, error: &ClientError, server: &mut ServerSide<'_>) {
+        let mut bytes = BytesMut::new();
+        write_error(error, "ERROR", &mut bytes);
+        server.query(&no_such_execute());
+        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), prepares: Vec::new() });
+    }
+
+    fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
+        std::str::from_utf8(text).ok().filter(|text| identity::mentions(text)).and_then(|text| host.identify(text))
+    }
+
+    /// Signals that a statement sends to other sessions; they go out at once if the role may send them. The
+    /// server is asked when that is not plain, and the message waits for its answer.
+    fn may_signal(
+        &mut self,
+        signals: &[Signal],
+        bind: Option<&client_message::Bind>,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Option<Held> {
+        let permission = self.permission.take();
+        for signal in signals {
+            let pid = match signal.pid {
+                PidSource::Literal(pid) => Some(pid),
+                PidSource::Param(number) => bind.and_then(|bind| {
+                    let index = (number as usize).checked_sub(1)?;
+                    let is_binary = bind.parameter_format(index) == crate::wire::Format::Binary;
+                    identity::read_pid(bind.parameters.get(index)?.as_deref(), is_binary)
+                }),
+            };
+            let Some((pid, role)) = pid.and_then(|pid| Some((pid, host.role_of_session(pid)?))) else { continue };
+            let is_own = host.is_own_role(&role) && self.settings.changed_sql("role").is_none();
+            match (is_own, &permission) {
+                (true, _) => {}
+                (false, Some(answer)) => {
+                    if let Err(error) = identity::judge(signal.kind, answer) {
+                        return Some(Held::Refused(error));
+                    }
+                }
+                (false, None) => {
+                    if !self.owed.is_empty() {
+                        client_message::encode_sync(server.output);
+                        *server.pending_ready += 1;
+                        self.owed.push_back(Owed::Sync { forward: false });
+                    }
+                    server.query(&identity::permission_sql(&role));
+                    self.owed.push_back(Owed::Quiet(Quiet::Permission));
+                    self.is_waiting = true;
+                    return Some(Held::Later);
+                }
+            }
+            self.signals.push((signal.kind, pid));
+        }
+        None
+    }
+
+    /// The text with the server's names of prepared statements and the session's own identity in it; `None`
+    /// when it can be sent as it is.
+    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
+        let text = std::str::from_utf8(text).ok()?;
+        if facts.names.is_empty() {
+            return host.identify(text).map(|found| Renamed {
+                text: found.text,
+                signals: found.signals,
+                ..Renamed::default()
+            });
+        }
+        let mut renamed = Renamed::default();
+        let mut at = 0;
+        for used in &facts.names {
+            renamed.text.push_str(text.get(at..used.range.start)?);
+            at = used.range.end;
+            match self.rename_one(text, used, &mut renamed, server, host) {
+                Ok(name) => renamed.text.push_str(&name),
+                Err(error) => {
+                    // The server has to fail where it would: a name that nobody has does that.
+                    renamed.text = no_such_execute();
+                    let mut bytes = BytesMut::new();
+                    write_error(&error, "ERROR", &mut bytes);
+                    renamed.instead = Some(bytes.freeze());
+                    return Some(renamed);
+                }
+            }
+        }
+        renamed.text.push_str(text.get(at..)?);
+        Some(renamed)
+    }
+
+    /// The server's name for one that the text uses.
+    fn rename_one(
+        &mut self,
+        text: &str,
+        used: &NamedUse,
+        renamed: &mut Renamed,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Result<String, ClientError> {
+        let name = used.name.as_bytes();
+        let own = renamed.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
+        let known = own.clone().or_else(|| self.statements.get(name));
+        match (used.usage, known) {
+            (NameUse::Prepare, Some(_)) => Err(already_exists(name)),
+            (NameUse::Prepare, None) => {
+                let id = host.unique_id();
+                let server_name = statements::server_name(id);
+                let (before, after) = (text.get(used.statement.start..used.range.start), used.range.end);
+                let sql = format!(
+                    "{}{server_name}{}",
+                    before.unwrap_or_default(),
+                    text.get(after..used.statement.end).unwrap_or_default()
+                );
+                let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
+                renamed.prepares.push((Bytes::copy_from_slice(name), Arc::new(statement)));
+                Ok(server_name)
+            }
+            (_, None) => Err(does_not_exist(name)),
+            (usage, Some(statement)) => {
+                if own.is_none() && self.status != b'E' {
+                    self.ensure_before_query(&statement, server);
+                }
+                renamed.executes.push(Arc::clone(&statement));
+                if usage == NameUse::Deallocate {
+                    self.statements.remove(name);
+                    server.prepared.forget(statement.id);
+                }
+                Ok(statement.server_name())
+            }
+        }
+    }
+
+    /// Makes a statement known to the connection by messages of its own, each with its ReadyForQuery.
+    fn ensure_before_query(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
+        let Ensured::NeedsParse { evicted } = server.prepared.ensure(statement.id) else { return };
+        match &statement.origin {
+            Origin::Protocol(parse_body) => {
+                self.close_evicted(evicted, server);
+                statement.write_parse(parse_body, server.output);
+                self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+                client_message::encode_sync(server.output);
+                *server.pending_ready += 1;
+                self.owed.push_back(Owed::Sync { forward: false });
+            }
+            Origin::Sql(sql) => {
+                if let Some(evicted) = evicted {
+                    server.query(&format!("DEALLOCATE {}", statements::server_name(evicted)));
+                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                }
+                server.query(sql);
+                self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+            }
+        }
+    }
+
+    fn close_evicted(&mut self, evicted: Option<u64>, server: &mut ServerSide<'_>) {
+        if let Some(evicted) = evicted {
+            statements::write_close(evicted, server.output);
+            self.owed.push_back(Owed::Close { forward: false });
+        }
+    }
+
+    fn parse(
+        &mut self,
+        frame: &Frame,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<(), WireError> {
+        let body = frame.body();
+        let (name, after_name) = split_text(&body)?;
+        let (text, types) = split_text(after_name)?;
+        let name = body.slice(0..name.len());
+        if !name.is_empty() && self.statements.contains(&name) {
+            self.fail(&already_exists(&name), server);
+            return Ok(());
+        }
+        if self.statements.is_full() {
+            let error = ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session")
+                .with_hint("Deallocate statements that are no longer used.");
+            self.fail(&error, server);
+            return Ok(());
+        }
+        let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        let renamed = self.rename_parsed(text, &facts, server, host);
+        if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
+            self.fail_with(error, server);
+            return Ok(());
+        }
+        let parse_body = match &renamed {
+            Some(renamed) => Bytes::from([renamed.text.as_bytes(), &[0], types].concat()),
+            None => body.slice(name.len() + 1..),
+        };
+        let is_unnamed = name.is_empty();
+        let is_own = is_unnamed || renamed.is_some();
+        let id = if is_own { host.unique_id() } else { host.statement_id(&parse_body, self.settings.parse_key()) };
+        let mut statement = Statement::new(id, is_unnamed, Origin::Protocol(parse_body.clone()), facts);
+        if let Some(renamed) = renamed {
+            statement.executes = renamed.executes;
+            statement.prepares = renamed.prepares.into_iter().next();
+            statement.signals = renamed.signals;
+        }
+        let statement = Arc::new(statement);
+        let before = self.statements.insert(name.clone(), Arc::clone(&statement));
+        // A Parse that fails has thrown the old unnamed statement away, too.
+        let undo = Undo::Restore { name, before: before.filter(|_| !is_unnamed) };
+        self.make(&statement, &parse_body, undo, server, to_client);
+        Ok(())
+    }
+
+    /// Parse of the client's: sent, unless the connection has the statement already and no error can come.
+    fn make(
+        &mut self,
+        statement: &Arc<Statement>,
+        parse_body: &[u8],
+        undo: Undo,
+        server: &mut ServerSide<'_>,
+        to_client: &mut BytesMut,
+    ) {
+        if statement.is_unnamed {
+            *server.unnamed = statement.id;
+        } else {
+            // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
+            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::ends_with_ready);
+            let is_present = server.prepared.contains(statement.id);
+            let ensured = server.prepared.ensure(statement.id);
+            if is_present && !may_have_failed {
+                self.say(tag::PARSE_COMPLETE, undo, to_client);
+                return;
+            }
+            if is_present {
+                statements::write_close(statement.id, server.output);
+                self.owed.push_back(Owed::Close { forward: false });
+            } else if let Ensured::NeedsParse { evicted } = ensured {
+                self.close_evicted(evicted, server);
+            }
+        }
+        statement.write_parse(parse_body, server.output);
+        self.owed.push_back(Owed::Parse { forward: true, id: statement.id, undo });
+    }
+
+    fn rename_parsed(
+        &mut self,
+        text: &[u8],
+        facts: &Facts,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Option<Renamed> {
+        // What SQL's EXECUTE needs is made by queries of their own, which cannot stand inside a pipeline.
+        let is_possible = self.owed.is_empty() || facts.names.iter().all(|used| used.usage == NameUse::Prepare);
+        if !facts.names.is_empty() && !is_possible {
+            let all_known = facts.names.iter().all(|used| {
+                self.statements.get(used.name.as_bytes()).is_none_or(|known| server.prepared.contains(known.id))
+            });
+            if !all_known {
+                let error = ClientError::new(
+                    ErrorId::FeatureNotSupported,
+                    "EXECUTE of this statement is not supported inside a pipeline",
+                )
+                .with_hint("Send Sync before it.");
+                let mut bytes = BytesMut::new();
+                write_error(&error, "ERROR", &mut bytes);
+                return Some(Renamed { instead: Some(bytes.freeze()), ..Renamed::default() });
+            }
+        }
+        self.rename(text, facts, server, host)
+    }
+
+    fn bind(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
+        let body = frame.body();
+        let (portal, after_portal) = split_text(&body)?;
+        let (name, rest) = split_text(after_portal)?;
+        let Some(statement) = self.statements.get(name) else {
+            self.fail(&does_not_exist(name), server);
+            return Ok(Taken::Done);
+        };
+        if self.must_look_again(&statement, server, host) {
+            return Ok(Taken::Later(frame));
+        }
+        if statement.has_changed() {
+            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
+            self.fail(&error, server);
+            return Ok(Taken::Done);
+        }
+        if !statement.signals.is_empty()
+            && let client_message::ClientMessage::Bind(bind) = client_message::decode(&frame)?
+        {
+            match self.may_signal(&statement.signals, Some(&bind), server, host) {
+                None => {}
+                Some(Held::Later) => return Ok(Taken::Later(frame)),
+                Some(Held::Refused(error)) => {
+                    self.fail(&error, server);
+                    return Ok(Taken::Done);
+                }
+            }
+        }
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
+        self.ensure(&statement, server);
+        statements::write_bind(portal, &statement.server_name(), rest, server.output);
+        self.owed.push_back(Owed::Bind);
+        let portal = body.slice(0..portal.len());
+        if statement.facts.is_plain() && !statement.facts.changes_schema {
+            self.portals.remove(&portal);
+        } else {
+            self.effects.note(&statement.facts);
+            self.portals.insert(portal, statement);
+        }
+        Ok(Taken::Done)
+    }
+
+    /// A statement whose columns the client knows, on a connection that does not have it, after a change of
+    /// the schema: its columns are looked at first, because a client that reads them as it was told would
+    /// misread them. PostgreSQL refuses to run such a statement.
+    fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
+        if self.is_waiting || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+            return false;
+        }
+        self.ensure(statement, server);
+        client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
+        client_message::encode_flush(server.output);
+        self.owed.push_back(Owed::LookAgain { of: Arc::clone(statement), version: host.schema_version() });
+        self.is_waiting = true;
+        true
+    }
+
+    /// Makes a statement known to the connection, within the pipeline.
+    fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
+        let Origin::Protocol(parse_body) = &statement.origin else { return };
+        if statement.is_unnamed {
+            if *server.unnamed == statement.id {
+                return;
+            }
+            *server.unnamed = statement.id;
+        } else {
+            match server.prepared.ensure(statement.id) {
+                Ensured::Present => return,
+                Ensured::NeedsParse { evicted } => self.close_evicted(evicted, server),
+            }
+        }
+        statement.write_parse(parse_body, server.output);
+        self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+    }
+
+    fn describe_statement(
+        &mut self,
+        frame: &Frame,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Result<(), WireError> {
+        let body = frame.body();
+        let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
+        let Some(statement) = self.statements.get(name) else {
+            self.fail(&does_not_exist(name), server);
+            return Ok(());
+        };
+        self.ensure(&statement, server);
+        client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
+        self.owed.push_back(Owed::DescribeStatement { of: Some((statement, host.schema_version())) });
+        Ok(())
+    }
+
+    fn execute(&mut self, frame: &Frame, server: &mut ServerSide<'_>) -> Result<(), WireError> {
+        let body = frame.body();
+        let (portal, _) = split_text(&body)?;
+        let statement = self.portals.get(portal).cloned();
+        server.output.extend_from_slice(&frame.bytes);
+        if let Some(statement) = &statement
+            && (statement.facts.deallocates_all || !statement.facts.names.is_empty())
+        {
+            // What it does to prepared statements must be known before the next message is understood.
+            client_message::encode_flush(server.output);
+            self.is_waiting = true;
+        }
+        self.owed.push_back(Owed::Execute { statement });
+        Ok(())
+    }
+
+    fn close_statement(&mut self, frame: &Frame, to_client: &mut BytesMut) -> Result<Taken, WireError> {
+        let body = frame.body();
+        let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
+        let name = body.slice(1..1 + name.len());
+        self.is_unsynced |= self.is_attached;
+        // The server keeps it for whoever prepares the same text next.
+        let before = self.statements.remove(&name);
+        self.say(tag::CLOSE_COMPLETE, Undo::Restore { name, before }, to_client);
+        Ok(Taken::Done)
+    }
+
+    /// Says something of the proxy's own in its place among the answers.
+    fn say(&mut self, message: u8, undo: Undo, to_client: &mut BytesMut) {
+        if self.owed.is_empty() {
+            server_message::write_empty(to_client, message);
+        } else {
+            let mut answer = BytesMut::new();
+            server_message::write_empty(&mut answer, message);
+            self.owed.push_back(Owed::Local { answer: answer.freeze(), undo });
+        }
+    }
+
+    /// An error of the proxy's own inside a pipeline: the server is made to fail at the same place, so that
+    /// it skips what follows and its transaction fails, too.
+    fn fail(&mut self, error: &ClientError, server: &mut ServerSide<'_>) {
+        let mut bytes = BytesMut::new();
+        write_error(error, "ERROR", &mut bytes);
+        self.fail_with(bytes.freeze(), server);
+    }
+
+    fn fail_with(&mut self, error: Bytes, server: &mut ServerSide<'_>) {
+        client_message::encode_describe(server.output, &Target::Statement(statements::server_name(NO_STATEMENT)));
+        self.owed.push_back(Owed::Failure(error));
+    }
+
+    fn is_standard_conforming(&self) -> bool {
+        self.reported.get("standard_conforming_strings").is_none_or(|value| value == "on")
+    }
+}
+
+/// A text with other names in it.
+#[derive(Debug, Default)]
+struct Renamed {
+    text: String,
+    /// Statements that it prepares, by the client's names.
+    prepares: Vec<(Bytes, Arc<Statement>)>,
+    /// Statements that it executes.
+    executes: Vec<Arc<Statement>>,
+    /// What it means for other sessions.
+    signals: Vec<Signal>,
+    /// It must fail with this error.
+    instead: Option<Bytes>,
+}
+
+/// Why a message does not go out now.
+enum Held {
+    /// The server is asked first.
+    Later,
+    /// It must fail.
+    Refused(ClientError),
+}
+
+/// A statement that fails on every server and does nothing.
+fn no_such_execute() -> String {
+    format!("EXECUTE {}", statements::server_name(NO_STATEMENT))
+}
+
+fn put_query(text: &[u8], output: &mut BytesMut) {
+    statements::put_message(output, b'Q', &[text, &[0]]);
+}
+
+fn already_exists(name: &[u8]) -> ClientError {
+    let name = String::from_utf8_lossy(name);
+    ClientError::new(ErrorId::DuplicatePreparedStatement, format!("prepared statement \"{name}\" already exists"))
+}
+
+fn does_not_exist(name: &[u8]) -> ClientError {
+    let text = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+    };
+    ClientError::new(ErrorId::UndefinedPreparedStatement, text)
+}

@@ -1,0 +1,338 @@
+//! The session of a client whose cluster has one shard: the server decides everything, the proxy keeps
+//! count of what is owed to whom, and of what the session must find on whatever connection it gets next.
+//!
+//! Pure: frames in, frames out. The driver ([`crate::executor`]) reads and writes sockets, takes
+//! connections and gives them back. Must not know: sockets, pools, time.
+//!
+//! # Invariants
+//! Every message that is sent to the server is matched by one entry of `owed`; the session lets go of its
+//! connection only when nothing is owed, no transaction is open and nothing of it is left there.
+
+mod client;
+pub mod facts;
+mod inspect;
+mod owed;
+mod server;
+mod statements;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::identity::{Identified, SignalKind};
+use super::{PoolMode, PreparedSet, Settings};
+use crate::error::ClientError;
+use crate::wire::frame::Frame;
+use crate::wire::{WireError, client_message, server_message};
+use inspect::Inspection;
+use owed::{Owed, Quiet};
+use statements::{Statement, Statements};
+
+/// What is known of the server connection that a session holds; it belongs to the connection and stays
+/// with it.
+pub struct ServerSide<'a> {
+    /// Where messages to the server are written.
+    pub output: &'a mut BytesMut,
+    /// ReadyForQuery messages still to come.
+    pub pending_ready: &'a mut usize,
+    /// Transaction status of the last ReadyForQuery.
+    pub status: &'a mut u8,
+    /// Statements that the server holds for it.
+    pub prepared: &'a mut PreparedSet,
+    /// Id of its unnamed statement.
+    pub unnamed: &'a mut u64,
+    /// Key of the settings in force.
+    pub settings_key: &'a mut u64,
+    /// Version of the schema that its statements were planned with.
+    pub schema_version: &'a mut u64,
+    /// ParameterStatus values as last reported.
+    pub parameters: &'a mut BTreeMap<String, String>,
+    /// It must not be used again.
+    pub is_poisoned: &'a mut bool,
+}
+
+impl ServerSide<'_> {
+    fn query(&mut self, sql: &str) {
+        client_message::encode_query(self.output, sql);
+        *self.pending_ready += 1;
+    }
+}
+
+/// What a session asks of the process it lives in.
+pub trait Host {
+    /// An id that nothing else has.
+    fn unique_id(&self) -> u64;
+    /// The id of a text with its parameter types, prepared under these settings: equal ids always mean
+    /// equal statements.
+    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64;
+    /// Grows with every change of the schema.
+    fn schema_version(&self) -> u64;
+    /// The schema has been changed by this session.
+    fn schema_changed(&self);
+    /// The text with the session's own identity in place of the connection's, when it asks for one.
+    fn identify(&self, text: &str) -> Option<Identified>;
+    /// The role of another session of the proxy, by the process id that its client knows.
+    fn role_of_session(&self, pid: u32) -> Option<String>;
+    /// The session's own role has that name.
+    fn is_own_role(&self, role: &str) -> bool;
+    /// The process id that clients know for the session which last used a server process.
+    fn session_of(&self, server_pid: u32) -> u32;
+}
+
+/// What became of a client's message.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is dealt with.
+    Done,
+    /// It needs a server connection: to be given again once there is one.
+    NeedsServer(Frame),
+    /// It has to wait until [`Machine::takes_client`]: to be given again then.
+    Later(Frame),
+    /// The client says good-bye.
+    Goodbye,
+}
+
+/// What came of reading from the server.
+#[derive(Debug, Default)]
+pub struct Pumped {
+    /// The server refused the session's settings: its error, as FATAL.
+    pub refused: Option<Bytes>,
+    /// The server has sent a FATAL error, which the client was given.
+    pub is_fatal: bool,
+}
+
+/// Effects of the transaction under way that must be looked into before the connection is let go.
+#[derive(Debug, Default)]
+struct Effects {
+    sets: Vec<String>,
+    sets_any: bool,
+    may_pin: bool,
+    may_unpin: bool,
+    changes_schema: bool,
+}
+
+impl Effects {
+    fn note(&mut self, facts: &facts::Facts) {
+        self.sets.extend(facts.sets.iter().cloned());
+        self.sets_any |= facts.sets_any;
+        self.may_pin |= facts.may_pin;
+        self.may_unpin |= facts.may_unpin;
+        self.changes_schema |= facts.changes_schema && !facts.may_pin;
+    }
+}
+
+/// The state of a session.
+pub struct Machine {
+    mode: PoolMode,
+    /// Settings of the session: what every connection gets before it is used.
+    pub settings: Settings,
+    statements: Statements,
+    /// Statements of open portals, where executing them has effects on the session.
+    portals: HashMap<Bytes, Arc<Statement>>,
+    owed: VecDeque<Owed>,
+    is_attached: bool,
+    /// Transaction status as the client was last told.
+    status: u8,
+    /// Extended messages were taken since the last Sync.
+    is_unsynced: bool,
+    /// After an error in a pipeline: everything up to Sync is skipped.
+    is_skipping: bool,
+    /// The server reads a COPY.
+    is_copying_in: bool,
+    /// Syncs that a COPY may or may not have swallowed.
+    syncs_in_copy: usize,
+    /// Bytes of a long message of the server that are still to be forwarded.
+    passing_bytes: usize,
+    /// Something of the session lives on the connection beyond transactions.
+    is_pinned: bool,
+    /// The client's next message must wait for an answer.
+    is_waiting: bool,
+    effects: Effects,
+    inspection: Inspection,
+    /// The server's answer to whether the role may signal a session.
+    permission: Option<String>,
+    /// Signals to other sessions that are to be sent now.
+    signals: Vec<(SignalKind, u32)>,
+    /// Values of the parameters that the server reports, as the client was told.
+    reported: BTreeMap<String, String>,
+}
+
+impl Machine {
+    /// A session that has not said anything yet.
+    pub fn new(mode: PoolMode, settings: Settings) -> Self {
+        Self {
+            mode,
+            settings,
+            statements: Statements::default(),
+            portals: HashMap::new(),
+            owed: VecDeque::new(),
+            is_attached: false,
+            status: b'I',
+            is_unsynced: false,
+            is_skipping: false,
+            is_copying_in: false,
+            syncs_in_copy: 0,
+            passing_bytes: 0,
+            is_pinned: false,
+            is_waiting: false,
+            effects: Effects::default(),
+            inspection: Inspection::default(),
+            permission: None,
+            signals: Vec::new(),
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// Messages pass unchanged: the connection is the client's own for as long as it stays.
+    fn is_transparent(&self) -> bool {
+        self.mode == PoolMode::Session
+    }
+
+    /// The client's next message may be given now.
+    pub fn takes_client(&self) -> bool {
+        !self.is_waiting
+    }
+
+    /// A connection is held.
+    pub fn is_attached(&self) -> bool {
+        self.is_attached
+    }
+
+    /// Transaction status that the client was last told.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// Nothing is owed by the server.
+    pub fn is_quiet(&self) -> bool {
+        self.owed.is_empty() && self.passing_bytes == 0
+    }
+
+    /// Extended messages wait for a Sync.
+    pub fn is_unsynced(&self) -> bool {
+        self.is_unsynced
+    }
+
+    /// In a transaction, and the client has the word.
+    pub fn is_idle_in_transaction(&self) -> bool {
+        self.is_attached && self.is_quiet() && self.status != b'I'
+    }
+
+    /// Nothing of the session is under way anywhere: it may be served in another way from here on.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_attached && self.owed.is_empty() && !self.is_skipping
+    }
+
+    /// Signals to other sessions that the last message asked for.
+    pub fn take_signals(&mut self) -> Vec<(SignalKind, u32)> {
+        std::mem::take(&mut self.signals)
+    }
+
+    /// Name and Parse body of the statements that the client has prepared.
+    pub fn prepared_texts(&self) -> Vec<(Bytes, Bytes)> {
+        self.statements.texts()
+    }
+
+    /// Takes over a connection: gives it the session's settings if it has others.
+    pub fn attach(&mut self, server: &mut ServerSide<'_>, host: &dyn Host, to_client: &mut BytesMut) {
+        self.is_attached = true;
+        self.status = b'I';
+        if self.is_transparent() {
+            self.report_parameters(server, to_client);
+            return;
+        }
+        let mut sql = String::new();
+        let version = host.schema_version();
+        if *server.schema_version != version {
+            if !server.prepared.is_empty() {
+                // What was planned before a change of the schema may answer with other columns.
+                sql.push_str("DEALLOCATE ALL;");
+                server.prepared.clear();
+            }
+            *server.schema_version = version;
+        }
+        if *server.settings_key != self.settings.key() {
+            sql.push_str(&self.settings.apply_sql());
+            // Until the answer is known the connection belongs to no settings.
+            *server.settings_key = u64::MAX;
+            // A setting that is refused must not let the client's statement run without it.
+            self.is_waiting = true;
+        }
+        if sql.is_empty() {
+            self.report_parameters(server, to_client);
+        } else {
+            server.query(&sql);
+            self.owed.push_back(Owed::Quiet(Quiet::Settings));
+        }
+    }
+
+    /// Lets go of the connection; to be called when [`Machine::may_release`], or when it is lost.
+    pub fn detach(&mut self) {
+        self.is_attached = false;
+        self.is_pinned = false;
+        self.is_waiting = false;
+        self.is_copying_in = false;
+        self.syncs_in_copy = 0;
+        self.passing_bytes = 0;
+        self.owed.clear();
+        self.portals.clear();
+        self.effects = Effects::default();
+    }
+
+    /// Nothing of the session is left on the connection.
+    pub fn may_release(&self) -> bool {
+        self.is_attached
+            && self.owed.is_empty()
+            && self.status == b'I'
+            && !self.is_unsynced
+            && !self.is_pinned
+            && !self.is_transparent()
+            && self.passing_bytes == 0
+    }
+
+    /// The connection was the session's own for more than a transaction: it is reset before others use it.
+    pub fn needs_reset(&self) -> bool {
+        self.is_pinned || self.is_transparent()
+    }
+
+    /// A COPY ended in a way that leaves open which of the client's Syncs the server saw: another
+    /// ReadyForQuery might come.
+    pub fn is_uncertain(&self) -> bool {
+        self.syncs_in_copy > 0
+    }
+
+    /// Answers a message that cannot be served now, as the server would after an error.
+    pub fn refuse(&mut self, frame: &Frame, error: &ClientError, to_client: &mut BytesMut) {
+        write_error(error, "ERROR", to_client);
+        match frame.tag {
+            b'Q' | b'F' => server_message::write_ready_for_query(to_client, b'I'),
+            _ => self.is_skipping = true,
+        }
+    }
+
+    /// Tells the client what the connection's parameters are, where they differ from what it was told.
+    fn report_parameters(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+        for (name, value) in server.parameters.iter() {
+            if self.reported.get(name) != Some(value) {
+                server_message::write_parameter_status(to_client, name, value);
+                self.reported.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Appends an error of the proxy's own.
+fn write_error(error: &ClientError, severity: &str, output: &mut BytesMut) {
+    let (detail, hint) = (error.detail.as_deref(), error.hint.as_deref());
+    server_message::write_error(output, severity, error.sqlstate(), &error.message, detail, hint);
+}
+
+/// A message body up to its first NUL, and what follows.
+fn split_text(body: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
+    let end = memchr::memchr(0, body).ok_or(WireError::Malformed)?;
+    let (text, rest) = body.split_at_checked(end).ok_or(WireError::Malformed)?;
+    Ok((text, rest.get(1..).unwrap_or_default()))
+}

@@ -1,0 +1,70 @@
+//! Answers that the server still owes, in order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::statements::Statement;
+
+/// What a quiet query of the proxy's own is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quiet {
+    /// The session's settings, before anything of the client's.
+    Settings,
+    /// What the last transaction left behind.
+    Inspection,
+    /// A statement that SQL's EXECUTE needs.
+    Prepare,
+    /// Whether the role may signal another session.
+    Permission,
+    /// Settings that RESET returned to other than the session's startup values.
+    Restore,
+}
+
+/// What undoes a change of the client's names when the message that made it fails or is skipped.
+#[derive(Debug, Default)]
+pub(super) enum Undo {
+    #[default]
+    Nothing,
+    /// The name had no statement, or this one.
+    Restore { name: Bytes, before: Option<Arc<Statement>> },
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// Everything up to ReadyForQuery, seen by nobody.
+    Quiet(Quiet),
+    /// Everything up to ReadyForQuery. With `instead`, its error is another one. The statements that SQL's
+    /// PREPARE makes get their names when the server says that they are made.
+    Query { instead: Option<Bytes>, prepares: Vec<(Bytes, Arc<Statement>)> },
+    /// FunctionCallResponse and ReadyForQuery.
+    FunctionCall,
+    /// ParseComplete, forwarded or not.
+    Parse { forward: bool, id: u64, undo: Undo },
+    /// BindComplete.
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData; with the schema's version.
+    DescribeStatement { of: Option<(Arc<Statement>, u64)> },
+    /// As DescribeStatement, seen by nobody: the columns are compared with what the client was told.
+    LookAgain { of: Arc<Statement>, version: u64 },
+    /// RowDescription or NoData.
+    DescribePortal,
+    /// Rows, then CommandComplete, PortalSuspended or EmptyQueryResponse.
+    Execute { statement: Option<Arc<Statement>> },
+    /// CloseComplete, forwarded or not.
+    Close { forward: bool },
+    /// ReadyForQuery, forwarded or not.
+    Sync { forward: bool },
+    /// An error, in place of which the client gets this one.
+    Failure(Bytes),
+    /// Nothing: the proxy says this itself, in its place among the others.
+    Local { answer: Bytes, undo: Undo },
+}
+
+impl Owed {
+    /// It ends with ReadyForQuery.
+    pub(super) fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Quiet(_) | Self::Query { .. } | Self::FunctionCall | Self::Sync { .. })
+    }
+}

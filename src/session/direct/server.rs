@@ -1,0 +1,504 @@
+//! What the server says.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::owed::{Owed, Quiet, Undo};
+use super::{Host, Machine, Pumped, ServerSide, inspect};
+use crate::wire::frame::{Header, scan};
+use crate::wire::server_message::{self, tag};
+use crate::wire::{WireError, limits};
+
+/// A row or piece of COPY that is not whole yet is passed on by parts once it has this many bytes.
+const PART_BYTES_MIN: usize = 32 << 10;
+
+/// Tag and length.
+const HEADER_BYTES: usize = 5;
+
+/// What happens to one message of the server.
+enum Fate {
+    /// The client gets it as it is.
+    Forward,
+    /// The client gets these bytes in its place.
+    Replace(Bytes),
+    /// Nobody gets it.
+    Swallow,
+}
+
+impl Machine {
+    /// Takes what has been read from the server: whole messages go to the client in runs, as they are.
+    ///
+    /// # Errors
+    /// The server broke the protocol: the connection must be closed.
+    pub fn pump(
+        &mut self,
+        input: &mut BytesMut,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<Pumped, WireError> {
+        let mut pumped = Pumped::default();
+        if self.passing_bytes > 0 {
+            let part = self.passing_bytes.min(input.len());
+            to_client.extend_from_slice(input.get(..part).unwrap_or_default());
+            input.advance(part);
+            self.passing_bytes -= part;
+        }
+        let mut run = 0..0;
+        let mut headers = scan(input);
+        for header in headers.by_ref() {
+            let header = header?;
+            match self.fate(&header, input, server, host, to_client, &mut run, &mut pumped)? {
+                Fate::Forward => run.end = header.end,
+                Fate::Swallow => flush_run(input, &mut run, header.end, to_client),
+                Fate::Replace(bytes) => {
+                    flush_run(input, &mut run, header.end, to_client);
+                    to_client.extend_from_slice(&bytes);
+                }
+            }
+            if self.owed.front().is_some_and(|owed| matches!(owed, Owed::Local { .. })) {
+                flush_run(input, &mut run, header.end, to_client);
+                self.say_local(to_client);
+            }
+        }
+        let whole = headers.bytes_whole();
+        let missing = headers.bytes_missing();
+        if run.start == 0 && run.end == input.len() && to_client.is_empty() {
+            // Everything is the client's: no need to copy it.
+            std::mem::swap(input, to_client);
+            return Ok(pumped);
+        }
+        flush_run(input, &mut run, whole, to_client);
+        input.advance(whole);
+        self.pass_part(input, missing, to_client)?;
+        Ok(pumped)
+    }
+
+    /// Begins to pass on a long row or piece of COPY before all of it is here.
+    fn pass_part(
+        &mut self,
+        input: &mut BytesMut,
+        missing: Option<usize>,
+        to_client: &mut BytesMut,
+    ) -> Result<(), WireError> {
+        let Some(missing) = missing.filter(|missing| *missing > 0) else { return Ok(()) };
+        if input.len() + missing > limits::MESSAGE_BYTES_MAX {
+            return Err(WireError::TooLong(input.len() + missing));
+        }
+        let is_data = matches!(input.first(), Some(&(tag::DATA_ROW | tag::COPY_DATA)));
+        let is_clients = matches!(self.owed.front(), Some(Owed::Query { .. } | Owed::Execute { .. }));
+        if is_data && is_clients && input.len() >= PART_BYTES_MIN {
+            to_client.extend_from_slice(input);
+            input.clear();
+            self.passing_bytes = missing;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one pump, borrowed apart
+    fn fate(
+        &mut self,
+        header: &Header,
+        input: &[u8],
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+        run: &mut std::ops::Range<usize>,
+        pumped: &mut Pumped,
+    ) -> Result<Fate, WireError> {
+        let front = self.owed.front();
+        // The many first: rows.
+        if matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA)
+            && matches!(front, Some(Owed::Query { .. } | Owed::Execute { .. }))
+        {
+            return Ok(Fate::Forward);
+        }
+        let body = header.body(input);
+        match header.tag {
+            tag::PARAMETER_STATUS => return self.parameter_status(body, server),
+            tag::NOTICE_RESPONSE => {
+                let is_quiet = matches!(front, Some(Owed::Quiet(_)));
+                return Ok(if is_quiet { Fate::Swallow } else { Fate::Forward });
+            }
+            tag::NOTIFICATION_RESPONSE => return notification(body, host),
+            tag::ERROR_RESPONSE => {
+                let whole = input.get(header.start..header.end).unwrap_or_default();
+                return Ok(self.error(whole, body, server, pumped));
+            }
+            tag::READY_FOR_QUERY => {
+                flush_run(input, run, header.start, to_client);
+                run.end = header.start;
+                return self.ready(body, server, host, to_client);
+            }
+            _ => {}
+        }
+        self.answer(header.tag, body, server)
+    }
+
+    /// An answer to the message in front.
+    fn answer(&mut self, message: u8, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
+        let Some(front) = self.owed.front_mut() else { return Err(WireError::UnknownTag(message)) };
+        let (forward, is_over) = match front {
+            Owed::Quiet(Quiet::Inspection) => {
+                if message == tag::DATA_ROW {
+                    self.inspection.row(body)?;
+                }
+                (false, false)
+            }
+            Owed::Quiet(Quiet::Permission) => {
+                if message == tag::DATA_ROW {
+                    let values = server_message::read_data_row(&Bytes::copy_from_slice(body))?;
+                    let answer = values.into_iter().next().flatten().unwrap_or_default();
+                    self.permission = Some(String::from_utf8_lossy(&answer).into_owned());
+                }
+                (false, false)
+            }
+            Owed::Quiet(_) => (false, false),
+            Owed::Query { prepares, .. } => {
+                if message == tag::COMMAND_COMPLETE {
+                    let made = (body == b"PREPARE\0" && !prepares.is_empty()).then(|| prepares.remove(0));
+                    if let Some((name, statement)) = made {
+                        server.prepared.ensure(statement.id);
+                        self.statements.insert(name, statement);
+                    }
+                    forget_deallocated(body, server);
+                }
+                self.is_copying_in |= message == tag::COPY_IN_RESPONSE;
+                (true, false)
+            }
+            Owed::FunctionCall => (true, false),
+            Owed::Parse { forward, .. } | Owed::Close { forward } => (*forward, true),
+            Owed::Bind | Owed::DescribePortal => (true, true),
+            Owed::DescribeStatement { of } => {
+                let is_over = message != tag::PARAMETER_DESCRIPTION;
+                if let Some((statement, version)) = of.as_ref().filter(|_| is_over) {
+                    statement.note_columns(signature(message, body), *version);
+                }
+                (true, is_over)
+            }
+            Owed::LookAgain { of, version } => {
+                let is_over = message != tag::PARAMETER_DESCRIPTION;
+                if is_over {
+                    of.compare_columns(signature(message, body), *version);
+                    self.is_waiting = false;
+                }
+                (false, is_over)
+            }
+            Owed::Execute { .. } => {
+                if message == tag::COPY_IN_RESPONSE {
+                    self.begin_copy_in(server);
+                }
+                let is_over =
+                    matches!(message, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED);
+                if message == tag::COMMAND_COMPLETE {
+                    self.executed(body, server);
+                }
+                (true, is_over)
+            }
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } => return Err(WireError::UnknownTag(message)),
+        };
+        if is_over {
+            self.owed.pop_front();
+        }
+        Ok(if forward { Fate::Forward } else { Fate::Swallow })
+    }
+
+    /// A portal has run to its end.
+    fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
+        let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
+        let prepares = statement.prepares.clone();
+        let is_told = !statement.facts.names.is_empty() || statement.facts.deallocates_all;
+        if body == b"PREPARE\0"
+            && let Some((name, made)) = prepares
+        {
+            server.prepared.ensure(made.id);
+            self.statements.insert(name, made);
+        }
+        if forget_deallocated(body, server) {
+            self.statements.clear();
+        }
+        if is_told {
+            self.is_waiting = false;
+        }
+    }
+
+    /// COPY reads from the client: Syncs that were sent before it are ignored by the server.
+    fn begin_copy_in(&mut self, server: &mut ServerSide<'_>) {
+        self.is_copying_in = true;
+        let before = self.owed.len();
+        self.owed.retain(|owed| !matches!(owed, Owed::Sync { .. }));
+        let ignored = before - self.owed.len();
+        self.syncs_in_copy += ignored;
+        *server.pending_ready = server.pending_ready.saturating_sub(ignored);
+        self.is_unsynced = true;
+    }
+
+    fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
+        let (name, value) = server_message::read_parameter_status(body)?;
+        server.parameters.insert(name.to_owned(), value.to_owned());
+        if matches!(self.owed.front(), Some(Owed::Quiet(_))) {
+            // The client is told afterwards, if the value is another one for it.
+            return Ok(Fate::Swallow);
+        }
+        self.reported.insert(name.to_owned(), value.to_owned());
+        Ok(Fate::Forward)
+    }
+
+    fn error(&mut self, whole: &[u8], body: &[u8], server: &mut ServerSide<'_>, pumped: &mut Pumped) -> Fate {
+        if is_fatal(body) {
+            *server.is_poisoned = true;
+            pumped.is_fatal = true;
+            return Fate::Forward;
+        }
+        self.is_copying_in = false;
+        match self.owed.front_mut() {
+            Some(Owed::Quiet(Quiet::Settings)) => {
+                pumped.refused = Some(as_fatal(whole));
+                *server.is_poisoned = true;
+                return Fate::Swallow;
+            }
+            Some(Owed::Quiet(Quiet::Inspection)) => {
+                self.inspection.has_failed = true;
+                return Fate::Swallow;
+            }
+            Some(Owed::Quiet(_)) => return Fate::Swallow,
+            Some(Owed::Query { instead, .. }) => return instead.take().map_or(Fate::Forward, Fate::Replace),
+            Some(Owed::FunctionCall) => return Fate::Forward,
+            _ => {}
+        }
+        let instead = match self.owed.front_mut() {
+            Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
+            _ => None,
+        };
+        let is_own_error = self.skip_to_sync(server);
+        match (is_own_error, instead) {
+            (true, _) => Fate::Swallow,
+            (false, Some(bytes)) => Fate::Replace(bytes),
+            (false, None) => Fate::Forward,
+        }
+    }
+
+    /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
+    /// proxy's own.
+    fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
+        self.is_waiting = false;
+        while let Some(owed) = self.owed.front() {
+            if owed.ends_with_ready() {
+                break;
+            }
+            match self.owed.pop_front() {
+                Some(Owed::Parse { id, undo, .. }) => {
+                    server.prepared.forget(id);
+                    if *server.unnamed == id {
+                        *server.unnamed = 0;
+                    }
+                    self.undo(undo);
+                }
+                Some(Owed::Local { undo, .. }) => self.undo(undo),
+                _ => {}
+            }
+        }
+        match self.owed.front() {
+            Some(Owed::Sync { forward }) => !forward,
+            _ => {
+                self.is_skipping = true;
+                false
+            }
+        }
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Nothing => {}
+            Undo::Restore { name, before: Some(before) } => {
+                self.statements.insert(name, before);
+            }
+            Undo::Restore { name, before: None } => {
+                self.statements.remove(&name);
+            }
+        }
+    }
+
+    fn ready(
+        &mut self,
+        body: &[u8],
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<Fate, WireError> {
+        let status = server_message::read_ready_for_query(body)?;
+        *server.status = status;
+        let owed = match self.owed.pop_front() {
+            Some(owed) if owed.ends_with_ready() => owed,
+            None if self.syncs_in_copy > 0 => {
+                self.syncs_in_copy -= 1;
+                self.status = status;
+                return Ok(Fate::Forward);
+            }
+            _ => return Err(WireError::UnknownTag(tag::READY_FOR_QUERY)),
+        };
+        *server.pending_ready = server.pending_ready.saturating_sub(1);
+        match owed {
+            Owed::Quiet(Quiet::Settings) => {
+                if !*server.is_poisoned {
+                    *server.settings_key = self.settings.key();
+                    self.is_waiting = false;
+                }
+                self.report_parameters(server, to_client);
+                return Ok(Fate::Swallow);
+            }
+            Owed::Quiet(Quiet::Inspection) => {
+                self.finish_inspection(server, to_client);
+                return Ok(Fate::Swallow);
+            }
+            Owed::Quiet(Quiet::Restore) => {
+                *server.settings_key = self.settings.key();
+                self.is_waiting = false;
+                self.report_parameters(server, to_client);
+                return Ok(Fate::Swallow);
+            }
+            Owed::Quiet(Quiet::Prepare) => return Ok(Fate::Swallow),
+            Owed::Quiet(Quiet::Permission) => {
+                // Without an answer there is no permission.
+                self.permission.get_or_insert_default();
+                self.is_waiting = false;
+                return Ok(Fate::Swallow);
+            }
+            Owed::Sync { forward: false } => return Ok(Fate::Swallow),
+            Owed::Query { .. } => self.is_waiting = false,
+            _ => {}
+        }
+        self.status = status;
+        self.is_copying_in = false;
+        if status == b'I' {
+            self.portals.clear();
+            if std::mem::take(&mut self.effects.changes_schema) {
+                host.schema_changed();
+            }
+        }
+        Ok(Fate::Forward)
+    }
+
+    /// Looks into what the last transaction did to the session, if it may have done something. To be called
+    /// after every pump.
+    pub fn look_after(&mut self, server: &mut ServerSide<'_>) {
+        let is_due = self.is_attached
+            && self.owed.is_empty()
+            && self.status == b'I'
+            && !self.is_unsynced
+            && !self.is_transparent();
+        if !is_due {
+            return;
+        }
+        let effects = &self.effects;
+        let pins = effects.may_pin || (self.is_pinned && effects.may_unpin);
+        if effects.sets.is_empty() && !effects.sets_any && !pins {
+            self.effects = super::Effects::default();
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        if effects.sets_any {
+            effects.sets.extend(self.settings.extension_names());
+        }
+        self.inspection = inspect::Inspection::of(effects.sets, effects.sets_any, pins);
+        server.query(&self.inspection.sql());
+        self.owed.push_back(Owed::Quiet(Quiet::Inspection));
+        self.is_waiting = true;
+    }
+
+    /// The server has said what the last transaction left behind.
+    fn finish_inspection(&mut self, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
+        let inspection = std::mem::take(&mut self.inspection);
+        if inspection.has_failed {
+            // What the session has is not known, so it keeps the connection that has it.
+            self.is_pinned = true;
+            *server.settings_key = u64::MAX;
+            self.is_waiting = false;
+            return;
+        }
+        if let Some(pinned) = inspection.is_pinned {
+            self.is_pinned = pinned;
+        }
+        let restore = inspection.apply(&mut self.settings);
+        if restore.is_empty() {
+            *server.settings_key = self.settings.key();
+            self.is_waiting = false;
+            self.report_parameters(server, to_client);
+        } else {
+            *server.settings_key = u64::MAX;
+            server.query(&restore);
+            self.owed.push_back(Owed::Quiet(Quiet::Restore));
+        }
+    }
+
+    fn say_local(&mut self, to_client: &mut BytesMut) {
+        while let Some(Owed::Local { answer, .. }) = self.owed.front() {
+            to_client.extend_from_slice(answer);
+            self.owed.pop_front();
+        }
+    }
+}
+
+/// Copies a run of messages to the client; the next one starts at `next`.
+fn flush_run(input: &[u8], run: &mut std::ops::Range<usize>, next: usize, to_client: &mut BytesMut) {
+    to_client.extend_from_slice(input.get(run.clone()).unwrap_or_default());
+    *run = next..next;
+}
+
+/// The sender's process id becomes the one that clients know.
+fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
+    let notification = server_message::read_notification(&Bytes::copy_from_slice(body))?;
+    let pid = host.session_of(notification.pid);
+    if pid == notification.pid {
+        return Ok(Fate::Forward);
+    }
+    let mut bytes = BytesMut::new();
+    server_message::write_notification(&mut bytes, pid, &notification.channel, &notification.payload);
+    Ok(Fate::Replace(bytes.freeze()))
+}
+
+/// After DEALLOCATE ALL and DISCARD ALL a connection has no prepared statements.
+fn forget_deallocated(command_tag: &[u8], server: &mut ServerSide<'_>) -> bool {
+    let is_over = matches!(command_tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
+    if is_over {
+        server.prepared.clear();
+        *server.unnamed = 0;
+    }
+    is_over
+}
+
+/// Names and types of columns; what else a description holds may differ without a difference to the client.
+fn signature(message: u8, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    message.hash(&mut hasher);
+    if let (tag::ROW_DESCRIPTION, Ok(fields)) = (message, server_message::read_row_description(body)) {
+        for field in fields {
+            (field.name, field.type_oid, field.type_modifier).hash(&mut hasher);
+        }
+    }
+    hasher.finish().max(1)
+}
+
+/// The fields of an error, in order.
+fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    body.split(|byte| *byte == 0).filter_map(|field| field.split_first().map(|(kind, value)| (*kind, value)))
+}
+
+fn is_fatal(body: &[u8]) -> bool {
+    fields(body).any(|(kind, value)| kind == b'V' && matches!(value, b"FATAL" | b"PANIC"))
+}
+
+/// The same error with severity FATAL, as a server answers to a login.
+fn as_fatal(whole: &[u8]) -> Bytes {
+    let mut body = Vec::with_capacity(whole.len());
+    for (kind, value) in fields(whole.get(HEADER_BYTES..).unwrap_or_default()) {
+        body.push(kind);
+        body.extend_from_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+        body.push(0);
+    }
+    body.push(0);
+    let mut bytes = BytesMut::new();
+    super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[&body]);
+    bytes.freeze()
+}
