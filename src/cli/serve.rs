@@ -11,11 +11,10 @@ use super::directory::Lock;
 use super::output::{self, Output};
 use super::proxy::Proxy;
 use super::signals::StopSignals;
-use super::{Failure, check};
-use crate::auth::Verifier;
+use super::{Failure, check, passwords};
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
-use crate::frontend::{AccessSettings, ClientLimits};
+use crate::frontend::ClientLimits;
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -39,7 +38,7 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     port::check_free(listen, " or change [proxy] listen")?;
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&directory.join("store.redb"))?);
     let epoch = bring_up_to_date(&config, &arguments.config, store.as_ref()).await?;
-    let starting = Proxy::start(settings(&config, listen), store);
+    let starting = Proxy::start(settings(&config, &arguments.config, listen)?, store);
     let mut proxy = tokio::select! {
         proxy = starting => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the proxy was ready")),
@@ -84,14 +83,11 @@ async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
     addresses.next().ok_or_else(|| failure("the name has none".to_owned()))
 }
 
-fn settings(config: &Config, listen: SocketAddr) -> Settings {
+fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings, Failure> {
     let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    Settings {
-        control_password: config.control.password.clone(),
-        access: AccessSettings {
-            users: of_users(config, |user| user.password.as_ref().map(Verifier::read)),
-            ..AccessSettings::default()
-        },
+    Ok(Settings {
+        control_password: passwords::control(config, path)?,
+        access: passwords::access(config, path)?,
         pool: PoolSettings {
             size: config.pool.size,
             user_sizes: of_users(config, |user| user.pool_size),
@@ -112,7 +108,7 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             reserved: config.proxy.clients_reserved,
         },
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
-    }
+    })
 }
 
 /// What users have that is of their own, by name.

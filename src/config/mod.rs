@@ -6,6 +6,7 @@
 //! Must not know: files (the caller reads them), the store, what runs. Only `server` and `cli` import
 //! this room; settings flow up to the rooms as their own types.
 
+mod auth;
 mod check;
 mod error;
 mod read;
@@ -21,6 +22,7 @@ use crate::session::PoolMode;
 use crate::topology::{Role, TableName};
 
 pub use crate::base::Secret;
+pub use auth::{AuthConfig, AuthQuery, PasswordSource};
 pub use error::{ConfigError, Position};
 
 /// A whole `ostrakon.toml`.
@@ -34,6 +36,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// `[control]`
     pub control: ControlConfig,
+    /// `[auth]`, `[[hba]]`, `[[ident]]`
+    pub auth: AuthConfig,
     /// `[[users]]`
     pub users: Vec<UserConfig>,
     /// `[keyspace] key_columns`: a table that has all columns of an entry is sharded by it.
@@ -90,7 +94,7 @@ pub struct ControlConfig {
     /// Role; default `postgres`.
     pub user: String,
     /// Password; none for trust and peer.
-    pub password: Option<Secret>,
+    pub password: Option<PasswordSource>,
 }
 
 /// `[[users]]`: a role that clients may connect as.
@@ -98,8 +102,8 @@ pub struct ControlConfig {
 pub struct UserConfig {
     /// Role.
     pub name: String,
-    /// Its password on the nodes; none for trust.
-    pub password: Option<Secret>,
+    /// Its password, for clients that come as this role and on the nodes; a verifier is for clients only.
+    pub password: Option<PasswordSource>,
     /// When its sessions give their connections back; default: that of `[pool]`.
     pub pool_mode: Option<PoolMode>,
     /// Most connections to one node for this user; default: that of `[pool]`.

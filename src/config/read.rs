@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::auth;
 use super::error::{Report, nearest};
 use super::reader::{At, Section};
 use super::{
-    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, Secret, ShardConfig, TableConfig, TablePlacement,
-    UserConfig,
+    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement, UserConfig,
 };
 use crate::session::PoolMode;
 use crate::topology::ring::WEIGHT_NORMAL;
@@ -38,6 +38,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     let proxy = read_proxy(root.section("proxy", report), report);
     let pool = read_pool(root.section("pool", report), report);
     let control = read_control(root.section("control", report), report);
+    let auth = auth::read(&mut root, report);
     let users = root.sections("users", "users", report).into_iter().filter_map(|section| read_user(section, report));
     let users = users.collect();
     let key_columns = root.section("keyspace", report).map(|section| read_keyspace(section, report));
@@ -52,6 +53,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
         proxy,
         pool,
         control,
+        auth,
         users,
         key_columns: key_columns.unwrap_or_default(),
         shards,
@@ -134,19 +136,15 @@ fn read_control(section: Option<Section>, report: &mut Report) -> ControlConfig 
     if let Some(user) = section.text("user", report) {
         control.user = user.value;
     }
-    control.password = read_password(&mut section, report);
+    control.password = auth::read_password(&mut section, report);
     section.finish(report);
     control
-}
-
-fn read_password(section: &mut Section, report: &mut Report) -> Option<Secret> {
-    section.text("password", report).map(|password| Secret::new(password.value))
 }
 
 fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
     let position = section.position(report);
     let name = section.required_text("name", "app", report);
-    let password = read_password(&mut section, report);
+    let password = auth::read_password(&mut section, report);
     let pool_mode = read_mode(&mut section, "pool_mode", report);
     let pool_size = section.optional_integer("pool_size", 1..=POOL_SIZE_MAX, report).map(|size| size as usize);
     let clients_max = section.optional_integer("clients_max", 1..=CLIENTS_MAX, report).map(|max| max as usize);
