@@ -18,8 +18,9 @@ use crate::wire::server_message;
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
-        let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
-        let registered = match self.sessions.register(&client) {
+        let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
+        client.set_message_bytes_max(self.limits.message_bytes_max);
+        let registered = match self.sessions.register(&client, minor) {
             Ok(registered) => registered,
             Err(error) => {
                 refuse(&mut client, &error).await;

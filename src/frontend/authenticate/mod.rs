@@ -16,15 +16,11 @@ use crate::auth::{CertificateCheck, IdentMap, Method, Peer, Rule, Rules, ServerS
 use crate::control::roles::{RoleQuery, Roles};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::wire::limits::MESSAGE_BYTES_MAX;
 
 use super::ADMIN_DATABASE;
 use people::People;
 
 pub use people::MockKey;
-
-/// Largest message of a client that has not proved who it is: PostgreSQL's own limit for tokens.
-const MESSAGE_BYTES_BEFORE: usize = 65_536;
 
 /// Who may connect, and by what proof.
 #[derive(Clone, Debug, Default)]
@@ -128,9 +124,7 @@ impl Access {
     ) -> Result<Identity, Denied> {
         let address = client.peer().map(|peer| peer.ip().to_canonical());
         let applicant = Applicant { user, database, address, is_encrypted: client.tls().is_some() };
-        client.set_message_bytes_max(MESSAGE_BYTES_BEFORE);
         let outcome = self.admit(client, &applicant).await;
-        client.set_message_bytes_max(MESSAGE_BYTES_MAX);
         if let Err(Denied::Refused { reason, error }) = &outcome {
             let code = error.sqlstate();
             tracing::info!(user, database, address = ?address, code, reason, "a client was not let in");
