@@ -48,7 +48,8 @@ pub struct Frontend {
     trust: Trust,
     login: LoginSettings,
     door: door::Door,
-    limits: SessionLimits,
+    seats: limits::Seats,
+    session_limits: SessionLimits,
 }
 
 /// What a client that is logged in may do at most.
@@ -159,11 +160,19 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust) -> Self {
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
-        let limits = SessionLimits::default();
-        Self { cluster, admin, sessions: Sessions::default(), trust, login, door, limits }
+        Self {
+            cluster,
+            admin,
+            sessions: Sessions::default(),
+            trust,
+            login,
+            door,
+            seats: limits::Seats::new(limits),
+            session_limits: SessionLimits::default(),
+        }
     }
 
     /// Sets how clients log in.
@@ -173,7 +182,7 @@ impl Frontend {
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { limits, ..self }
+        Self { session_limits: limits, ..self }
     }
 
     /// Clients that have connected and not logged in yet.
