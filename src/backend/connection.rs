@@ -76,6 +76,9 @@ pub struct Connection {
     pub settings_key: u64,
     /// The session settings that are in force here beside the server's defaults.
     pub settings: Arc<BTreeMap<String, String>>,
+    /// A session has left things here that the next one must not see: the pool wipes them before it
+    /// gives the connection to anybody else.
+    pub needs_reset: bool,
     /// Version of the schema that this connection's statements were planned with.
     pub schema_version: u64,
     /// Id of the unnamed statement; 0: none that is known.
@@ -149,6 +152,7 @@ impl Connection {
             prepared: PreparedSet::default(),
             settings_key: 0,
             settings: Arc::default(),
+            needs_reset: false,
             schema_version: 0,
             unnamed: 0,
             framed,
@@ -498,6 +502,29 @@ impl Connection {
                 Err(_) => return false,
             }
         }
+    }
+
+    /// Wipes away what a session has left: settings, statements, cursors, locks, temporary tables.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused; it is of no more use.
+    ///
+    /// # Cancel safety
+    /// As [`Self::simple`].
+    ///
+    /// # Source
+    /// <https://www.postgresql.org/docs/current/sql-discard.html>
+    pub async fn reset(&mut self) -> Result<(), BackendError> {
+        let result = self.simple("DISCARD ALL").await?;
+        if let Some(error) = result.error {
+            self.is_poisoned = true;
+            return Err(BackendError::Refused { node: self.target.node, error });
+        }
+        self.prepared.clear();
+        self.settings_key = 0;
+        self.settings = Arc::default();
+        self.needs_reset = false;
+        Ok(())
     }
 
     /// Tells the server good-bye and closes.

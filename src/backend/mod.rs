@@ -8,6 +8,7 @@ pub mod connection;
 pub mod decision;
 mod defaults;
 pub mod error;
+pub mod gate;
 mod open;
 pub mod pool;
 pub mod pools;

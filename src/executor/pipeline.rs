@@ -437,7 +437,7 @@ impl Session {
     /// Lets every connection that is held begin the block (BEGIN within an implicit transaction takes
     /// in what came before: `BeginTransactionBlock` in PostgreSQL's xact.c).
     pub(super) fn join_block(&mut self) {
-        let opening = self.transaction.opening_sql();
+        let opening = self.transaction.opening_sql(&self.settings);
         for link in self.links.values_mut().filter(|link| !link.begun) {
             link.begun = true;
             if link.unsynced {
@@ -572,6 +572,7 @@ impl Session {
             self.suspended.clear();
             self.release();
         }
+        self.write_owed_parameters(client);
         let status = self.status_byte();
         server_message::write_ready_for_query(client.output(), status);
         client.flush().await
@@ -643,7 +644,7 @@ async fn relay_expected(link: &mut super::link::Link, client: &mut Framed, name:
     loop {
         match link.expects.front() {
             None => return Ok(()),
-            Some(Expect::Quiet) => {
+            Some(Expect::Quiet | Expect::Dressing { .. }) => {
                 read_quiet(link, name).await?;
                 continue;
             }

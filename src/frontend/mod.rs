@@ -44,7 +44,8 @@ pub struct Frontend {
     access: Access,
     login: LoginSettings,
     door: door::Door,
-    limits: SessionLimits,
+    seats: limits::Seats,
+    session_limits: SessionLimits,
 }
 
 /// What a client that is logged in may do at most.
@@ -155,11 +156,19 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access) -> Self {
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access, limits: ClientLimits) -> Self {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
-        let limits = SessionLimits::default();
-        Self { cluster, admin, sessions: Sessions::default(), access, login, door, limits }
+        Self {
+            cluster,
+            admin,
+            sessions: Sessions::default(),
+            access,
+            login,
+            door,
+            seats: limits::Seats::new(limits),
+            session_limits: SessionLimits::default(),
+        }
     }
 
     /// Sets how clients log in.
@@ -169,7 +178,7 @@ impl Frontend {
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { limits, ..self }
+        Self { session_limits: limits, ..self }
     }
 
     /// Clients that have connected and not logged in yet.

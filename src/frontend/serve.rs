@@ -19,15 +19,17 @@ impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
-        client.set_message_bytes_max(self.limits.message_bytes_max);
-        let registered = match self.sessions.register(&client, minor) {
-            Ok(registered) => registered,
+        client.set_message_bytes_max(self.session_limits.message_bytes_max);
+        let is_admin = wanted.database == ADMIN_DATABASE;
+        let place = self.seats.take(&wanted.user, is_admin);
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client, minor)?))) {
+            Ok(place) => place,
             Err(error) => {
                 refuse(&mut client, &error).await;
                 return Ok(());
             }
         };
-        if wanted.database == ADMIN_DATABASE {
+        if is_admin {
             return self.serve_admin(&mut client, &wanted, &registered, stop).await;
         }
         if self.cluster.topology.load().shards.len() > 1 {

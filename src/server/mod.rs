@@ -2,6 +2,7 @@
 //!
 //! Must not know: command lines and files of settings.
 
+mod certificates;
 mod identity;
 mod ids;
 
@@ -25,9 +26,10 @@ use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::roles::Roles;
 use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
-use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend};
+use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::net::NetError;
 use crate::net::listener::{Listener, ListenerSettings};
+use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
@@ -53,8 +55,16 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
     pub clients: ClientLimits,
+    /// TLS for clients: the certificates. Whether it is required is among the settings of the login.
+    pub clients_tls: Option<AcceptSettings>,
     /// TLS towards the servers.
     pub servers_tls: ServersTlsSettings,
+    /// How clients log in; its TLS is made of `clients_tls`.
+    pub login: LoginSettings,
+    /// What clients may do at most.
+    pub session_limits: SessionLimits,
+    /// SIGHUP reads certificates again instead of ending the process.
+    pub reload_on_hangup: bool,
 }
 
 impl Settings {
@@ -70,7 +80,11 @@ impl Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
+            clients_tls: None,
             servers_tls: ServersTlsSettings::default(),
+            login: LoginSettings::default(),
+            session_limits: SessionLimits::default(),
+            reload_on_hangup: false,
         }
     }
 }
@@ -173,7 +187,9 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.places(), ..ListenerSettings::default() };
+    // Clients that have not logged in have places of their own.
+    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -181,18 +197,25 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
+    let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
+    let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
+    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
     let cluster =
         tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
             |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access));
+    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
+        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+        .with_limits(settings.session_limits);
+    let frontend = Arc::new(frontend);
     let tasks = vec![
+        tokio::spawn(watching),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
-        tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
+        tokio::spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
@@ -234,7 +257,7 @@ async fn build(
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
-    let pools = Pools::new(settings.pool.clone());
+    let pools = Pools::new(PoolSettings { seed: identity::random()?, ..settings.pool.clone() });
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),
         schema,
@@ -390,9 +413,9 @@ async fn watch_schema(cluster: Arc<Cluster>) {
     }
 }
 
-async fn close_expired(cluster: Arc<Cluster>) {
+async fn tend_pools(cluster: Arc<Cluster>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        cluster.pools.close_expired();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.pools.tend();
     }
 }

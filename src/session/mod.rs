@@ -14,5 +14,5 @@ pub mod transaction;
 pub use mode::PoolMode;
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
 pub use server_statements::{Ensured, PreparedSet};
-pub use settings::Settings;
+pub use settings::{Change, Settings};
 pub use transaction::{Status, Transaction};

@@ -392,7 +392,7 @@ impl Machine {
             *server.unnamed = statement.id;
         } else {
             // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
-            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::ends_with_ready);
+            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::may_change_status);
             let is_present = server.prepared.contains(statement.id);
             let ensured = server.prepared.ensure(statement.id);
             if is_present && !may_have_failed {

@@ -259,7 +259,7 @@ impl Machine {
             // Until the answer is known the connection belongs to no settings.
             *server.settings_key = u64::MAX;
             // A setting that is refused must not let the client's statement run without it.
-            self.is_waiting = true;
+            self.is_waiting = !self.settings.are_sure();
         }
         if sql.is_empty() {
             self.report_parameters(server, to_client);
