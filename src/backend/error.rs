@@ -110,7 +110,7 @@ impl BackendError {
     pub fn connect_failure(&self) -> ConnectFailure {
         let Self::Refused { error, .. } = self else {
             return match self {
-                Self::Authentication { .. } => ConnectFailure::Refused,
+                Self::Authentication { .. } | Self::OtherVerifier { .. } => ConnectFailure::Refused,
                 _ => ConnectFailure::Unavailable,
             };
         };

@@ -11,6 +11,7 @@ mod exchange;
 mod explain;
 mod insert;
 mod link;
+mod one_verifier;
 mod peers;
 mod pipeline;
 mod relay;

@@ -16,7 +16,7 @@ fn scram_rule() -> String {
 #[test]
 fn the_key_of_a_clients_login_opens_the_server() {
     let roles = "CREATE ROLE s LOGIN PASSWORD 'open sesame'; CREATE ROLE t LOGIN PASSWORD 'other'; \
-                 CREATE ROLE none LOGIN; CREATE ROLE barred NOLOGIN PASSWORD 'barred'; \
+                 CREATE ROLE without LOGIN; CREATE ROLE barred NOLOGIN PASSWORD 'barred'; \
                  CREATE ROLE past LOGIN PASSWORD 'past' VALID UNTIL '2001-01-01'; \
                  CREATE ROLE future LOGIN PASSWORD 'future' VALID UNTIL '2999-01-01'; \
                  CREATE ROLE always LOGIN PASSWORD 'always' VALID UNTIL 'infinity'";
@@ -26,7 +26,8 @@ fn the_key_of_a_clients_login_opens_the_server() {
         ground.who(user, "wrong").failed(&format!("password authentication failed for user \"{user}\""));
     }
     // As PostgreSQL answers them, and in its words.
-    for (user, password) in [("none", "x"), ("past", "past"), ("nobody", "x"), ("x' OR '1'='1", "x"), ("\\'; --", "x")]
+    for (user, password) in
+        [("without", "x"), ("past", "past"), ("nobody", "x"), ("x' OR '1'='1", "x"), ("\\'; --", "x")]
     {
         let (code, words) = ground.refusal(user, password, "app");
         assert_eq!((code.as_str(), words), ("28P01", format!("password authentication failed for user \"{user}\"")));
@@ -111,16 +112,11 @@ fn shards_with_verifiers_of_their_own_are_told_apart_and_one_verifier_opens_all(
     let ground =
         Ground::start(servers(&[SCRAM, SCRAM], "CREATE ROLE boss SUPERUSER LOGIN PASSWORD 'boss'"), &scram_rule());
     // Made on each server by itself, one password has two salts: the login opens the home shard only.
-    let everywhere = "SELECT count(*) FROM pairs";
     let both = |server: usize| {
         let sql = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname IN ('boss', 'maker') ORDER BY 1";
         ground.servers[server].superuser().must(sql).texts()
     };
     assert_ne!(both(0), both(1));
-    for server in &ground.servers {
-        server.superuser().must("CREATE TABLE pairs (id bigint PRIMARY KEY); GRANT ALL ON pairs TO public");
-    }
-    assert_eq!(ground.who("boss", "boss").must(), "boss");
     let said = ground.psql("boss", "boss", "", "CREATE TABLE wanted_everywhere (id int)");
     assert!(said.stderr.contains("role \"boss\" has another SCRAM verifier on shard \"auth2\""), "{said:?}");
     assert!(said.stderr.contains("ALTER ROLE ... PASSWORD"), "{said:?}");
@@ -128,8 +124,9 @@ fn shards_with_verifiers_of_their_own_are_told_apart_and_one_verifier_opens_all(
     let verifier = both(0)[0][1].clone();
     ground.servers[1].superuser().must(&format!("ALTER ROLE boss PASSWORD '{verifier}'"));
     assert_eq!(both(0), both(1));
-    ground.psql("boss", "boss", "", "CREATE TABLE wanted_everywhere (id int)").must();
-    let _ = everywhere;
+    // A refusal is remembered for a moment.
+    let create = || ground.psql("boss", "boss", "", "CREATE TABLE wanted_everywhere (id int)");
+    assert!(eventually(PATIENCE, || create().is_well), "{:?}", create());
 
     // Passwords that are set through the proxy are one verifier everywhere.
     for sql in [
