@@ -1,0 +1,16 @@
+//! How clients come in: TLS, the first packets, and those who mean harm.
+//!
+//! Real servers, the real binary, and libpq's own programs; what libpq would not send is written by hand.
+
+#[path = "../common/cluster.rs"]
+mod cluster;
+mod ground;
+mod malice;
+mod papers;
+#[path = "../common/postgres.rs"]
+mod postgres;
+#[path = "../common/raw.rs"]
+mod raw;
+mod startup;
+mod tls;
+mod wire;
