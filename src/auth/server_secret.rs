@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(secret.find_keys(b"one", 1), None);
         let keys = secret.derive_keys(b"one", 1);
         assert!(keys.is_some());
-        assert_eq!(secret.clone().find_keys(b"one", 1), keys);
+        assert_eq!(secret.find_keys(b"one", 1), keys);
         for salt in 0..200u8 {
             secret.derive_keys(&[salt], 1);
         }

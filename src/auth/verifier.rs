@@ -228,7 +228,7 @@ mod tests {
         ] {
             assert_eq!(read(text), Verifier::Plain(Secret::new(text)), "{text}");
         }
-        assert!(read("md5a3556571e93b0d20722ba62be61e8c2d").accepts("pgbouncer", &Secret::new("")) == false);
+        assert!(!read("md5a3556571e93b0d20722ba62be61e8c2d").accepts("pgbouncer", &Secret::new("")));
         let hashed = Verifier::Md5(hash_md5("u", &Secret::new("p")));
         assert!(hashed.accepts("u", &Secret::new("p")) && !hashed.accepts("v", &Secret::new("p")));
     }

@@ -42,10 +42,10 @@ pub struct Frontend {
     admin: Arc<Admin>,
     sessions: Sessions,
     access: Access,
+    seats: limits::Seats,
     login: LoginSettings,
     door: door::Door,
-    seats: limits::Seats,
-    session_limits: SessionLimits,
+    limits: SessionLimits,
 }
 
 /// What a client that is logged in may do at most.
@@ -156,19 +156,12 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access, limits: ClientLimits) -> Self {
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access, clients: ClientLimits) -> Self {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
-        Self {
-            cluster,
-            admin,
-            sessions: Sessions::default(),
-            access,
-            login,
-            door,
-            seats: limits::Seats::new(limits),
-            session_limits: SessionLimits::default(),
-        }
+        let seats = limits::Seats::new(clients);
+        let limits = SessionLimits::default();
+        Self { cluster, admin, sessions: Sessions::default(), access, seats, login, door, limits }
     }
 
     /// Sets how clients log in.
@@ -178,7 +171,7 @@ impl Frontend {
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { session_limits: limits, ..self }
+        Self { limits, ..self }
     }
 
     /// Clients that have connected and not logged in yet.
