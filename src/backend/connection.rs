@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
+use crate::auth::ServerSecret;
 use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::tls::Connector;
@@ -35,8 +36,8 @@ pub struct ConnectTarget {
     pub database: String,
     /// Role.
     pub user: String,
-    /// Password, if the server asks for one.
-    pub password: Option<String>,
+    /// What opens the server, if it asks who the proxy is.
+    pub secret: ServerSecret,
     /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
     /// a session are applied to the connection it gets.
     pub parameters: Vec<(String, String)>,
