@@ -25,6 +25,7 @@ use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
 use crate::frontend::{ClientLimits, Frontend, Trust};
 use crate::net::NetError;
+use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
@@ -158,6 +159,10 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let descriptors = descriptors::raise_limit();
+    if descriptors < settings.clients.sockets_max() as u64 {
+        tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
+    }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
     let listening = ListenerSettings { clients_max: settings.clients.sockets_max(), ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)

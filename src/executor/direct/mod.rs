@@ -234,9 +234,11 @@ impl Direct {
     fn let_go(&mut self) {
         if let Some(mut held) = self.held.take() {
             self.slot.remove(held.shard);
-            if self.machine.needs_reset() || self.machine.is_uncertain() || self.machine.is_unsynced() {
+            if self.machine.is_uncertain() || self.machine.is_unsynced() {
                 held.lease.poison();
             }
+            // The pool wipes it before anybody else gets it.
+            held.lease.needs_reset |= self.machine.needs_reset();
         }
         self.machine.detach();
     }
