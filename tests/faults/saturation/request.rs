@@ -143,7 +143,7 @@ impl Maker {
         let sql = format!("SET application_name TO '{}'; SELECT {nonce}::bigint", self.own_name());
         let silent = Expected { nonce: nonce.clone(), second: None, rows: 0 };
         let told = Expected { nonce, second: None, rows: 1 };
-        one("setting", vec![frames::query(&sql)], vec![silent, told])
+        one("setting", &[frames::query(&sql)], vec![silent, told])
     }
 
     /// One of all kinds that a session survives.
@@ -163,7 +163,7 @@ impl Maker {
         let (nonce, owner) = (self.nonce(), self.owner());
         let sql = format!("SELECT {nonce}::bigint AS nonce, owner, n, pad FROM owned WHERE owner = {owner} ORDER BY n");
         let expected = Expected { nonce, second: Some(owner.to_string()), rows: ROWS };
-        one("simple", vec![frames::query(&sql)], vec![expected])
+        one("simple", &[frames::query(&sql)], vec![expected])
     }
 
     /// By a name that means the same for every client, or something else for each.
@@ -184,7 +184,7 @@ impl Maker {
         messages.push(frames::bind("", name, &[Some(&nonce), Some(&owner.to_string())]));
         messages.push(frames::execute("", 0));
         messages.push(frames::sync());
-        one("named", messages, vec![Expected { nonce, second: Some(second), rows: ROWS }])
+        one("named", &messages, vec![Expected { nonce, second: Some(second), rows: ROWS }])
     }
 
     pub fn unnamed(&mut self) -> Request {
@@ -198,7 +198,7 @@ impl Maker {
             frames::execute("", 0),
             frames::sync(),
         ];
-        one("unnamed", messages, vec![Expected { nonce, second: Some(owner.to_string()), rows: 5 }])
+        one("unnamed", &messages, vec![Expected { nonce, second: Some(owner.to_string()), rows: 5 }])
     }
 
     /// Rows of all owners, from all shards.
@@ -206,14 +206,14 @@ impl Maker {
         let nonce = self.nonce();
         let n = self.dice.below(ROWS);
         let sql = format!("SELECT {nonce}::bigint AS nonce, n, owner FROM owned WHERE n = {n} ORDER BY owner");
-        one("scatter", vec![frames::query(&sql)], vec![Expected { nonce, second: Some(n.to_string()), rows: OWNERS }])
+        one("scatter", &[frames::query(&sql)], vec![Expected { nonce, second: Some(n.to_string()), rows: OWNERS }])
     }
 
     /// What the session has set is in force, and nobody else's.
     pub fn setting(&mut self) -> Request {
         let nonce = self.nonce();
         let sql = format!("SELECT {nonce}::bigint AS nonce, current_setting('application_name')");
-        one("setting", vec![frames::query(&sql)], vec![Expected { nonce, second: Some(self.own_name()), rows: 1 }])
+        one("setting", &[frames::query(&sql)], vec![Expected { nonce, second: Some(self.own_name()), rows: 1 }])
     }
 
     /// An error in the middle of what has been sent together.
@@ -278,7 +278,7 @@ impl Maker {
         let (nonce, owner) = (self.nonce(), self.owner());
         let sql = format!("BEGIN; INSERT INTO ledger (owner, nonce) VALUES ({owner}, {nonce})");
         let quiet = Expected { nonce, second: None, rows: 0 };
-        let mut request = one("unfinished", vec![frames::query(&sql)], vec![quiet.clone(), quiet]);
+        let mut request = one("unfinished", &[frames::query(&sql)], vec![quiet.clone(), quiet]);
         request.groups[0].status = b'T';
         request
     }
@@ -288,6 +288,6 @@ fn bytes(messages: &[Frame]) -> Vec<u8> {
     messages.iter().flat_map(Frame::bytes).collect()
 }
 
-fn one(kind: &'static str, messages: Vec<Frame>, statements: Vec<Expected>) -> Request {
-    Request { kind, bytes: bytes(&messages), groups: vec![Group { statements, error: None, status: b'I' }] }
+fn one(kind: &'static str, messages: &[Frame], statements: Vec<Expected>) -> Request {
+    Request { kind, bytes: bytes(messages), groups: vec![Group { statements, error: None, status: b'I' }] }
 }
