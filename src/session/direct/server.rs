@@ -271,12 +271,25 @@ impl Machine {
             Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
             _ => None,
         };
+        let named = instead.or_else(|| self.with_clients_name(whole));
         let is_own_error = self.skip_to_sync(server);
-        match (is_own_error, instead) {
+        match (is_own_error, named) {
             (true, _) => Fate::Swallow,
             (false, Some(bytes)) => Fate::Replace(bytes),
             (false, None) => Fate::Forward,
         }
+    }
+
+    /// An error that speaks of a prepared statement by its name on the server, with the client's name.
+    fn with_clients_name(&self, whole: &[u8]) -> Option<Bytes> {
+        let start = memchr::memmem::find(whole, b"\"os_")? + 1;
+        let end = start + memchr::memchr(b'"', whole.get(start..)?)?;
+        let id = std::str::from_utf8(whole.get(start + 3..end)?).ok()?.parse().ok()?;
+        let name = self.statements.name_of(id)?;
+        let body = [whole.get(HEADER_BYTES..start)?, &name, whole.get(end..)?];
+        let mut bytes = BytesMut::new();
+        super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &body);
+        Some(bytes.freeze())
     }
 
     /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
