@@ -12,6 +12,7 @@ mod explain;
 mod insert;
 mod link;
 mod peers;
+mod pins;
 mod pipeline;
 mod prepare;
 mod relay;
