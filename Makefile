@@ -3,10 +3,12 @@
 # make test   run every test; of tests/clients the quick programs: psql
 # make clients  install and run every client program, write docs/reference/clients.md
 # make check  check format and lints
+# make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down build test clients check postgresql
+UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
+.PHONY: help up down build test clients check postgresql upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -50,3 +52,14 @@ postgresql:
 	$(SUDO) apt-get update -qq; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	  -o Dpkg::Options::=--force-confold postgresql postgresql-client >/dev/null
+
+# One suite after the other, all of them, and a failure at the end when one failed.
+upstream:
+	@failed=; for suite in $(UPSTREAM); do $(MAKE) --no-print-directory $$suite || failed="$$failed $$suite"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+$(UPSTREAM): upstream-%: postgresql
+	cargo build --locked --bin ostrakon
+	tests/upstream/fetch.sh $(TARGET)/upstream $*
+	python3 -B tests/upstream/run.py $* --parts $(TARGET)/upstream --binary $(TARGET)/debug/ostrakon \
+	  --keep $(TARGET)/upstream/output

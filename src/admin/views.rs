@@ -152,7 +152,7 @@ impl Admin {
                 .map(|pool| {
                     json!({
                         "node": pool.node.to_string(), "database": pool.database, "user": pool.user,
-                        "idle": pool.idle, "used": pool.used, "waiting": pool.waiting,
+                        "idle": pool.counts.idle, "used": pool.counts.used, "waiting": pool.counts.waiting,
                     })
                 })
                 .collect(),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::net::deadline;
+use crate::net::{NetError, deadline};
 use crate::wire::startup::encode_cancel;
 
-use super::connection::{ConnectTarget, open};
+use super::connection::{ConnectTarget, net_error};
+use super::open::open;
 use super::{BackendError, LostWhile};
 
 /// What a server wants to see in a CancelRequest.
@@ -38,24 +38,15 @@ impl std::fmt::Debug for CancelKey {
 /// # Cancel safety
 /// Dropped, the request may or may not have been sent.
 pub async fn cancel(target: &ConnectTarget, key: &CancelKey) -> Result<(), BackendError> {
-    let lost = |error: std::io::Error| BackendError::Lost {
-        node: target.node,
-        during: LostWhile::Idle,
-        reason: error.to_string(),
-    };
-    let mut stream = open(target).await?;
-    let mut request = BytesMut::new();
-    encode_cancel(&mut request, key.pid, &key.secret);
+    let mut framed = Box::pin(open(target)).await?;
+    encode_cancel(framed.output(), key.pid, &key.secret);
     let work = async {
-        while request.has_remaining() {
-            stream.write_buf(&mut request).await?;
-        }
-        let mut answer = [0u8; 64];
-        while stream.read(&mut answer).await? > 0 {}
+        framed.flush().await?;
+        while framed.read_byte().await?.is_some() {}
         Ok(())
     };
     match deadline("the answer to a cancel request", target.connect_timeout_ms, work).await {
-        Ok(done) => done.map_err(lost),
+        Ok(done) => done.map_err(|error: NetError| net_error(target.node, LostWhile::Idle, &error)),
         Err(late) => Err(BackendError::Timeout {
             node: target.node,
             what: late.what,

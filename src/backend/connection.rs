@@ -4,19 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use crate::base::NodeId;
 use crate::net::framed::Idle;
+use crate::net::tls::Connector;
 use crate::net::{Framed, NetError, deadline};
+use crate::session::direct::ServerSide;
 use crate::wire::client_message::{encode_query, encode_terminate};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{read_data_row, read_error, tag};
 
 use super::authenticate::{read_parameter_status, start_up};
 use super::cancel::CancelGate;
+use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
 
 /// Where to connect, and as whom.
@@ -42,6 +45,8 @@ pub struct ConnectTarget {
     /// # Units
     /// Milliseconds.
     pub connect_timeout_ms: u64,
+    /// Whether and how TLS is used.
+    pub tls: Arc<Connector>,
 }
 
 impl std::fmt::Debug for ConnectTarget {
@@ -70,8 +75,15 @@ pub struct Connection {
     pub settings_key: u64,
     /// The session settings that are in force here beside the server's defaults.
     pub settings: Arc<BTreeMap<String, String>>,
+    /// A session has left things here that the next one must not see: the pool wipes them before it
+    /// gives the connection to anybody else.
+    pub needs_reset: bool,
     /// Version of the schema that this connection's statements were planned with.
     pub schema_version: u64,
+    /// Id of the unnamed statement; 0: none that is known.
+    pub unnamed: u64,
+    /// Process id of the session that used it last.
+    pub last_session: u32,
     framed: Framed,
     target: Arc<ConnectTarget>,
     key: CancelKey,
@@ -121,7 +133,8 @@ impl Connection {
     /// Safe: the half-open connection is closed.
     pub async fn connect(target: &ConnectTarget) -> Result<Self, BackendError> {
         let work = async {
-            let mut framed = Framed::new(open(target).await?);
+            // In a box: the handshake's state is large and needed once.
+            let mut framed = Box::pin(open(target)).await?;
             let greeting = start_up(&mut framed, target).await?;
             Ok((framed, greeting))
         };
@@ -140,7 +153,10 @@ impl Connection {
             prepared: PreparedSet::default(),
             settings_key: 0,
             settings: Arc::default(),
+            needs_reset: false,
             schema_version: 0,
+            unnamed: 0,
+            last_session: 0,
             framed,
             target: Arc::new(target.clone()),
             key: greeting.key,
@@ -252,6 +268,61 @@ impl Connection {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The connection taken apart for who relays its messages as they are: its state, what was read and
+    /// not taken.
+    pub fn relay(&mut self) -> (ServerSide<'_>, &mut BytesMut) {
+        let (input, output) = self.framed.buffers();
+        let side = ServerSide {
+            output,
+            pending_ready: &mut self.pending_ready,
+            status: &mut self.status,
+            prepared: &mut self.prepared,
+            unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
+            settings_key: &mut self.settings_key,
+            schema_version: &mut self.schema_version,
+            parameters: &mut self.parameters,
+            is_poisoned: &mut self.is_poisoned,
+        };
+        (side, input)
+    }
+
+    /// Sends what was written as far as the server takes it, without waiting.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
+        if self.framed.is_flushed() {
+            return Poll::Ready(Ok(()));
+        }
+        self.is_running = true;
+        self.framed.poll_flush(context).map_err(|error| self.broken(&error))
+    }
+
+    /// Reads once, without waiting.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
+        match std::task::ready!(self.framed.poll_fill(context)) {
+            Ok(0) => Poll::Ready(Err(self.broken(&NetError::Closed))),
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.broken(&error))),
+        }
+    }
+
+    /// Says that everything which was sent has been answered, if it has.
+    pub fn note_settled(&mut self) {
+        if self.pending_ready == 0 && self.framed.is_flushed() {
+            self.is_running = false;
+        }
+    }
+
+    fn broken(&mut self, error: &NetError) -> BackendError {
+        self.is_poisoned = true;
+        net_error(self.target.node, self.lost_while(), error)
     }
 
     /// Announces one ReadyForQuery: call it once for each Query, Sync or FunctionCall that is written.
@@ -436,6 +507,30 @@ impl Connection {
         }
     }
 
+    /// Wipes away what a session has left: settings, statements, cursors, locks, temporary tables.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused; it is of no more use.
+    ///
+    /// # Cancel safety
+    /// As [`Self::simple`].
+    ///
+    /// # Source
+    /// <https://www.postgresql.org/docs/current/sql-discard.html>
+    pub async fn reset(&mut self) -> Result<(), BackendError> {
+        let result = self.simple("DISCARD ALL").await?;
+        if let Some(error) = result.error {
+            self.is_poisoned = true;
+            return Err(BackendError::Refused { node: self.target.node, error });
+        }
+        self.prepared.clear();
+        self.settings_key = 0;
+        self.settings = Arc::default();
+        self.unnamed = 0;
+        self.needs_reset = false;
+        Ok(())
+    }
+
     /// Tells the server good-bye and closes.
     ///
     /// # Cancel safety
@@ -455,21 +550,6 @@ impl Connection {
 
 fn is_fatal(frame: &Frame) -> bool {
     read_error(&frame.body()).is_ok_and(|fields| matches!(fields.severity.as_str(), "FATAL" | "PANIC"))
-}
-
-/// Opens the socket.
-pub(super) async fn open(target: &ConnectTarget) -> Result<TcpStream, BackendError> {
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
-    match deadline("a TCP connection", target.connect_timeout_ms, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(BackendError::Connect { node: target.node, reason: error.to_string() }),
-        Err(late) => Err(BackendError::Timeout {
-            node: target.node,
-            what: late.what,
-            after_ms: late.after_ms,
-            during: LostWhile::Idle,
-        }),
-    }
 }
 
 /// Translates an error of the stream.

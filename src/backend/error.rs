@@ -4,6 +4,8 @@ use crate::base::NodeId;
 use crate::error::{ClientError, ErrorId};
 use crate::wire::frame::Frame;
 
+use super::pool::ConnectFailure;
+
 /// What a connection was doing when it was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostWhile {
@@ -90,6 +92,25 @@ impl BackendError {
             Self::Lost { during, .. } | Self::Timeout { during, .. } | Self::Protocol { during, .. } => {
                 *during == LostWhile::Idle
             }
+        }
+    }
+
+    /// What it tells of the server when connecting ended in it.
+    pub fn connect_failure(&self) -> ConnectFailure {
+        let Self::Refused { error, .. } = self else {
+            return match self {
+                Self::Authentication { .. } => ConnectFailure::Refused,
+                _ => ConnectFailure::Unavailable,
+            };
+        };
+        let code = crate::wire::server_message::read_error(&error.body()).map(|fields| fields.code);
+        match code.as_deref() {
+            Ok("53300") => ConnectFailure::Full,
+            // Starting up, shutting down, out of memory or of descriptors, or not readable.
+            Ok(code) if !["57", "53", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+                ConnectFailure::Refused
+            }
+            _ => ConnectFailure::Unavailable,
         }
     }
 

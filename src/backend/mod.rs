@@ -8,13 +8,17 @@ pub mod connection;
 pub mod decision;
 mod defaults;
 pub mod error;
+pub mod gate;
+mod open;
 pub mod pool;
 pub mod pools;
 pub mod schema;
+mod servers_tls;
 
 pub use cancel::{CancelHandle, CancelKey, cancel};
 pub use connection::{ConnectTarget, Connection, SimpleResult};
 pub use error::{BackendError, LostWhile};
 pub use pools::{CheckoutError, Lease, PoolSettings, PoolStats, Pools};
+pub use servers_tls::{ServersTls, ServersTlsSettings};
 
 pub use crate::session::{Ensured, PreparedSet};

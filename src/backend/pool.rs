@@ -1,12 +1,17 @@
 //! A hand-off pool: idle connections last in, first out; waiters first come, first served.
 //!
-//! A connection that comes back while someone waits goes straight to the one who waits longest; it
-//! never passes through the idle list, where a newcomer could take it. The pool is generic over a
-//! [`Connector`] so that its rules are tested without servers.
+//! Who finds no idle connection joins the queue, and connections are opened in the background for as
+//! many as wait. Whatever is there first, a connection that comes back or one that was opened, goes
+//! straight to the one who waits longest; it never passes through the idle list, where a newcomer
+//! could take it. So a checkout that is given up loses no half-opened connection either.
+//!
+//! The pool is generic over a [`Connector`] so that its rules are tested without servers. The rules
+//! themselves are in `places`; here are the lock, the tasks and the guards.
 //!
 //! Must not know: what a connection is.
 
-use std::collections::BTreeMap;
+mod places;
+
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -16,23 +21,53 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use crate::invariant;
+use places::{Begin, Effects, Grant, Places, Turn};
 
 /// Makes the connections of a pool and judges them.
 pub trait Connector: Send + Sync + 'static {
     /// A connection.
     type Connection: Send + 'static;
+    /// What makes connections of one pool unlike each other: who asks for one kind gets no other.
+    type Kind: Clone + PartialEq + Send + Sync + 'static;
     /// Why one cannot be made.
-    type Error: Send + 'static;
+    type Error: Clone + Send + 'static;
 
-    /// Makes one; called without any lock held.
-    fn connect(&self) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
+    /// Makes one; called without any lock held. It ends in a bounded time.
+    fn connect(&self, kind: &Self::Kind) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
+    /// What a failed connect tells of the server.
+    fn failure(&self, error: &Self::Error) -> ConnectFailure;
     /// It comes back: may the next one have it?
-    fn may_return(&self, connection: &mut Self::Connection) -> bool;
+    fn end_turn(&self, connection: &mut Self::Connection) -> Ended;
+    /// Wipes away what a session left. `false`: it cannot be done in a bounded time.
+    fn reset(&self, connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
     /// It was idle: is it still there?
     fn is_usable(&self, connection: &mut Self::Connection) -> bool;
     /// It is idle and clean, for the pool's invariant.
     fn is_clean(&self, connection: &Self::Connection) -> bool;
+}
+
+/// What a failed connect tells of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// It cannot be reached, or takes nobody for now.
+    Unavailable,
+    /// It is there and does not want this user or these parameters.
+    Refused,
+    /// It has too many connections.
+    Full,
+}
+
+/// How a connection comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As good as new.
+    Clean,
+    /// Whole, but a session has left things on it.
+    NeedsReset,
+    /// Not to be used again.
+    Broken,
 }
 
 /// How many connections, and for how long.
@@ -40,11 +75,15 @@ pub trait Connector: Send + Sync + 'static {
 pub struct Limits {
     /// Connections at one time, those being opened included.
     pub size: usize,
+    /// Idle connections that a pool in use keeps ready.
+    pub size_min: usize,
     /// How long a checkout waits for its turn.
     pub checkout_timeout_ms: u64,
+    /// How long a connect takes at most: a checkout for which one is under way waits so much longer.
+    pub connect_timeout_ms: u64,
     /// How long a connection stays idle.
     pub idle_timeout_ms: u64,
-    /// How old a connection gets.
+    /// How old a connection gets, give or take a tenth.
     pub lifetime_ms: u64,
 }
 
@@ -56,7 +95,7 @@ pub enum PoolError<E> {
         /// How long it waited.
         waited_ms: u64,
     },
-    /// The turn came and the connection could not be made.
+    /// The connection could not be made.
     Connect(E),
 }
 
@@ -65,199 +104,164 @@ pub enum PoolError<E> {
 pub struct Counts {
     /// Connections that wait for work.
     pub idle: usize,
-    /// Connections leased or being opened.
+    /// Connections leased.
     pub used: usize,
+    /// Connections being opened, or waiting to be.
+    pub opening: usize,
+    /// Connections from which a session is being wiped.
+    pub resetting: usize,
     /// Checkouts that wait.
     pub waiting: usize,
+    /// How long the first of them has waited.
+    pub longest_wait_ms: u64,
+    /// Connections opened since the pool was made.
+    pub opened_total: u64,
+    /// Connections reset since the pool was made.
+    pub resets_total: u64,
 }
 
-/// What a waiter gets.
-enum Grant<C> {
-    /// A connection.
-    Connection(Pooled<C>),
-    /// The right to open one.
-    Place,
-}
-
-/// A connection with its age.
-struct Pooled<C> {
-    connection: C,
-    born: Instant,
-    idle_since: Instant,
-    generation: u64,
-}
-
-struct State<C> {
-    /// The most recently used one is last.
-    idle: Vec<Pooled<C>>,
-    /// By ticket: the lowest waits longest.
-    waiters: BTreeMap<u64, oneshot::Sender<Grant<C>>>,
-    next_ticket: u64,
-    /// Idle, leased and being opened.
-    places_taken: usize,
-    /// Connections of an earlier generation are closed when they come back.
-    generation: u64,
-}
+type Pooled<K> = places::Pooled<<K as Connector>::Connection, <K as Connector>::Kind>;
+type State<K> = Places<<K as Connector>::Connection, <K as Connector>::Kind, <K as Connector>::Error>;
+type Follow<K> = Effects<<K as Connector>::Connection, <K as Connector>::Kind>;
+type Granted<K> = Grant<<K as Connector>::Connection, <K as Connector>::Kind, <K as Connector>::Error>;
 
 /// A pool.
 pub struct Pool<K: Connector> {
     connector: K,
     limits: Limits,
-    state: Mutex<State<K::Connection>>,
+    gate: Arc<Gate>,
+    /// Spreads the ends of connections that were opened together.
+    dice: Mutex<u64>,
+    state: Mutex<State<K>>,
 }
 
 impl<K: Connector> Pool<K> {
-    /// An empty pool.
-    pub fn new(connector: K, limits: Limits) -> Arc<Self> {
-        let state =
-            State { idle: Vec::new(), waiters: BTreeMap::new(), next_ticket: 0, places_taken: 0, generation: 0 };
-        Arc::new(Self { connector, limits: Limits { size: limits.size.max(1), ..limits }, state: Mutex::new(state) })
+    /// An empty pool whose connections are opened through a gate; `seed` spreads their ages.
+    pub fn new(connector: K, limits: Limits, gate: Arc<Gate>, seed: u64) -> Arc<Self> {
+        let limits = Limits { size: limits.size.max(1), size_min: limits.size_min.min(limits.size), ..limits };
+        let state = Mutex::new(Places::new(limits));
+        Arc::new(Self { connector, limits, gate, dice: Mutex::new(seed | 1), state })
     }
 
-    /// A connection: an idle one, a new one, or the next one that comes back.
+    /// A connection of this kind: an idle one, or the first that comes back or is opened.
     ///
     /// # Errors
     /// No turn within the limit; the connection could not be made.
     ///
     /// # Cancel safety
-    /// Safe: dropped at any point, the turn, the place or the connection goes to the next one in line.
-    pub async fn checkout(self: &Arc<Self>) -> Result<PoolLease<K>, PoolError<K::Error>> {
-        match self.take_or_queue() {
-            Turn::Now(pooled) => Ok(self.lease(pooled)),
-            Turn::Open => self.open().await,
-            Turn::Wait(wait) => match wait.granted(self.limits.checkout_timeout_ms).await {
-                Some(Grant::Connection(pooled)) => Ok(self.lease(pooled)),
-                Some(Grant::Place) => self.open().await,
-                None => Err(PoolError::Timeout { waited_ms: self.limits.checkout_timeout_ms }),
-            },
-        }
-    }
-
-    fn take_or_queue(self: &Arc<Self>) -> Turn<K> {
-        // Closed behind the lock.
-        let mut dead = Vec::new();
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        while let Some(mut pooled) = state.idle.pop() {
-            if !self.is_expired(&pooled, now, state.generation) && self.connector.is_usable(&mut pooled.connection) {
-                return Turn::Now(pooled);
+    /// Safe: dropped at any point, the turn or the connection goes to the next one in line.
+    pub async fn checkout(self: &Arc<Self>, kind: &K::Kind) -> Result<PoolLease<K>, PoolError<K::Error>> {
+        loop {
+            let now = Instant::now();
+            let (turn, effects) = self.state.lock().take(kind, now);
+            self.follow(effects);
+            match turn {
+                Turn::Now(pooled) => {
+                    let mut lease = self.lease(pooled);
+                    if lease.is_usable(now) {
+                        return Ok(lease);
+                    }
+                    lease.close();
+                }
+                Turn::Wait(ticket, receiver) => {
+                    let wait = Wait { pool: Arc::clone(self), ticket, receiver, is_done: false };
+                    return wait.granted().await.map(|pooled| self.lease(pooled));
+                }
+                Turn::Fail(error) => return Err(PoolError::Connect(error)),
             }
-            state.places_taken -= 1;
-            dead.push(pooled);
         }
-        if state.places_taken < self.limits.size {
-            state.places_taken += 1;
-            return Turn::Open;
-        }
-        let (sender, receiver) = oneshot::channel();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.waiters.insert(ticket, sender);
-        Turn::Wait(Wait { pool: Arc::clone(self), ticket, receiver, is_done: false })
     }
 
-    fn is_expired(&self, pooled: &Pooled<K::Connection>, now: Instant, generation: u64) -> bool {
-        pooled.generation != generation
-            || now.duration_since(pooled.idle_since) > Duration::from_millis(self.limits.idle_timeout_ms)
-            || now.duration_since(pooled.born) > Duration::from_millis(self.limits.lifetime_ms)
-    }
-
-    /// Opens a connection on a place that this checkout holds.
-    async fn open(self: &Arc<Self>) -> Result<PoolLease<K>, PoolError<K::Error>> {
-        let place = Place { pool: self, is_filled: false };
-        let generation = self.state.lock().generation;
-        let connection = self.connector.connect().await.map_err(PoolError::Connect)?;
-        place.fill();
-        let now = Instant::now();
-        Ok(self.lease(Pooled { connection, born: now, idle_since: now, generation }))
-    }
-
-    fn lease(self: &Arc<Self>, pooled: Pooled<K::Connection>) -> PoolLease<K> {
+    fn lease(self: &Arc<Self>, pooled: Pooled<K>) -> PoolLease<K> {
         PoolLease { pooled: Some(pooled), pool: Arc::clone(self) }
     }
 
+    /// Does what follows from a change; called without the lock.
+    fn follow(self: &Arc<Self>, effects: Follow<K>) {
+        for _ in 0..effects.openers {
+            let opener = Opener { pool: Arc::clone(self), connecting: None, is_done: false };
+            // Without a runtime, or with one that ends, the opener is dropped and gives its place up.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(opener.run());
+            }
+        }
+        drop(effects.closed);
+    }
+
     /// Takes a connection back that its user is done with.
-    fn take_back(&self, mut pooled: Pooled<K::Connection>) {
-        let may_return = self.connector.may_return(&mut pooled.connection);
-        pooled.idle_since = Instant::now();
-        self.put(pooled, may_return);
+    fn take_back(self: &Arc<Self>, mut pooled: Pooled<K>) {
+        match self.connector.end_turn(&mut pooled.connection) {
+            Ended::Clean => self.put(pooled),
+            Ended::NeedsReset => self.reset(pooled),
+            Ended::Broken => self.close(pooled),
+        }
     }
 
     /// Hands a connection on, or keeps it, or closes it and hands its place on.
-    fn put(&self, pooled: Pooled<K::Connection>, is_good: bool) {
-        let mut state = self.state.lock();
-        let is_good = is_good
-            && !self.is_expired(&pooled, Instant::now(), state.generation)
-            && invariant!(
-                self.connector.is_clean(&pooled.connection),
-                "a connection enters the pool only idle, clean and fully read"
-            );
-        if !is_good {
-            Self::hand_place_on(&mut state);
-            drop(state);
-            // Closed behind the lock.
-            drop(pooled);
-            return;
+    fn put(self: &Arc<Self>, pooled: Pooled<K>) {
+        let is_clean = invariant!(
+            self.connector.is_clean(&pooled.connection),
+            "a connection enters the pool only idle, clean and fully read"
+        );
+        if !is_clean {
+            return self.close(pooled);
         }
-        let mut grant = Grant::Connection(pooled);
-        while let Some((_, waiter)) = state.waiters.pop_first() {
-            match waiter.send(grant) {
-                Ok(()) => return,
-                // The waiter has gone; the next one, then.
-                Err(back) => grant = back,
+        let effects = self.state.lock().put(pooled, Instant::now());
+        self.follow(effects);
+    }
+
+    fn close(self: &Arc<Self>, pooled: Pooled<K>) {
+        let effects = self.state.lock().close(pooled);
+        self.follow(effects);
+    }
+
+    /// Wipes a connection in the background; nobody gets it before that is done.
+    fn reset(self: &Arc<Self>, pooled: Pooled<K>) {
+        let is_expired = self.state.lock().is_expired(&pooled, Instant::now());
+        let runtime = tokio::runtime::Handle::try_current();
+        match runtime {
+            Ok(runtime) if !is_expired => {
+                self.state.lock().reset_begins();
+                let cleaner = Cleaner { pool: Arc::clone(self), pooled: Some(pooled) };
+                runtime.spawn(cleaner.run());
             }
-        }
-        if let Grant::Connection(pooled) = grant {
-            state.idle.push(pooled);
+            _ => self.close(pooled),
         }
     }
 
-    /// Gives a place to the one who waits longest, or frees it.
-    fn hand_place_on(state: &mut State<K::Connection>) {
-        while let Some((_, waiter)) = state.waiters.pop_first() {
-            if waiter.send(Grant::Place).is_ok() {
-                return;
-            }
-        }
-        state.places_taken -= 1;
+    /// When a connection that was opened now is too old: its lifetime, give or take a tenth.
+    fn expiry(&self, now: Instant) -> Instant {
+        let tenth = self.limits.lifetime_ms / 10;
+        let mut dice = self.dice.lock();
+        *dice ^= *dice << 13;
+        *dice ^= *dice >> 7;
+        *dice ^= *dice << 17;
+        let jitter_ms = *dice % (2 * tenth + 1);
+        now + Duration::from_millis(self.limits.lifetime_ms - tenth + jitter_ms)
     }
 
-    /// Closes idle connections that are idle too long or too old.
-    pub fn close_expired(&self) {
-        let now = Instant::now();
-        self.close_idle_if(|pooled, generation| self.is_expired(pooled, now, generation));
+    /// Closes connections that are idle too long or too old, and opens those that a pool in use
+    /// lacks; to be called every second or so.
+    pub fn tend(self: &Arc<Self>) {
+        let effects = self.state.lock().tend(Instant::now());
+        self.follow(effects);
     }
 
     /// Closes all idle connections.
-    pub fn close_idle(&self) {
-        self.close_idle_if(|_, _| true);
+    pub fn close_idle(self: &Arc<Self>) {
+        let effects = self.state.lock().close_idle();
+        self.follow(effects);
     }
 
     /// Closes all idle connections, and those in use when they come back.
-    pub fn retire(&self) {
-        self.state.lock().generation += 1;
-        self.close_idle();
-    }
-
-    fn close_idle_if(&self, is_over: impl Fn(&Pooled<K::Connection>, u64) -> bool) {
-        let mut closed = Vec::new();
-        let mut state = self.state.lock();
-        let generation = state.generation;
-        let mut kept = Vec::with_capacity(state.idle.len());
-        for pooled in state.idle.drain(..) {
-            if is_over(&pooled, generation) { closed.push(pooled) } else { kept.push(pooled) }
-        }
-        state.idle = kept;
-        // Nobody waits while there are idle connections, so the places are simply free.
-        state.places_taken -= closed.len();
-        drop(state);
-        drop(closed);
+    pub fn retire(self: &Arc<Self>) {
+        let effects = self.state.lock().retire();
+        self.follow(effects);
     }
 
     /// A look at the pool.
     pub fn counts(&self) -> Counts {
-        let state = self.state.lock();
-        Counts { idle: state.idle.len(), used: state.places_taken - state.idle.len(), waiting: state.waiters.len() }
+        self.state.lock().counts(Instant::now())
     }
 
     /// What makes the connections.
@@ -271,30 +275,31 @@ impl<K: Connector> Pool<K> {
     }
 }
 
-/// What a checkout may do first.
-enum Turn<K: Connector> {
-    Now(Pooled<K::Connection>),
-    Open,
-    Wait(Wait<K>),
-}
-
 /// A place in the queue; given up when dropped, together with what was granted meanwhile.
 struct Wait<K: Connector> {
     pool: Arc<Pool<K>>,
     ticket: u64,
-    receiver: oneshot::Receiver<Grant<K::Connection>>,
+    receiver: oneshot::Receiver<Granted<K>>,
     is_done: bool,
 }
 
 impl<K: Connector> Wait<K> {
-    async fn granted(mut self, limit_ms: u64) -> Option<Grant<K::Connection>> {
-        match tokio::time::timeout(Duration::from_millis(limit_ms), &mut self.receiver).await {
+    async fn granted(mut self) -> Result<Pooled<K>, PoolError<K::Error>> {
+        let mut waited_ms = self.pool.limits.checkout_timeout_ms;
+        let mut outcome = tokio::time::timeout(Duration::from_millis(waited_ms), &mut self.receiver).await;
+        if outcome.is_err() && self.pool.state.lock().is_only_opening() {
+            // What it waits for is the server, which has its own limit and its own error.
+            let more_ms = self.pool.limits.connect_timeout_ms;
+            waited_ms += more_ms;
+            outcome = tokio::time::timeout(Duration::from_millis(more_ms), &mut self.receiver).await;
+        }
+        match outcome {
             Ok(Ok(grant)) => {
                 self.is_done = true;
-                Some(grant)
+                grant.map_err(PoolError::Connect)
             }
             // Dropping the place in the queue gives back what came at the last moment.
-            Ok(Err(_)) | Err(_) => None,
+            Ok(Err(_)) | Err(_) => Err(PoolError::Timeout { waited_ms }),
         }
     }
 }
@@ -304,33 +309,106 @@ impl<K: Connector> Drop for Wait<K> {
         if self.is_done {
             return;
         }
-        self.pool.state.lock().waiters.remove(&self.ticket);
+        self.pool.state.lock().leave(self.ticket);
         // After `close` nothing more can be sent; what was sent before is here.
         self.receiver.close();
-        match self.receiver.try_recv() {
-            Ok(Grant::Connection(pooled)) => self.pool.put(pooled, true),
-            Ok(Grant::Place) => Pool::<K>::hand_place_on(&mut self.pool.state.lock()),
-            Err(_) => {}
+        if let Ok(Ok(pooled)) = self.receiver.try_recv() {
+            self.pool.put(pooled);
         }
     }
 }
 
-/// A place on which a connection is being opened; handed on when dropped unfilled.
-struct Place<'pool, K: Connector> {
-    pool: &'pool Pool<K>,
-    is_filled: bool,
+/// Opens a connection on a place of its own, for whoever waits longest when it is there.
+struct Opener<K: Connector> {
+    pool: Arc<Pool<K>>,
+    connecting: Option<K::Kind>,
+    is_done: bool,
 }
 
-impl<K: Connector> Place<'_, K> {
-    fn fill(mut self) {
-        self.is_filled = true;
+impl<K: Connector> Opener<K> {
+    async fn run(mut self) {
+        let gate = Arc::clone(&self.pool.gate);
+        loop {
+            let pass = gate.enter().await;
+            let begin = self.pool.state.lock().begin(Instant::now());
+            match begin {
+                Begin::Connect(kind, generation) => {
+                    self.connecting = Some(kind.clone());
+                    pass.spend().await;
+                    let started = Instant::now();
+                    let outcome = self.pool.connector.connect(&kind).await;
+                    drop(pass);
+                    return self.finish(kind, generation, outcome, started);
+                }
+                Begin::Later(until) => {
+                    drop(pass);
+                    tokio::time::sleep_until(until).await;
+                }
+                Begin::NotNeeded => return self.leave(),
+            }
+        }
+    }
+
+    fn leave(mut self) {
+        self.is_done = true;
+        let effects = self.pool.state.lock().opener_left();
+        self.pool.follow(effects);
+    }
+
+    fn finish(mut self, kind: K::Kind, generation: u64, outcome: Result<K::Connection, K::Error>, started: Instant) {
+        self.is_done = true;
+        let now = Instant::now();
+        let effects = match outcome {
+            Ok(connection) => {
+                let expires = self.pool.expiry(now);
+                let pooled = Pooled::<K> { connection, kind, expires, idle_since: now, generation };
+                self.pool.state.lock().connected(pooled, now)
+            }
+            Err(error) => {
+                let failure = self.pool.connector.failure(&error);
+                self.pool.state.lock().connect_failed(&kind, &error, failure, started, now)
+            }
+        };
+        self.pool.follow(effects);
     }
 }
 
-impl<K: Connector> Drop for Place<'_, K> {
+impl<K: Connector> Drop for Opener<K> {
     fn drop(&mut self) {
-        if !self.is_filled {
-            Pool::<K>::hand_place_on(&mut self.pool.state.lock());
+        if self.is_done {
+            return;
+        }
+        // Nothing is started from here: the runtime may be ending. `tend` sees to those who wait.
+        let mut state = self.pool.state.lock();
+        match &self.connecting {
+            Some(kind) => state.connect_dropped(kind),
+            None => state.opener_dropped(),
+        }
+    }
+}
+
+/// Wipes a connection.
+struct Cleaner<K: Connector> {
+    pool: Arc<Pool<K>>,
+    pooled: Option<Pooled<K>>,
+}
+
+impl<K: Connector> Cleaner<K> {
+    async fn run(mut self) {
+        let Some(pooled) = self.pooled.as_mut() else { return };
+        let is_done = self.pool.connector.reset(&mut pooled.connection).await;
+        let Some(mut pooled) = self.pooled.take() else { return };
+        let is_done = is_done && self.pool.connector.end_turn(&mut pooled.connection) == Ended::Clean;
+        self.pool.state.lock().reset_ends(is_done);
+        if is_done { self.pool.put(pooled) } else { self.pool.close(pooled) }
+    }
+}
+
+impl<K: Connector> Drop for Cleaner<K> {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.pooled.take() {
+            self.pool.state.lock().reset_dropped();
+            drop(pooled);
         }
     }
 }
@@ -338,7 +416,7 @@ impl<K: Connector> Drop for Place<'_, K> {
 /// A connection in use; it goes back when dropped, if it is clean, and is closed otherwise.
 pub struct PoolLease<K: Connector> {
     /// Always there until `drop`.
-    pooled: Option<Pooled<K::Connection>>,
+    pooled: Option<Pooled<K>>,
     pool: Arc<Pool<K>>,
 }
 
@@ -347,8 +425,19 @@ impl<K: Connector> PoolLease<K> {
     pub fn connector(&self) -> &K {
         &self.pool.connector
     }
-}
 
+    fn is_usable(&mut self, now: Instant) -> bool {
+        let Some(pooled) = self.pooled.as_mut() else { return false };
+        !self.pool.state.lock().is_expired(pooled, now) && self.pool.connector.is_usable(&mut pooled.connection)
+    }
+
+    /// Closes the connection instead of giving it back.
+    fn close(mut self) {
+        if let Some(pooled) = self.pooled.take() {
+            self.pool.close(pooled);
+        }
+    }
+}
 impl<K: Connector> Deref for PoolLease<K> {
     type Target = K::Connection;
 

@@ -7,9 +7,11 @@ use parking_lot::RwLock;
 
 use crate::base::NodeId;
 use crate::error::{ClientError, ErrorId};
+use crate::net::deadline;
 use crate::wire::frame::Frame;
 
-use super::pool::{Connector, Limits, Pool, PoolError, PoolLease};
+use super::gate::Gate;
+use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Pool, PoolError, PoolLease};
 use super::{BackendError, ConnectTarget, Connection};
 
 /// How pools are made.
@@ -33,6 +35,8 @@ pub struct PoolSettings {
     pub connects_per_s: usize,
     /// How long connecting may take; the shorter of this and the target's own limit holds.
     pub connect_timeout_ms: u64,
+    /// Spreads the ages at which connections are replaced; random, so that proxies differ.
+    pub seed: u64,
 }
 
 impl Default for PoolSettings {
@@ -47,6 +51,7 @@ impl Default for PoolSettings {
             connects_max: 8,
             connects_per_s: 100,
             connect_timeout_ms: 5_000,
+            seed: 0,
         }
     }
 }
@@ -57,19 +62,48 @@ pub type Lease = PoolLease<ServerConnector>;
 /// Opens connections to one server as one user.
 #[derive(Debug)]
 pub struct ServerConnector {
+    /// Without parameters of its own.
     target: ConnectTarget,
 }
 
 impl Connector for ServerConnector {
     type Connection = Connection;
+    /// Startup parameters: what RESET returns to differs with them.
+    type Kind = Vec<(String, String)>;
     type Error = BackendError;
 
-    async fn connect(&self) -> Result<Connection, BackendError> {
-        Connection::connect(&self.target).await
+    async fn connect(&self, kind: &Self::Kind) -> Result<Connection, BackendError> {
+        if kind.is_empty() {
+            return Connection::connect(&self.target).await;
+        }
+        Connection::connect(&ConnectTarget { parameters: kind.clone(), ..self.target.clone() }).await
     }
 
-    fn may_return(&self, connection: &mut Connection) -> bool {
-        connection.end_turn()
+    fn failure(&self, error: &BackendError) -> ConnectFailure {
+        error.connect_failure()
+    }
+
+    fn end_turn(&self, connection: &mut Connection) -> Ended {
+        match connection.end_turn() {
+            false => Ended::Broken,
+            true if connection.needs_reset => Ended::NeedsReset,
+            true => Ended::Clean,
+        }
+    }
+
+    async fn reset(&self, connection: &mut Connection) -> bool {
+        let limit_ms = self.target.connect_timeout_ms;
+        match deadline("a reset", limit_ms, connection.reset()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection cannot be reset and is closed");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(node = %self.target.node, %error, "a connection is closed");
+                false
+            }
+        }
     }
 
     fn is_usable(&self, connection: &mut Connection) -> bool {
@@ -77,7 +111,7 @@ impl Connector for ServerConnector {
     }
 
     fn is_clean(&self, connection: &Connection) -> bool {
-        connection.is_clean()
+        connection.is_clean() && !connection.needs_reset
     }
 }
 
@@ -130,22 +164,25 @@ pub struct PoolStats {
     pub database: String,
     /// Role.
     pub user: String,
-    /// Connections that wait for work.
-    pub idle: usize,
-    /// Connections leased or being opened.
-    pub used: usize,
-    /// Checkouts that wait.
-    pub waiting: usize,
+    /// Largest number of connections.
+    pub size: usize,
+    /// Its places.
+    pub counts: Counts,
 }
 
 type ServerPool = Arc<Pool<ServerConnector>>;
+
+/// The pools of one node, and the gate that they share. A node has few users, so they are looked through.
+struct NodePools {
+    gate: Arc<Gate>,
+    pools: Vec<ServerPool>,
+}
 
 /// All pools.
 #[derive(Default)]
 pub struct Pools {
     settings: PoolSettings,
-    /// A node has few users, so they are looked through.
-    by_node: RwLock<HashMap<NodeId, Vec<ServerPool>>>,
+    by_node: RwLock<HashMap<NodeId, NodePools>>,
 }
 
 impl Pools {
@@ -154,7 +191,8 @@ impl Pools {
         Self { settings, by_node: RwLock::default() }
     }
 
-    /// A connection to the target, pooled by node, database and user.
+    /// A connection to the target, pooled by node, database and user; one with other startup parameters
+    /// is never given.
     ///
     /// A target whose address or password has changed gets a new pool; connections of the old one are
     /// closed when they come back.
@@ -166,7 +204,7 @@ impl Pools {
     /// Safe: the turn goes to the next one in line.
     pub async fn checkout(&self, target: &ConnectTarget) -> Result<Lease, CheckoutError> {
         let pool = self.pool(target);
-        pool.checkout().await.map_err(|error| match error {
+        pool.checkout(&target.parameters).await.map_err(|error| match error {
             PoolError::Timeout { waited_ms } => {
                 CheckoutError::Timeout { node: target.node, size: pool.size(), waited_ms }
             }
@@ -175,65 +213,58 @@ impl Pools {
     }
 
     fn pool(&self, target: &ConnectTarget) -> ServerPool {
-        if let Some(pool) = self
-            .by_node
-            .read()
-            .get(&target.node)
-            .and_then(|pools| pools.iter().find(|pool| is_same_server(pool, target)))
-        {
-            return Arc::clone(pool);
+        let find = |pools: &[ServerPool]| pools.iter().find(|pool| is_same_server(pool, target)).cloned();
+        if let Some(pool) = self.by_node.read().get(&target.node).and_then(|node| find(&node.pools)) {
+            return pool;
         }
         let mut by_node = self.by_node.write();
-        let pools = by_node.entry(target.node).or_default();
-        if let Some(pool) = pools.iter().find(|pool| is_same_server(pool, target)) {
-            return Arc::clone(pool);
-        }
-        pools.retain(|pool| {
-            let is_other = !is_same_user(pool, target);
-            if !is_other {
-                pool.retire();
-            }
-            is_other
+        let PoolSettings { connects_max, connects_per_s, seed, .. } = self.settings;
+        let node = by_node.entry(target.node).or_insert_with(|| NodePools {
+            gate: Arc::new(Gate::new(connects_max, connects_per_s)),
+            pools: Vec::new(),
         });
-        let pool = Pool::new(self.connector(target), self.limits(&target.user));
-        pools.push(Arc::clone(&pool));
+        if let Some(pool) = find(&node.pools) {
+            return pool;
+        }
+        let replaced: Vec<ServerPool> = node.pools.extract_if(.., |pool| is_same_user(pool, target)).collect();
+        let pool = Pool::new(self.connector(target), self.limits(&target.user), Arc::clone(&node.gate), seed);
+        node.pools.push(Arc::clone(&pool));
+        drop(by_node);
+        for old in replaced {
+            old.retire();
+        }
         pool
     }
 
     fn connector(&self, target: &ConnectTarget) -> ServerConnector {
-        let mut target = target.clone();
-        target.connect_timeout_ms = target.connect_timeout_ms.min(self.settings.connect_timeout_ms);
-        ServerConnector { target }
+        let connect_timeout_ms = target.connect_timeout_ms.min(self.settings.connect_timeout_ms);
+        ServerConnector { target: ConnectTarget { parameters: Vec::new(), connect_timeout_ms, ..target.clone() } }
     }
 
     fn limits(&self, user: &str) -> Limits {
-        let PoolSettings { checkout_timeout_ms, idle_timeout_ms, lifetime_ms, .. } = self.settings;
-        let size = self.settings.user_sizes.get(user).copied().unwrap_or(self.settings.size);
-        Limits { size, checkout_timeout_ms, idle_timeout_ms, lifetime_ms }
+        let settings = &self.settings;
+        Limits {
+            size: settings.user_sizes.get(user).copied().unwrap_or(settings.size),
+            size_min: settings.size_min,
+            checkout_timeout_ms: settings.checkout_timeout_ms,
+            connect_timeout_ms: settings.connect_timeout_ms,
+            idle_timeout_ms: settings.idle_timeout_ms,
+            lifetime_ms: settings.lifetime_ms,
+        }
     }
 
     fn all(&self) -> Vec<ServerPool> {
-        self.by_node.read().values().flatten().cloned().collect()
+        self.by_node.read().values().flat_map(|node| &node.pools).cloned().collect()
     }
 
     /// A look at every pool, by node, database and user.
     pub fn stats(&self) -> Vec<PoolStats> {
-        let mut stats: Vec<PoolStats> = self
-            .all()
-            .iter()
-            .map(|pool| {
-                let target = &pool.connector().target;
-                let counts = pool.counts();
-                PoolStats {
-                    node: target.node,
-                    database: target.database.clone(),
-                    user: target.user.clone(),
-                    idle: counts.idle,
-                    used: counts.used,
-                    waiting: counts.waiting,
-                }
-            })
-            .collect();
+        let stats_of = |pool: &ServerPool| {
+            let target = &pool.connector().target;
+            let (database, user) = (target.database.clone(), target.user.clone());
+            PoolStats { node: target.node, database, user, size: pool.size(), counts: pool.counts() }
+        };
+        let mut stats: Vec<PoolStats> = self.all().iter().map(stats_of).collect();
         stats.sort_by(|a, b| (a.node, &a.database, &a.user).cmp(&(b.node, &b.database, &b.user)));
         stats
     }
@@ -245,17 +276,25 @@ impl Pools {
         }
     }
 
-    /// Closes connections that are idle too long or too old; to be called every few seconds.
-    pub fn close_expired(&self) {
+    /// Closes connections that are idle too long or too old and opens those that pools in use lack;
+    /// to be called every second or so.
+    pub fn tend(&self) {
         for pool in self.all() {
-            pool.close_expired();
+            pool.tend();
         }
     }
 
     /// Closes the idle connections to a node, and those in use when they come back.
     pub fn retire(&self, node: NodeId) {
-        let pools = self.by_node.read().get(&node).cloned().unwrap_or_default();
+        let pools = self.by_node.read().get(&node).map(|node| node.pools.clone()).unwrap_or_default();
         for pool in pools {
+            pool.retire();
+        }
+    }
+
+    /// Closes all idle connections, and those in use when they come back.
+    pub fn retire_all(&self) {
+        for pool in self.all() {
             pool.retire();
         }
     }
@@ -263,10 +302,14 @@ impl Pools {
 
 fn is_same_user(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    own.database == target.database && own.user == target.user && own.parameters == target.parameters
+    own.database == target.database && own.user == target.user
 }
 
 fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     let own = &pool.connector().target;
-    is_same_user(pool, target) && own.port == target.port && own.host == target.host && own.password == target.password
+    is_same_user(pool, target)
+        && own.port == target.port
+        && own.host == target.host
+        && own.password == target.password
+        && own.tls == target.tls
 }

@@ -14,7 +14,7 @@ use super::signals::StopSignals;
 use super::{Failure, check};
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
-use crate::frontend::ClientLimits;
+use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -98,6 +98,7 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             connects_max: config.pool.connects_max,
             connects_per_s: config.pool.connects_per_s,
             connect_timeout_ms: milliseconds(config.pool.connect_timeout),
+            ..PoolSettings::default()
         },
         pool_mode: config.pool.mode,
         user_pool_modes: of_users(config, |user| user.pool_mode),
@@ -107,6 +108,19 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             users: of_users(config, |user| user.clients_max),
             reserved: config.proxy.clients_reserved,
         },
+        clients_tls: config.tls.accept.clone(),
+        login: LoginSettings {
+            tls: None,
+            tls_required: config.tls.required,
+            timeout_ms: milliseconds(config.proxy.login_timeout),
+            max: config.proxy.logins_max,
+        },
+        session_limits: SessionLimits {
+            message_bytes_max: config.proxy.message_bytes_max,
+            idle_transaction_ms: config.proxy.idle_transaction_timeout.map(milliseconds),
+        },
+        servers_tls: check::servers_tls(config),
+        reload_on_hangup: true,
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
     }
 }

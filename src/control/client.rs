@@ -1,16 +1,20 @@
-//! Control connections: the only file that names tokio-postgres.
+//! Control connections: the only file, beside their TLS, that names tokio-postgres.
 //!
 //! They carry a handful of statements now and then, apart from the data connections, so that control
 //! works when the pools are full.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Config, SimpleQueryMessage, Socket};
 
 use crate::backend::ConnectTarget;
 use crate::backend::connection::Rows;
 use crate::base::NodeId;
 use crate::net::deadline;
+
+use super::tls::{ControlStream, ControlTls};
 
 /// Why a control statement gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -71,18 +75,7 @@ impl ControlClient {
     /// # Cancel safety
     /// Safe: the half-open connection is closed.
     pub async fn connect(target: &ConnectTarget) -> Result<Self, ControlError> {
-        let mut config = Config::new();
-        config
-            .host(&target.host)
-            .port(target.port)
-            .dbname(&target.database)
-            .user(&target.user)
-            .application_name("ostrakon control")
-            .connect_timeout(Duration::from_millis(target.connect_timeout_ms));
-        if let Some(password) = &target.password {
-            config.password(password);
-        }
-        let connecting = deadline("a control connection", target.connect_timeout_ms, config.connect(NoTls));
+        let connecting = deadline("a control connection", target.connect_timeout_ms, Box::pin(open(target)));
         let (client, driver) = connecting
             .await
             .map_err(|late| ControlError::Timeout { node: target.node, what: late.what, after_ms: late.after_ms })?
@@ -139,6 +132,32 @@ impl ControlClient {
     /// It has been lost.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+}
+
+type Opened = (tokio_postgres::Client, tokio_postgres::Connection<Socket, ControlStream<Socket>>);
+
+/// Opens the connection by the mode of the target's TLS: as for other connections, what goes wrong with
+/// TLS that is only preferred is no reason to do without the server.
+async fn open(target: &ConnectTarget) -> Result<Opened, tokio_postgres::Error> {
+    let tls = ControlTls { connector: Arc::clone(&target.tls), host: target.host.clone() };
+    let mut config = Config::new();
+    config
+        .host(&target.host)
+        .port(target.port)
+        .dbname(&target.database)
+        .user(&target.user)
+        .application_name("ostrakon control")
+        .ssl_mode(tls.mode())
+        .connect_timeout(Duration::from_millis(target.connect_timeout_ms));
+    if let Some(password) = &target.password {
+        config.password(password);
+    }
+    match config.connect(tls.clone()).await {
+        Err(error) if tls.mode() == SslMode::Prefer && error.as_db_error().is_none() => {
+            config.ssl_mode(SslMode::Disable).connect(tls).await
+        }
+        opened => opened,
     }
 }
 

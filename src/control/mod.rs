@@ -6,3 +6,4 @@ pub mod client;
 pub mod probe;
 pub mod recovery;
 pub mod sequences;
+mod tls;

@@ -64,6 +64,7 @@ impl Session {
     async fn dress(&mut self, link: &mut Link, name: &str) -> Result<(), Failure> {
         let schema_version = self.cluster.schema.load().version;
         let mut first = String::new();
+        let is_sure = self.settings_are_taken && self.settings.are_sure();
         if link.lease.schema_version != schema_version {
             if !link.lease.prepared.is_empty() {
                 // A plan kept from before a schema change may answer with other columns.
@@ -78,12 +79,16 @@ impl Session {
             link.lease.settings_key = u64::MAX;
         }
         if !first.is_empty() {
-            link.quiet_query(&first);
-            self.settle_quiet(link, name).await?;
+            client_message::encode_query(link.lease.output(), &first);
+            link.lease.expect_ready();
+            link.expects.push_back(Expect::Dressing { is_sure });
+            if !is_sure {
+                self.settle_quiet(link, name).await?;
+            }
             link.lease.settings_key = self.settings.key();
         }
         if self.transaction.is_open() {
-            let opening = self.transaction.opening_sql();
+            let opening = self.transaction.opening_sql(&self.settings);
             link.begun = true;
             link.quiet_query(&opening);
             if !self.transaction.opening_cannot_fail() {
@@ -142,11 +147,17 @@ impl Session {
 
 /// Reads the answers of quiet queries that stand before everything else.
 pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failure> {
-    let mut error: Option<Frame> = None;
-    while matches!(link.expects.front(), Some(Expect::Quiet)) {
+    let mut error: Option<(Frame, bool)> = None;
+    while let Some(expect @ (Expect::Quiet | Expect::Dressing { .. })) = link.expects.front().cloned() {
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
-            tag::ERROR_RESPONSE if error.is_none() => error = Some(frame),
+            tag::ERROR_RESPONSE => {
+                if matches!(expect, Expect::Dressing { .. }) {
+                    // Whatever settings it has now, they are nobody's.
+                    link.lease.poison();
+                }
+                error.get_or_insert((frame, expect == Expect::Dressing { is_sure: true }));
+            }
             tag::READY_FOR_QUERY => {
                 link.expects.pop_front();
             }
@@ -154,9 +165,22 @@ pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failur
         }
     }
     match error {
-        Some(frame) => Err(Failure::Postgres(frame)),
+        Some((frame, true)) => Err(unsettled(&frame, name)),
+        Some((frame, false)) => Err(Failure::Postgres(frame)),
         None => Ok(()),
     }
+}
+
+/// A setting that another server took was refused by this one, and a statement has followed it.
+fn unsettled(error: &Frame, name: &str) -> Failure {
+    let reason = crate::wire::server_message::read_error(&error.body()).map(|fields| fields.message);
+    crate::error::ClientError::new(
+        crate::error::ErrorId::StatementCompletionUnknown,
+        format!("the session's settings were refused by shard {name}"),
+    )
+    .with_detail(format!("The statement ran without them: {}.", reason.unwrap_or_default()))
+    .with_hint("Set the same configuration on all servers.")
+    .into()
 }
 
 /// What a backend's error is to the client.

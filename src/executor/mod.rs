@@ -5,6 +5,7 @@
 
 mod copy;
 mod ddl;
+pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
@@ -12,6 +13,7 @@ mod insert;
 mod link;
 mod peers;
 mod pipeline;
+mod prepare;
 mod relay;
 mod scatter;
 mod session;
@@ -32,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::backend::{ConnectTarget, Connection, Pools};
+use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
@@ -81,6 +83,8 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
     pub plan_cache_bytes_max: usize,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTls,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
@@ -94,6 +98,7 @@ impl Default for Settings {
             merge_bytes_max: 256 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
+            servers_tls: ServersTls::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
         }
@@ -138,6 +143,8 @@ pub struct Cluster {
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
+    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    schema_changes: AtomicU64,
 }
 
 impl Cluster {
@@ -169,6 +176,7 @@ impl Cluster {
             epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
+            schema_changes: AtomicU64::new(0),
         }
     }
 
@@ -209,6 +217,7 @@ impl Cluster {
             password: role.password,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
+            tls: self.settings.servers_tls.of(&node.name),
         }
     }
 
@@ -256,7 +265,7 @@ impl From<NetError> for Failure {
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(String, Vec<u32>), u64>>,
+    known: Mutex<HashMap<(Vec<u8>, Vec<u32>), u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).
@@ -268,9 +277,16 @@ impl StatementIds {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The id of a text with these parameter types: equal ids always mean equal statements.
-    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        let key = (sql.to_owned(), parameter_types.to_vec());
+    /// The id of a text with these parameter types, understood under settings of that key: equal ids always
+    /// mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32], parse_key: u64) -> u64 {
+        let text = [sql.as_bytes(), b"\0", &parse_key.to_be_bytes()].concat();
+        self.of_key(text, parameter_types.to_vec())
+    }
+
+    /// The id of whatever these bytes and numbers stand for.
+    fn of_key(&self, text: Vec<u8>, numbers: Vec<u32>) -> u64 {
+        let key = (text, numbers);
         let mut known = self.known.lock();
         if known.len() >= STATEMENT_TEXTS_MAX {
             known.clear();

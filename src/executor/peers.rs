@@ -78,6 +78,11 @@ impl Peers {
         servers.insert((node, server_pid), AtomicU32::new(session_pid));
     }
 
+    /// The session that a server process worked for last.
+    pub fn session_of(&self, node: NodeId, server_pid: u32) -> Option<u32> {
+        self.servers.read().get(&(node, server_pid)).map(|user| user.load(Ordering::Relaxed))
+    }
+
     /// A NotificationResponse with the sender's process id as its own client knows it: that of the
     /// session that used the sending connection last. Processes that no session used stay as they are.
     pub fn sender_named(&self, node: NodeId, frame: Frame) -> Frame {
@@ -85,8 +90,7 @@ impl Peers {
         let Some(server_pid) = body.get(..4).and_then(|pid| pid.try_into().ok()).map(u32::from_be_bytes) else {
             return frame;
         };
-        let session = self.servers.read().get(&(node, server_pid)).map(|user| user.load(Ordering::Relaxed));
-        let Some(session) = session else { return frame };
+        let Some(session) = self.session_of(node, server_pid) else { return frame };
         let mut bytes = BytesMut::with_capacity(frame.bytes.len());
         bytes.extend_from_slice(frame.bytes.get(..5).unwrap_or_default());
         bytes.put_u32(session);

@@ -15,6 +15,8 @@ use crate::wire::server_message::{self, tag};
 pub enum Expect {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet,
+    /// As Quiet, for the session's settings; `is_sure`: the first statement did not wait for it.
+    Dressing { is_sure: bool },
     /// ParseComplete; forwarded or not.
     Parse { forward: bool, id: u64 },
     /// ParseComplete of a text of the proxy's own, seen by nobody.

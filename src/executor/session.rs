@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
@@ -43,6 +44,8 @@ pub struct CancelSlot {
     /// The session has to end.
     is_terminated: AtomicBool,
     told_to_end: Notify,
+    /// A cancel request came for a session that waits for a connection.
+    told_to_stop_waiting: Notify,
 }
 
 impl CancelSlot {
@@ -61,11 +64,20 @@ impl CancelSlot {
     /// # Cancel safety
     /// Safe: a request on its way keeps its connection from being pooled.
     pub async fn cancel_running(&self) {
+        self.told_to_stop_waiting.notify_waiters();
         for handle in self.running() {
             if let Err(error) = handle.cancel().await {
                 tracing::debug!(%error, "cancel request failed");
             }
         }
+    }
+
+    /// Waits for a cancel request; those that came before do not count.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn cancelled(&self) {
+        self.told_to_stop_waiting.notified().await;
     }
 
     /// Ends the session, as `pg_terminate_backend` does: its work is cancelled, its driver is woken.
@@ -169,6 +181,14 @@ pub struct Session {
     pub(super) suspended: BTreeMap<String, Suspended>,
     /// The shard that owes answers to extended messages.
     pub(super) current: Option<ShardId>,
+    /// A server took every setting that the session has: others will, too.
+    pub(super) settings_are_taken: bool,
+    /// What the client was told of reported settings before the open transaction changed one.
+    pub(super) parameters_before: Option<BTreeMap<String, String>>,
+    /// What it was told since; empty while nothing was set.
+    pub(super) parameters_told: BTreeMap<String, String>,
+    /// ParameterStatus messages that go before the next ReadyForQuery.
+    pub(super) status_owed: BytesMut,
     /// Where other sessions find this one.
     _joined: Joined,
 }
@@ -197,10 +217,27 @@ impl Session {
             cursors: BTreeMap::new(),
             suspended: BTreeMap::new(),
             current: None,
+            settings_are_taken: false,
+            parameters_before: None,
+            parameters_told: BTreeMap::new(),
+            status_owed: BytesMut::new(),
             _joined: joined,
         };
         session.update_search_path();
         session
+    }
+
+    /// Takes over statements that were prepared while the cluster had one shard: name and Parse body. What
+    /// cannot be read does not exist any more.
+    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>) {
+        for (name, parse_body) in prepared {
+            let Some(parse) = crate::wire::client_message::read_parse(&name, &parse_body) else { continue };
+            let Ok(parsed) = self.understand(&parse.sql) else { continue };
+            let id = self.cluster.statement_ids.unique();
+            let statement = PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types };
+            // A session has as many of them here as it had there.
+            let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
+        }
     }
 
     /// The schema to plan with.
@@ -226,6 +263,7 @@ impl Session {
         self.refresh_topology().await;
         let home = self.topology.home();
         self.link(home).await?;
+        self.settings_are_taken = true;
         let parameters = self.links.get(&home).map(|link| link.lease.parameters().clone()).unwrap_or_default();
         self.release();
         Ok(parameters)
@@ -263,9 +301,11 @@ impl Session {
 
     /// Reads the search path from the settings in force.
     pub(super) fn update_search_path(&mut self) {
-        let written = match self.settings.changed_sql("search_path") {
+        let inside = self.transaction.sets_anything().then(|| self.transaction.settings_inside(&self.settings));
+        let settings = inside.as_ref().unwrap_or(&self.settings);
+        let written = match settings.changed_sql("search_path") {
             Some(sql) => set_value(sql),
-            None => self.settings.startup_value("search_path").map(str::to_owned),
+            None => settings.startup_value("search_path").map(str::to_owned),
         };
         self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
     }

@@ -1,5 +1,9 @@
 //! SET, RESET, DISCARD, DEALLOCATE: what belongs to the session and not to a connection.
 
+use std::collections::BTreeMap;
+
+use bytes::BytesMut;
+
 use super::relay::Done;
 use super::values::StatementValues;
 use super::{Failure, Session};
@@ -7,9 +11,10 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::Slot;
-use crate::session::Parsed;
+use crate::session::{Change, Parsed};
 use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement};
 use crate::sql::walk;
+use crate::wire::server_message;
 
 /// Settings that a client may not change: the proxy depends on them.
 const FIXED: &[&str] = &["client_encoding", "session_authorization", "standard_conforming_strings"];
@@ -25,10 +30,11 @@ impl Session {
             Statement::Set { local, name, value } => self.set(client, parsed, *local, name, value.is_empty()).await,
             Statement::Reset(Some(name)) => self.set(client, parsed, false, name, true).await,
             Statement::Reset(None) => {
-                let done = self.tell_shards(client, &parsed.text).await?;
-                self.settings.reset_all();
-                self.settings_changed();
-                Ok(done)
+                let sql = self.settings.change_sql(&Change::ResetAll);
+                self.note_parameters().await?;
+                self.tell_shards_quietly(client, &sql).await?;
+                self.settings_change(Change::ResetAll);
+                Ok(Done::with_tag("RESET"))
             }
             Statement::Deallocate(name) => {
                 match name {
@@ -44,12 +50,12 @@ impl Session {
                 }
                 Ok(Done::with_tag(if name.is_some() { "DEALLOCATE" } else { "DEALLOCATE ALL" }))
             }
-            Statement::Discard(what) => self.discard(what),
+            Statement::Discard(what) => self.discard(client, what).await,
             _ => Err(ClientError::new(ErrorId::Internal, "not a setting").into()),
         }
     }
 
-    fn discard(&mut self, what: &str) -> Result<Done, Failure> {
+    async fn discard(&mut self, client: &mut Framed, what: &str) -> Result<Done, Failure> {
         if what == "all" {
             if self.transaction.is_open() {
                 return Err(ClientError::new(
@@ -59,7 +65,9 @@ impl Session {
                 .into());
             }
             self.statements.remove_all();
-            self.settings.reset_all();
+            let sql = self.settings.change_sql(&Change::ResetAll);
+            self.tell_shards_quietly(client, &format!("{sql};RESET ROLE")).await?;
+            self.settings.discard();
             self.settings_changed();
         }
         Ok(Done::with_tag(&format!("DISCARD {}", what.to_ascii_uppercase())))
@@ -82,22 +90,59 @@ impl Session {
             .with_hint("Texts are UTF-8 with standard-conforming strings.")
             .into());
         }
-        let done = self.tell_shards(client, &parsed.text).await?;
+        self.note_parameters().await?;
+        let startup = if is_default { self.settings.startup_sql(name, local) } else { None };
+        let done = match startup {
+            // The server's own RESET would go further back than to the client's startup packet.
+            Some(sql) => {
+                self.tell_shards_quietly(client, &sql).await?;
+                Done::with_tag(if matches!(*parsed.statement, Ok(Statement::Reset(_))) { "RESET" } else { "SET" })
+            }
+            None => self.tell_shards(client, &parsed.text).await?,
+        };
         if local {
             if self.transaction.is_open() {
-                self.transaction.say_local(statement_text(parsed));
+                self.transaction.say_local(Some(name), statement_text(parsed));
+                self.update_search_path();
             }
             return Ok(done);
         }
-        let sql = (!is_default).then(|| statement_text(parsed));
-        if self.transaction.is_open() {
-            self.transaction.say_setting(name, sql);
-            self.preview_search_path(name, sql);
+        let name = name.to_owned();
+        self.settings_change(if is_default {
+            Change::Reset(name)
         } else {
-            self.settings.change(name, sql);
-            self.settings_changed();
+            let sql = self.lasting_sql(&name).unwrap_or_else(|| statement_text(parsed).to_owned());
+            Change::Set { name, sql }
+        });
+        Ok(done)
+    }
+
+    /// A DateStyle may name the style or the order alone, and keeps the other part: what came of it is
+    /// remembered instead.
+    fn lasting_sql(&self, name: &str) -> Option<String> {
+        let value = self.links.values().next()?.lease.parameters().get("DateStyle")?;
+        (name == "datestyle").then(|| format!("SET datestyle = '{value}'"))
+    }
+
+    /// SET SESSION CHARACTERISTICS: defaults of the transactions to come.
+    pub(super) async fn set_characteristics(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
+        self.note_parameters().await?;
+        let done = self.tell_shards(client, &parsed.text).await?;
+        for change in characteristics(parsed) {
+            self.settings_change(change);
         }
         Ok(done)
+    }
+
+    /// What the shards have taken is the session's, at once or with the transaction.
+    fn settings_change(&mut self, change: Change) {
+        if self.transaction.is_open() {
+            self.transaction.say_setting(change);
+            self.update_search_path();
+        } else {
+            self.settings.change(&change);
+            self.settings_changed();
+        }
     }
 
     /// After `set_config` succeeded on one shard: the session remembers it, the transaction's other
@@ -106,28 +151,65 @@ impl Session {
         for (_, link) in self.links.iter_mut().filter(|(shard, _)| **shard != told) {
             link.quiet_query(&change.sql);
         }
-        match (self.transaction.is_open(), change.local) {
-            (true, true) => self.transaction.say_local(&change.sql),
-            (true, false) => {
-                self.transaction.say_setting(&change.name, Some(&change.sql));
-                self.preview_search_path(&change.name, Some(&change.sql));
+        self.note_told(told);
+        let SetConfig { name, sql, local } = change;
+        match (self.transaction.is_open(), local) {
+            (true, true) => {
+                self.transaction.say_local(Some(name), sql);
+                self.update_search_path();
             }
             (false, true) => {}
-            (false, false) => {
-                self.settings.change(&change.name, Some(&change.sql));
-                self.settings_changed();
+            (_, false) => {
+                let sql = self.lasting_sql(name).unwrap_or_else(|| sql.clone());
+                self.settings_change(Change::Set { name: name.clone(), sql });
             }
         }
     }
 
-    /// Inside a transaction a new search path counts at once, but lasts only if it commits.
-    fn preview_search_path(&mut self, name: &str, sql: Option<&str>) {
-        if name == "search_path" {
-            let mut probe = self.settings.clone();
-            probe.change(name, sql);
-            std::mem::swap(&mut self.settings, &mut probe);
-            self.update_search_path();
-            std::mem::swap(&mut self.settings, &mut probe);
+    /// Before a transaction sets something: what the client knows of reported settings.
+    pub(super) async fn note_parameters(&mut self) -> Result<(), Failure> {
+        if self.transaction.is_open() && self.parameters_before.is_none() {
+            let shard = self.any_shard();
+            self.settled_link(shard).await?;
+            self.parameters_before = self.links.get(&shard).map(|link| link.lease.parameters().clone());
+        }
+        Ok(())
+    }
+
+    /// The end of a transaction may take settings back: the client is told of those that PostgreSQL reports.
+    pub(super) fn owe_parameters(&mut self, committed: bool) {
+        let Some(before) = self.parameters_before.take() else { return };
+        // Without a connection that could tell, the values are those from before, unless they were kept.
+        let now = match self.links.values().next() {
+            Some(link) => link.lease.parameters(),
+            None if committed && self.transaction.changes_settings() => return,
+            None => &before,
+        };
+        owe(&mut self.status_owed, &self.parameters_told, now);
+        self.parameters_told.clear();
+    }
+
+    /// ROLLBACK TO has taken settings back.
+    pub(super) fn owe_parameters_inside(&mut self) {
+        if let Some(link) = self.links.values().next().filter(|_| self.parameters_before.is_some()) {
+            owe(&mut self.status_owed, &self.parameters_told, link.lease.parameters());
+            self.parameters_told.clone_from(link.lease.parameters());
+        }
+    }
+
+    /// What the connection says is in force now is what the client was told.
+    fn note_told(&mut self, shard: ShardId) {
+        if self.transaction.is_open()
+            && let Some(link) = self.links.get(&shard)
+        {
+            self.parameters_told = link.lease.parameters().clone();
+        }
+    }
+
+    /// Tells of settings that changed without a SET, before ReadyForQuery as PostgreSQL does.
+    pub(super) fn write_owed_parameters(&mut self, client: &mut Framed) {
+        if !self.status_owed.is_empty() {
+            client.output().extend_from_slice(&self.status_owed.split());
         }
     }
 
@@ -154,18 +236,46 @@ impl Session {
                 let show = super::exchange::Show { header: false, rows: false, notices: false };
                 self.exchange(client, shard, sql, super::statement::Mode::Simple, show).await?
             };
+            if first.is_none() {
+                self.note_told(shard);
+            }
             first.get_or_insert(done);
         }
         first.ok_or_else(|| ClientError::new(ErrorId::Internal, "no shard to tell").into())
+    }
+
+    /// As [`Session::tell_shards`], for text of the proxy's own: the client sees changes of parameters only.
+    async fn tell_shards_quietly(&mut self, client: &mut Framed, sql: &str) -> Result<(), Failure> {
+        let mut shards: Vec<_> = self.links.keys().copied().collect();
+        if shards.is_empty() {
+            shards.push(self.topology.home());
+        }
+        for (index, shard) in shards.into_iter().enumerate() {
+            let show = super::exchange::Show { header: false, rows: false, notices: index == 0 };
+            self.exchange(client, shard, sql, super::statement::Mode::Simple, show).await?;
+            if index == 0 {
+                self.note_told(shard);
+            }
+        }
+        Ok(())
     }
 
     /// SET TRANSACTION and SET CONSTRAINTS: for this transaction, on all its shards.
     pub(super) async fn set_in_transaction(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
         let done = self.tell_shards(client, &parsed.text).await?;
         if self.transaction.is_open() {
-            self.transaction.say_local(statement_text(parsed));
+            self.transaction.say_local(None, statement_text(parsed));
         }
         Ok(done)
+    }
+}
+
+/// ParameterStatus for what is otherwise than the client was told.
+fn owe(owed: &mut BytesMut, told: &BTreeMap<String, String>, now: &BTreeMap<String, String>) {
+    for (name, value) in now {
+        if told.get(name).is_some_and(|told| told != value) {
+            server_message::write_parameter_status(owed, name, value);
+        }
     }
 }
 
@@ -224,6 +334,35 @@ fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Opti
 
 fn statement_text(parsed: &Parsed) -> &str {
     parsed.text.trim_end_matches(|character: char| character == ';' || character.is_whitespace())
+}
+
+/// The settings behind SET SESSION CHARACTERISTICS AS TRANSACTION …; PostgreSQL has taken the text.
+fn characteristics(parsed: &Parsed) -> Vec<Change> {
+    let words: Vec<String> =
+        (0..parsed.lexed.tokens.len()).map(|at| parsed.lexed.text(&parsed.text, at).to_ascii_lowercase()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut changes = Vec::new();
+    let mut set = |name: &str, value: &str| {
+        let sql = format!("SET {name} = '{value}'");
+        changes.push(Change::Set { name: name.to_owned(), sql });
+    };
+    for at in 0..words.len() {
+        match words.get(at..).unwrap_or_default() {
+            ["level", "read", level @ ("committed" | "uncommitted"), ..] => {
+                set("default_transaction_isolation", &format!("read {level}"));
+            }
+            ["level", "repeatable", "read", ..] => set("default_transaction_isolation", "repeatable read"),
+            ["level", "serializable", ..] => set("default_transaction_isolation", "serializable"),
+            ["read", "only", ..] => set("default_transaction_read_only", "on"),
+            ["read", "write", ..] => set("default_transaction_read_only", "off"),
+            ["not", "deferrable", ..] => set("default_transaction_deferrable", "off"),
+            ["deferrable", ..] if at == 0 || words.get(at - 1) != Some(&"not") => {
+                set("default_transaction_deferrable", "on");
+            }
+            _ => {}
+        }
+    }
+    changes
 }
 
 /// SET of a fixed setting to the value it has anyway.

@@ -28,6 +28,7 @@ impl Session {
             self.statements.end_portals();
             self.release();
         }
+        self.write_owed_parameters(client);
         let status = self.status_byte();
         server_message::write_ready_for_query(client.output(), status);
         client.flush().await

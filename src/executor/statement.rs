@@ -90,17 +90,23 @@ impl Session {
             Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
             Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
-            Statement::Prepare { .. } | Statement::Execute { .. } => {
-                Err(not_in_pooling("PREPARE and EXECUTE", "Use the driver's prepared statements (extended protocol)."))
+            Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
+            Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
+            Statement::Explain { statement, .. }
+                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
+            {
+                Err(ClientError::new(
+                    ErrorId::FeatureNotSupported,
+                    "EXPLAIN of EXECUTE is not supported through the proxy",
+                )
+                .with_hint("Explain the statement itself.")
+                .into())
             }
             Statement::Notification => Err(not_in_pooling(
                 "LISTEN, UNLISTEN and NOTIFY",
                 "Connect to a PostgreSQL server directly for notifications.",
             )),
-            Statement::SetSessionCharacteristics => Err(not_in_pooling(
-                "SET SESSION CHARACTERISTICS",
-                "Set default_transaction_isolation or default_transaction_read_only instead.",
-            )),
+            Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,
             Statement::TwoPhase => {
                 Err(not_in_pooling("PREPARE TRANSACTION", "The proxy commits across shards by itself."))
             }
@@ -216,6 +222,9 @@ impl Session {
             Err(refusal) => return Err(self.refuse(client, parsed, mode.types(), refusal).await),
         };
         let change = set::set_config(parsed, &StatementValues::new(&parsed.lexed, mode))?;
+        if change.is_some() {
+            self.note_parameters().await?;
+        }
         if plan.outside_transaction && self.transaction.is_open() {
             return Err(ClientError::new(
                 ErrorId::ActiveTransaction,
@@ -237,15 +246,17 @@ impl Session {
             return self.run_insert(client, parsed, insert, &bound, &values, mode).await;
         }
         match bound.shards {
-            BoundShards::Any => {
-                let shard = self.any_shard();
+            BoundShards::Any | BoundShards::One(_) => {
+                let shard = match bound.shards {
+                    BoundShards::One(shard) if change.is_none() => shard,
+                    _ => self.any_shard(),
+                };
                 let done = self.run_one(client, parsed, &plan, shard, mode).await?;
                 if let Some(change) = change {
                     self.note_set_config(shard, &change);
                 }
                 Ok(done)
             }
-            BoundShards::One(shard) => self.run_one(client, parsed, &plan, shard, mode).await,
             BoundShards::Many(shards) => match &plan.several {
                 Several::Merge { splices, merge } => {
                     self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await

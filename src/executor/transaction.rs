@@ -62,6 +62,8 @@ impl Session {
                 self.transaction.clone().rollback_to(name)?;
                 self.tell_links(&parsed.text).await?;
                 self.transaction.rollback_to(name)?;
+                self.update_search_path();
+                self.owe_parameters_inside();
                 self.own_schema = None;
                 if self.schema_changed {
                     self.read_own_schema().await?;
@@ -274,8 +276,9 @@ impl Session {
 
     /// The block is over, one way or the other.
     pub(super) fn end_transaction(&mut self, committed: bool) {
-        for (name, sql) in self.transaction.end(committed) {
-            self.settings.change(&name, sql.as_deref());
+        self.owe_parameters(committed);
+        for change in self.transaction.end(committed) {
+            self.settings.change(&change);
         }
         let key = self.settings.key();
         for link in self.links.values_mut() {

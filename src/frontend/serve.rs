@@ -1,5 +1,6 @@
 //! One client from its first packet to its last.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -7,6 +8,7 @@ use tokio::sync::watch;
 use super::login::Wanted;
 use super::{ADMIN_DATABASE, Frontend, Registered, refuse, stopped};
 use crate::error::{ClientError, ErrorId};
+use crate::executor::direct::{Direct, Ended};
 use crate::executor::{Failure, Session};
 use crate::net::{Framed, NetError};
 use crate::session::Settings;
@@ -16,46 +18,98 @@ use crate::wire::server_message;
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
-        let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
-        let registered = match self.sessions.register(&client) {
-            Ok(registered) => registered,
+        let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
+        client.set_message_bytes_max(self.limits.message_bytes_max);
+        let is_admin = wanted.database == ADMIN_DATABASE;
+        let place = self.seats.take(&wanted.user, is_admin);
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client, minor)?))) {
+            Ok(place) => place,
             Err(error) => {
                 refuse(&mut client, &error).await;
                 return Ok(());
             }
         };
-        if wanted.database == ADMIN_DATABASE {
+        if is_admin {
             return self.serve_admin(&mut client, &wanted, &registered, stop).await;
         }
-        let settings = Settings::from_startup(&wanted.parameters);
-        let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
-        let outcome = match session.open().await {
-            Ok(parameters) => {
-                welcome(
-                    &mut client,
-                    parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())),
-                    &registered,
-                );
-                client.flush().await?;
-                let ended = tokio::select! {
-                    outcome = self.serve_session(&mut client, &mut session, stop) => Some(outcome),
-                    () = registered.slot.terminated() => None,
-                };
-                match ended {
-                    Some(outcome) => outcome,
-                    None => {
-                        terminated(&mut client).await;
-                        Ok(())
-                    }
+        if self.cluster.topology.load().shards.len() > 1 {
+            let settings = Settings::from_startup(&wanted.parameters);
+            let mut session =
+                Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
+            let outcome = match session.open().await {
+                Ok(parameters) => {
+                    welcome(&mut client, in_pairs(&parameters), &registered);
+                    client.flush().await?;
+                    self.serve_sharded(&mut client, &mut session, &registered, stop).await
                 }
+                Err(failure) => {
+                    send_away(&mut client, failure).await;
+                    Ok(())
+                }
+            };
+            session.close().await;
+            return outcome;
+        }
+        self.serve_direct(client, &wanted, registered, stop).await
+    }
+
+    /// A session of a cluster with one shard, and what becomes of it when there are more.
+    async fn serve_direct(
+        &self,
+        mut client: Framed,
+        wanted: &Wanted,
+        mut registered: Registered<'_>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
+        let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
+        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
+            .with_idle_limit(self.limits.idle_transaction_ms);
+        match direct.open().await {
+            Ok(parameters) => {
+                if let Some(pid) = direct.own_server_pid() {
+                    registered.take_pid(pid);
+                }
+                welcome(&mut client, in_pairs(&parameters), &registered);
+                client.flush().await?;
             }
             Err(failure) => {
                 send_away(&mut client, failure).await;
-                Ok(())
+                return Ok(());
             }
-        };
+        }
+        let outcome = direct.serve(&mut client, &mut stop).await;
+        if !matches!(outcome, Ok(Ended::MoreShards)) {
+            direct.close().await;
+            return outcome.map(|_| ());
+        }
+        let (settings, prepared) = direct.into_parts();
+        let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
+        let mut session = Session::new(cluster, &wanted.user, settings, slot);
+        session.adopt(prepared);
+        let outcome = self.serve_sharded(&mut client, &mut session, &registered, stop).await;
         session.close().await;
         outcome
+    }
+
+    async fn serve_sharded(
+        &self,
+        client: &mut Framed,
+        session: &mut Session,
+        registered: &Registered<'_>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let ended = tokio::select! {
+            outcome = self.serve_session(client, session, stop) => Some(outcome),
+            () = registered.slot.terminated() => None,
+        };
+        match ended {
+            Some(outcome) => outcome,
+            None => {
+                terminated(client).await;
+                Ok(())
+            }
+        }
     }
 
     async fn serve_session(
@@ -180,6 +234,10 @@ fn welcome<'a>(client: &mut Framed, parameters: impl Iterator<Item = (&'a str, &
     }
     server_message::write_backend_key_data(output, registered.pid, &registered.secret);
     server_message::write_ready_for_query(output, b'I');
+}
+
+fn in_pairs(parameters: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 /// A login that failed, in PostgreSQL's words or ours.

@@ -2,16 +2,16 @@
 //!
 //! Both sides of the proxy use it. Must not know: what the messages mean.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::wire::frame::{Frame, take_frame};
@@ -159,12 +159,18 @@ impl Framed {
         Ok(self.input.split_to(1).first().copied())
     }
 
-    /// Changes the largest message that is taken, e.g. while a client is not authenticated yet.
+    /// Changes the largest message that is taken, e.g. while a client is not authenticated yet, and gives the
+    /// limit that was in force.
     ///
     /// # Units
     /// Bytes; default [`MESSAGE_BYTES_MAX`].
-    pub fn set_message_bytes_max(&mut self, bytes_max: usize) {
-        self.message_bytes_max = bytes_max;
+    pub fn set_message_bytes_max(&mut self, bytes_max: usize) -> usize {
+        std::mem::replace(&mut self.message_bytes_max, bytes_max)
+    }
+
+    /// The largest message that is taken.
+    pub fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
     }
 
     /// The next frame; `None` when the other side closed the stream between two messages.
@@ -328,18 +334,30 @@ impl Framed {
         Pin::new(&mut self.stream).poll_flush(context).map_err(NetError::from)
     }
 
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
+    /// One read into the input buffer, without waiting: the number of bytes, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// The stream broke.
+    pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
         self.reserve_input();
-        let mut chunk = [0u8; 4096];
-        let mut buffer = ReadBuf::new(&mut chunk);
-        match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-            Poll::Ready(Ok(())) => {
-                self.input.extend_from_slice(buffer.filled());
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        // The future keeps nothing between two polls, so it may be dropped after one.
+        pin!(self.stream.read_buf(&mut self.input)).poll(context).map_err(NetError::from)
+    }
+
+    /// Sends the output as far as the other side takes it, without waiting; ready when all is sent.
+    ///
+    /// # Errors
+    /// The stream broke.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
+        let sent = ready!(self.poll_send(context));
+        self.shrink_output();
+        Poll::Ready(sent)
+    }
+
+    /// What was read and not taken, and what is to be sent.
+    pub fn buffers(&mut self) -> (&mut BytesMut, &mut BytesMut) {
+        (&mut self.input, &mut self.output)
     }
 
     fn shrink_output(&mut self) {

@@ -2,6 +2,7 @@
 //!
 //! Must not know: command lines and files of settings.
 
+mod certificates;
 mod identity;
 mod ids;
 
@@ -18,14 +19,15 @@ use tokio::task::JoinHandle;
 use crate::admin::Admin;
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::schema::read_schema;
-use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools};
+use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::ShardId;
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
-use crate::frontend::{ClientLimits, Frontend, Trust};
+use crate::frontend::{ClientLimits, Frontend, LoginSettings, SessionLimits, Trust};
 use crate::net::NetError;
 use crate::net::listener::{Listener, ListenerSettings};
+use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
@@ -51,6 +53,16 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
     pub clients: ClientLimits,
+    /// TLS for clients: the certificates. Whether it is required is among the settings of the login.
+    pub clients_tls: Option<AcceptSettings>,
+    /// TLS towards the servers.
+    pub servers_tls: ServersTlsSettings,
+    /// How clients log in; its TLS is made of `clients_tls`.
+    pub login: LoginSettings,
+    /// What clients may do at most.
+    pub session_limits: SessionLimits,
+    /// SIGHUP reads certificates again instead of ending the process.
+    pub reload_on_hangup: bool,
 }
 
 impl Settings {
@@ -66,6 +78,11 @@ impl Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
+            clients_tls: None,
+            servers_tls: ServersTlsSettings::default(),
+            login: LoginSettings::default(),
+            session_limits: SessionLimits::default(),
+            reload_on_hangup: false,
         }
     }
 }
@@ -95,6 +112,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// Certificates cannot be used.
+    #[error("{0}")]
+    Tls(#[from] crate::net::tls::TlsError),
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
@@ -153,24 +173,35 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.places(), ..ListenerSettings::default() };
+    // Clients that have not logged in have places of their own.
+    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
         .local_address()
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let limit = Duration::from_millis(START_MS_MAX);
-    let cluster = tokio::time::timeout(limit, build(&settings, topology, &store)).await.map_err(|_| {
-        StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() }
-    })??;
+    let servers_tls = ServersTls::load(&settings.servers_tls)?;
+    let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
+    let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
+    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
+    let cluster =
+        tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
+            |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
+        )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback));
+    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients)
+        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+        .with_limits(settings.session_limits);
+    let frontend = Arc::new(frontend);
     let tasks = vec![
+        tokio::spawn(watching),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
-        tokio::spawn(close_expired(Arc::clone(&cluster.shared))),
+        tokio::spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
@@ -185,11 +216,17 @@ struct Built {
     recovery: Recovery,
 }
 
-async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) -> Result<Built, StartError> {
+async fn build(
+    settings: &Settings,
+    topology: Topology,
+    store: &Arc<dyn Store>,
+    servers_tls: ServersTls,
+) -> Result<Built, StartError> {
     let access = Access {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
         password: settings.control_password.clone(),
+        tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
     let home = topology.home();
@@ -205,7 +242,7 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
-    let pools = Pools::new(settings.pool.clone());
+    let pools = Pools::new(PoolSettings { seed: identity::random()?, ..settings.pool.clone() });
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),
         schema,
@@ -218,6 +255,7 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
+            servers_tls,
             ..executor::Settings::default()
         },
     ));
@@ -225,46 +263,42 @@ async fn build(settings: &Settings, topology: Topology, store: &Arc<dyn Store>) 
 }
 
 /// How the control role reaches the primaries of the topology in force.
+#[derive(Clone)]
 struct Access {
     topology: Arc<arc_swap::ArcSwap<Topology>>,
     user: String,
     password: Option<String>,
+    tls: ServersTls,
 }
 
 impl Access {
     fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
-        control_target(topology, shard, &self.user, self.password.as_deref())
+        let node = topology.primary(shard)?;
+        Some(ConnectTarget {
+            node: node.id,
+            host: node.host.clone(),
+            port: node.port,
+            database: topology.database.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            parameters: Vec::new(),
+            connect_timeout_ms: 5_000,
+            tls: self.tls.of(&node.name),
+        })
     }
 
     fn find_primaries(&self) -> crate::control::recovery::FindPrimaries {
-        let (topology, user, password) = (Arc::clone(&self.topology), self.user.clone(), self.password.clone());
+        let access = self.clone();
         Arc::new(move || {
-            let topology = topology.load();
-            topology
-                .shard_ids()
-                .filter_map(|shard| Some((shard, control_target(&topology, shard, &user, password.as_deref())?)))
-                .collect()
+            let topology = access.topology.load();
+            topology.shard_ids().filter_map(|shard| Some((shard, access.target(&topology, shard)?))).collect()
         })
     }
 
     fn find_primary(&self) -> crate::executor::two_phase::FindPrimary {
-        let (topology, user, password) = (Arc::clone(&self.topology), self.user.clone(), self.password.clone());
-        Arc::new(move |shard| control_target(&topology.load(), shard, &user, password.as_deref()))
+        let access = self.clone();
+        Arc::new(move |shard| access.target(&access.topology.load(), shard))
     }
-}
-
-fn control_target(topology: &Topology, shard: ShardId, user: &str, password: Option<&str>) -> Option<ConnectTarget> {
-    let node = topology.primary(shard)?;
-    Some(ConnectTarget {
-        node: node.id,
-        host: node.host.clone(),
-        port: node.port,
-        database: topology.database.clone(),
-        user: user.to_owned(),
-        password: password.map(str::to_owned),
-        parameters: Vec::new(),
-        connect_timeout_ms: 5_000,
-    })
 }
 
 /// Makes the decision table on every shard.
@@ -341,9 +375,9 @@ async fn watch_schema(cluster: Arc<Cluster>) {
     }
 }
 
-async fn close_expired(cluster: Arc<Cluster>) {
+async fn tend_pools(cluster: Arc<Cluster>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        cluster.pools.close_expired();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.pools.tend();
     }
 }

@@ -9,10 +9,11 @@ pub mod mode;
 pub mod prepared;
 pub mod server_statements;
 pub mod settings;
+pub mod sql_prepare;
 pub mod transaction;
 
 pub use mode::PoolMode;
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
 pub use server_statements::{Ensured, PreparedSet};
-pub use settings::Settings;
+pub use settings::{Change, Settings};
 pub use transaction::{Status, Transaction};

@@ -19,6 +19,43 @@ const MEANINGLESS_TO_TEXTS: &[&str] = &[
     "statement_timeout",
 ];
 
+/// Settings of PostgreSQL's own whose value cannot be refused by one server when another has taken it:
+/// any role may set them, and nothing is looked up to judge the value.
+#[rustfmt::skip]
+const SURE: &[&str] = &[
+    "application_name", "array_nulls", "backslash_quote", "bytea_output", "check_function_bodies",
+    "client_connection_check_interval", "client_encoding", "client_min_messages", "constraint_exclusion",
+    "cpu_index_tuple_cost", "cpu_operator_cost", "cpu_tuple_cost", "cursor_tuple_fraction", "datestyle",
+    "default_statistics_target", "default_transaction_deferrable", "default_transaction_isolation",
+    "default_transaction_read_only", "effective_cache_size", "escape_string_warning", "extra_float_digits",
+    "from_collapse_limit", "hash_mem_multiplier", "idle_in_transaction_session_timeout", "idle_session_timeout",
+    "intervalstyle", "join_collapse_limit", "lock_timeout", "maintenance_work_mem", "max_parallel_workers",
+    "max_parallel_workers_per_gather", "min_parallel_index_scan_size", "min_parallel_table_scan_size",
+    "parallel_leader_participation", "parallel_setup_cost", "parallel_tuple_cost", "plan_cache_mode",
+    "quote_all_identifiers", "random_page_cost", "row_security", "search_path", "seq_page_cost",
+    "standard_conforming_strings", "statement_timeout", "synchronize_seqscans", "synchronous_commit", "timezone",
+    "transaction_timeout", "transform_null_equals", "work_mem", "xmlbinary", "xmloption",
+];
+
+/// As [`SURE`], by the beginning of their names.
+const SURE_PREFIXES: &[&str] = &["debug_print_", "enable_", "geqo", "jit", "log_parser_stats", "vacuum_cost_"];
+
+/// A change of the session's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// SET: the folded name and the statement's own text.
+    Set {
+        /// Folded name.
+        name: String,
+        /// The statement.
+        sql: String,
+    },
+    /// RESET name, SET name TO DEFAULT: back to what the client asked for when it connected.
+    Reset(String),
+    /// RESET ALL.
+    ResetAll,
+}
+
 /// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -47,23 +84,76 @@ impl Settings {
         settings
     }
 
-    /// SET (the statement's text) or RESET (`None`).
-    pub fn change(&mut self, name: &str, sql: Option<&str>) {
-        match sql {
-            Some(sql) => {
-                self.changed.insert(name.to_owned(), sql.to_owned());
+    /// The client's encoding as a setting, where it is another than the servers' connections have. Only for
+    /// sessions whose texts go to one server as they are.
+    pub fn with_encoding(mut self, parameters: &[(String, String)]) -> Self {
+        let encoding = parameters.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("client_encoding"));
+        if let Some((name, value)) = encoding {
+            let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            if !matches!(plain.to_ascii_uppercase().as_str(), "UTF8" | "UNICODE") {
+                self.startup.insert(name.to_ascii_lowercase(), value.clone());
+                self.update_key();
             }
-            None => {
+        }
+        self
+    }
+
+    /// What a server took.
+    pub fn change(&mut self, change: &Change) {
+        match change {
+            Change::Set { name, sql } => {
+                self.changed.insert(name.clone(), sql.clone());
+            }
+            Change::Reset(name) => {
                 self.changed.remove(name);
             }
+            // PostgreSQL's RESET ALL leaves the role as it is.
+            Change::ResetAll => self.changed.retain(|name, _| name == "role"),
         }
         self.update_key();
     }
 
-    /// RESET ALL, DISCARD ALL.
-    pub fn reset_all(&mut self) {
+    /// DISCARD ALL.
+    pub fn discard(&mut self) {
         self.changed.clear();
         self.update_key();
+    }
+
+    /// Whether every server takes these settings since one did: then they need no answer before the
+    /// first statement.
+    pub fn are_sure(&self) -> bool {
+        self.startup.keys().chain(self.changed.keys()).all(|name| {
+            SURE.binary_search(&name.as_str()).is_ok()
+                || SURE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || name.contains('.')
+        })
+    }
+
+    /// What a connection is told so that the change is made there, in place of a plain RESET, which would
+    /// return to the server's own value.
+    pub fn change_sql(&self, change: &Change) -> String {
+        match change {
+            Change::Set { sql, .. } => sql.clone(),
+            Change::Reset(name) => self.startup_sql(name, false).unwrap_or_else(|| format!("RESET {name}")),
+            Change::ResetAll => {
+                let mut sql = String::from("RESET ALL");
+                for name in self.startup.keys() {
+                    sql.push(';');
+                    sql.push_str(&self.startup_sql(name, false).unwrap_or_default());
+                }
+                sql
+            }
+        }
+    }
+
+    /// The statement that gives a setting the client's startup value; `None` when it has none.
+    pub fn startup_sql(&self, name: &str, local: bool) -> Option<String> {
+        let value = self.startup.get(name)?;
+        Some(format!(
+            "SELECT pg_catalog.set_config('{}', '{}', {local})",
+            name.replace('\'', "''"),
+            value.replace('\'', "''")
+        ))
     }
 
     /// Equal keys mean equal settings; 0 means none at all.
@@ -85,14 +175,9 @@ impl Settings {
     /// The statements that turn any pooled connection into one with these settings.
     pub fn apply_sql(&self) -> String {
         let mut sql = String::from("RESET ALL;RESET ROLE");
-        for (name, value) in &self.startup {
-            if !self.changed.contains_key(name) {
-                sql.push_str(&format!(
-                    ";SELECT pg_catalog.set_config('{}', '{}', false)",
-                    name.replace('\'', "''"),
-                    value.replace('\'', "''")
-                ));
-            }
+        for name in self.startup.keys().filter(|name| !self.changed.contains_key(*name)) {
+            sql.push(';');
+            sql.push_str(&self.startup_sql(name, false).unwrap_or_default());
         }
         for text in self.changed.values() {
             sql.push(';');
@@ -172,6 +257,42 @@ fn read_options(options: &str) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
+    fn set(name: &str, sql: &str) -> Change {
+        Change::Set { name: name.into(), sql: sql.into() }
+    }
+
+    #[test]
+    fn reset_on_a_connection_gives_the_startup_value() {
+        let settings = Settings::from_startup(&[("work_mem".into(), "3MB".into())]);
+        let reset = |name: &str| settings.change_sql(&Change::Reset(name.into()));
+        assert_eq!(reset("work_mem"), "SELECT pg_catalog.set_config('work_mem', '3MB', false)");
+        assert_eq!(reset("jit"), "RESET jit");
+        let all = settings.change_sql(&Change::ResetAll);
+        assert_eq!(all, "RESET ALL;SELECT pg_catalog.set_config('work_mem', '3MB', false)");
+    }
+
+    #[test]
+    fn reset_all_leaves_the_role() {
+        let mut settings = Settings::default();
+        settings.change(&set("role", "SET ROLE a"));
+        settings.change(&set("jit", "SET jit = off"));
+        settings.change(&Change::ResetAll);
+        assert_eq!(settings.apply_sql(), "RESET ALL;RESET ROLE;SET ROLE a");
+        settings.discard();
+        assert_eq!(settings.key(), 0);
+    }
+
+    #[test]
+    fn only_settings_that_cannot_be_refused_go_without_waiting() {
+        assert!(SURE.is_sorted());
+        let mut settings = Settings::from_startup(&[("options".into(), "-c enable_seqscan=off".into())]);
+        settings.change(&set("timezone", "SET TIME ZONE 'UTC'"));
+        settings.change(&set("app.tenant", "SET app.tenant = '5'"));
+        assert!(settings.are_sure());
+        settings.change(&set("temp_buffers", "SET temp_buffers = 100"));
+        assert!(!settings.are_sure());
+    }
+
     #[test]
     fn options_are_read_in_both_spellings() {
         assert_eq!(
@@ -188,20 +309,20 @@ mod tests {
     fn equal_settings_have_equal_keys_and_none_has_zero() {
         let mut one = Settings::from_startup(&[("user".into(), "a".into())]);
         assert_eq!(one.key(), 0);
-        one.change("work_mem", Some("SET work_mem = '1MB'"));
+        one.change(&set("work_mem", "SET work_mem = '1MB'"));
         let mut two = Settings::default();
-        two.change("work_mem", Some("SET work_mem = '1MB'"));
+        two.change(&set("work_mem", "SET work_mem = '1MB'"));
         assert_eq!(one.key(), two.key());
-        one.change("work_mem", None);
+        one.change(&Change::Reset("work_mem".into()));
         assert_eq!(one.key(), 0);
     }
 
     #[test]
     fn reset_returns_to_the_startup_value() {
         let mut settings = Settings::from_startup(&[("application_name".into(), "it's".into())]);
-        settings.change("application_name", Some("SET application_name = 'b'"));
+        settings.change(&set("application_name", "SET application_name = 'b'"));
         assert!(settings.apply_sql().ends_with("SET application_name = 'b'"));
-        settings.change("application_name", None);
+        settings.change(&Change::Reset("application_name".into()));
         assert!(settings.apply_sql().contains("set_config('application_name', 'it''s', false)"));
     }
 }

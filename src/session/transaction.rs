@@ -3,6 +3,7 @@
 //! BEGIN is held back: a shard joins when it is first touched, and is then told everything the
 //! transaction has said so far ([`Transaction::opening_sql`]).
 
+use super::settings::{Change, Settings};
 use crate::error::{ClientError, ErrorId};
 
 /// What ReadyForQuery says.
@@ -32,10 +33,10 @@ impl Status {
 enum Said {
     /// SAVEPOINT.
     Savepoint(String),
-    /// SET LOCAL, SET TRANSACTION, SET CONSTRAINTS: ends with the transaction.
-    Local(String),
-    /// SET of a session setting; it outlives the transaction if that commits.
-    Setting { name: String, sql: Option<String> },
+    /// SET LOCAL (then with its name), SET TRANSACTION, SET CONSTRAINTS: ends with the transaction.
+    Local { name: Option<String>, sql: String },
+    /// A change of session settings; it outlives the transaction if that commits.
+    Setting(Change),
 }
 
 /// The transaction of a session.
@@ -139,7 +140,7 @@ impl Transaction {
     pub fn last_savepoint(&self) -> Option<&str> {
         self.said.iter().rev().find_map(|said| match said {
             Said::Savepoint(name) => Some(name.as_str()),
-            Said::Local(_) | Said::Setting { .. } => None,
+            Said::Local { .. } | Said::Setting(_) => None,
         })
     }
 
@@ -149,28 +150,45 @@ impl Transaction {
         })
     }
 
-    /// A statement whose effect ends with the transaction.
-    pub fn say_local(&mut self, sql: &str) {
-        self.said.push(Said::Local(sql.to_owned()));
+    /// A statement whose effect ends with the transaction; the name of the setting if it is SET LOCAL.
+    pub fn say_local(&mut self, name: Option<&str>, sql: &str) {
+        self.said.push(Said::Local { name: name.map(str::to_owned), sql: sql.to_owned() });
     }
 
-    /// SET (`sql`) or RESET (`None`) of a session setting inside the block.
-    pub fn say_setting(&mut self, name: &str, sql: Option<&str>) {
-        self.said.push(Said::Setting { name: name.to_owned(), sql: sql.map(str::to_owned) });
+    /// A change of the session's settings inside the block.
+    pub fn say_setting(&mut self, change: Change) {
+        self.said.push(Said::Setting(change));
+    }
+
+    /// The settings as they are inside the block: those of the session with what was said since.
+    pub fn settings_inside(&self, settings: &Settings) -> Settings {
+        let mut inside = settings.clone();
+        for said in &self.said {
+            match said {
+                Said::Savepoint(_) | Said::Local { name: None, .. } => {}
+                Said::Local { name: Some(name), sql } => {
+                    inside.change(&Change::Set { name: name.clone(), sql: sql.clone() });
+                }
+                Said::Setting(change) => inside.change(change),
+            }
+        }
+        inside
+    }
+
+    /// Something was set, for the transaction or beyond it.
+    pub fn sets_anything(&self) -> bool {
+        self.said.iter().any(|said| !matches!(said, Said::Savepoint(_)))
     }
 
     /// The text that brings a shard which joins now to where the others are.
-    pub fn opening_sql(&self) -> String {
+    pub fn opening_sql(&self, settings: &Settings) -> String {
         let mut sql = self.begin.clone();
         for said in &self.said {
             sql.push(';');
             match said {
                 Said::Savepoint(name) => sql.push_str(&format!("SAVEPOINT \"{}\"", name.replace('"', "\"\""))),
-                Said::Local(text) => sql.push_str(text),
-                Said::Setting { name, sql: text } => match text {
-                    Some(text) => sql.push_str(text),
-                    None => sql.push_str(&format!("RESET {name}")),
-                },
+                Said::Local { sql: text, .. } => sql.push_str(text),
+                Said::Setting(change) => sql.push_str(&settings.change_sql(change)),
             }
         }
         sql
@@ -184,12 +202,11 @@ impl Transaction {
 
     /// A commit makes settings lasting on every connection of the transaction.
     pub fn changes_settings(&self) -> bool {
-        self.said.iter().any(|said| matches!(said, Said::Setting { .. }))
+        self.said.iter().any(|said| matches!(said, Said::Setting(_)))
     }
 
-    /// The block is over. Returns the session settings that a commit makes lasting (name and SET
-    /// text, `None` for RESET); none after a rollback.
-    pub fn end(&mut self, committed: bool) -> Vec<(String, Option<String>)> {
+    /// The block is over. Returns the changes of settings that a commit makes lasting; none after a rollback.
+    pub fn end(&mut self, committed: bool) -> Vec<Change> {
         let said = std::mem::take(&mut self.said);
         self.status = Status::Idle;
         self.implicit = false;
@@ -198,8 +215,8 @@ impl Transaction {
         }
         said.into_iter()
             .filter_map(|said| match said {
-                Said::Setting { name, sql } => Some((name, sql)),
-                Said::Savepoint(_) | Said::Local(_) => None,
+                Said::Setting(change) => Some(change),
+                Said::Savepoint(_) | Said::Local { .. } => None,
             })
             .collect()
     }
@@ -214,16 +231,33 @@ impl Transaction {
 mod tests {
     use super::*;
 
+    fn one_megabyte() -> Change {
+        Change::Set { name: "work_mem".into(), sql: "SET work_mem = '1MB'".into() }
+    }
+
+    #[test]
+    fn a_search_path_counts_inside_the_block_that_set_it() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN");
+        transaction.savepoint("a");
+        transaction.say_local(Some("search_path"), "SET LOCAL search_path = b");
+        let inside = transaction.settings_inside(&Settings::default());
+        assert_eq!(inside.changed_sql("search_path"), Some("SET LOCAL search_path = b"));
+        assert!(transaction.sets_anything() && !transaction.changes_settings());
+        assert!(transaction.rollback_to("a").is_ok());
+        assert_eq!(transaction.settings_inside(&Settings::default()).key(), 0);
+    }
+
     #[test]
     fn a_shard_that_joins_late_hears_everything_still_in_force() {
         let mut transaction = Transaction::default();
         transaction.begin("BEGIN ISOLATION LEVEL REPEATABLE READ");
-        transaction.say_local("SET LOCAL work_mem = '1MB'");
+        transaction.say_local(Some("work_mem"), "SET LOCAL work_mem = '1MB'");
         transaction.savepoint("a");
-        transaction.say_local("SET LOCAL work_mem = '2MB'");
+        transaction.say_local(Some("work_mem"), "SET LOCAL work_mem = '2MB'");
         assert!(transaction.rollback_to("a").is_ok());
         assert_eq!(
-            transaction.opening_sql(),
+            transaction.opening_sql(&Settings::default()),
             "BEGIN ISOLATION LEVEL REPEATABLE READ;SET LOCAL work_mem = '1MB';SAVEPOINT \"a\""
         );
     }
@@ -233,11 +267,11 @@ mod tests {
         let mut transaction = Transaction::default();
         transaction.begin("BEGIN");
         transaction.savepoint("a");
-        transaction.say_setting("work_mem", Some("SET work_mem = '1MB'"));
+        transaction.say_setting(one_megabyte());
         assert!(transaction.release("a").is_ok());
-        assert_eq!(transaction.opening_sql(), "BEGIN;SET work_mem = '1MB'");
+        assert_eq!(transaction.opening_sql(&Settings::default()), "BEGIN;SET work_mem = '1MB'");
         assert!(transaction.rollback_to("a").is_err());
-        assert_eq!(transaction.end(true), [("work_mem".to_owned(), Some("SET work_mem = '1MB'".to_owned()))]);
+        assert_eq!(transaction.end(true), [one_megabyte()]);
     }
 
     #[test]
@@ -267,7 +301,7 @@ mod tests {
         let mut transaction = Transaction::default();
         transaction.begin("BEGIN");
         assert!(!transaction.changes_settings());
-        transaction.say_setting("work_mem", Some("SET work_mem = '1MB'"));
+        transaction.say_setting(one_megabyte());
         assert!(transaction.changes_settings());
         assert!(transaction.end(false).is_empty());
     }

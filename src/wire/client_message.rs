@@ -129,6 +129,12 @@ pub fn decode(frame: &Frame) -> Result<ClientMessage, WireError> {
     Ok(message)
 }
 
+/// A Parse from its statement's name and the rest of its body; `None` when they are not text.
+pub fn read_parse(statement: &[u8], rest: &[u8]) -> Option<Parse> {
+    let body = [statement, &[0], rest].concat();
+    decode_parse(&mut Reader::new(&body)).ok()
+}
+
 fn decode_parse(reader: &mut Reader<'_>) -> Result<Parse, WireError> {
     let statement = reader.string()?;
     let sql = reader.string()?;

@@ -14,6 +14,7 @@ pub fn target(port: u16) -> ConnectTarget {
         password: None,
         parameters: Vec::new(),
         connect_timeout_ms: 5_000,
+        tls: std::sync::Arc::new(ostrakon::net::tls::Connector::disabled()),
     }
 }
 

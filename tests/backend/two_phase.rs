@@ -218,7 +218,7 @@ async fn three_shards_commit_or_roll_back_together() {
     assert_eq!(cluster.seen(7), [1, 3]);
 
     // Every connection has come back clean.
-    assert!(cluster.pools.stats().iter().all(|stats| stats.used == 0), "{:?}", cluster.pools.stats());
+    assert!(cluster.pools.stats().iter().all(|stats| stats.counts.used == 0), "{:?}", cluster.pools.stats());
     assert!(cluster.active.is_empty());
     assert_eq!(cluster.settle().await, (0, 0));
     node_probes(&cluster).await;

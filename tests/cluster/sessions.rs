@@ -107,3 +107,167 @@ fn who_may_signal_whom_is_decided_by_the_servers() {
     assert_eq!(one.next().unwrap(), "E FATAL 57P01 terminating connection due to administrator command");
     assert_eq!(one.next(), None);
 }
+
+#[test]
+fn a_setting_holds_wherever_its_session_runs_and_nowhere_else() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let mut one = Wire::connect(cluster.port, &[("application_name", "first"), ("options", "-c work_mem=3MB")]);
+    let mut two = Wire::connect(cluster.port, &[("TimeZone", "Asia/Tokyo")]);
+    assert_eq!((one.parameter("application_name"), two.parameter("TimeZone")), ("first", "Asia/Tokyo"));
+    assert_eq!(one.parameter("client_encoding"), "UTF8");
+    one.must("SET work_mem = '5MB'");
+    one.must("SET TIME ZONE 'Europe/Paris'");
+    two.must("SELECT set_config('app.tenant', '42', false)");
+    assert_eq!(one.parameter("TimeZone"), "Europe/Paris");
+    let seen = |key: &str| {
+        format!(
+            "SELECT current_setting('work_mem'), current_setting('TimeZone'), current_setting('app.tenant', true), \
+             current_setting('application_name') FROM counters WHERE id = {key}"
+        )
+    };
+    for key in keys.iter().cycle().take(4) {
+        assert_eq!(one.value(&seen(key)).replace("NULL", ""), "5MB|Europe/Paris||first");
+        assert_eq!(two.value(&seen(key)), "4MB|Asia/Tokyo|42|ostrakon");
+        let answers = one.run(&seen(key), &[]).sync().answers();
+        assert_eq!(answers[2].replace("NULL", ""), "D 5MB|Europe/Paris||first", "{answers:?}");
+    }
+    assert_eq!(one.parameter("TimeZone"), "Europe/Paris");
+}
+
+#[test]
+fn reset_returns_to_what_the_client_asked_for_at_startup() {
+    let cluster = cluster();
+    let startup = [("application_name", "mine"), ("DateStyle", "German"), ("options", "-c work_mem=3MB")];
+    let mut one = Wire::connect(cluster.port, &startup);
+    let mut two = client(&cluster);
+    let set = "SET application_name = 'x'; SET DateStyle = 'SQL'; SET work_mem = '9MB'";
+    let all = "SELECT current_setting('application_name'), current_setting('work_mem'), current_setting('DateStyle')";
+    for reset in [
+        "RESET application_name; RESET DateStyle; RESET work_mem",
+        "SET application_name TO DEFAULT; SET datestyle = DEFAULT; SET work_mem TO DEFAULT",
+        "RESET ALL",
+        "DISCARD ALL",
+    ] {
+        one.must(set);
+        assert_eq!(one.value(all), "x|9MB|SQL, DMY");
+        let answers = one.query(reset).answers();
+        let tags: Vec<&String> = answers.iter().filter(|word| word.starts_with("C ")).collect();
+        let word = reset.split_once(' ').unwrap().0;
+        assert!(tags.iter().all(|tag| tag.starts_with(&format!("C {word}"))), "{answers:?}");
+        assert_eq!((one.parameter("DateStyle"), one.parameter("application_name")), ("German, DMY", "mine"), "{reset}");
+        assert_eq!(one.value("SHOW work_mem"), "3MB", "{reset}");
+        assert_eq!(two.value("SHOW work_mem"), "4MB");
+        assert_eq!(one.value(all), "mine|3MB|German, DMY", "{reset}");
+    }
+}
+
+#[test]
+fn what_a_rollback_takes_back_is_reported() {
+    let cluster = cluster();
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+    one.must("SET application_name = 'inside'");
+    one.must("SAVEPOINT a");
+    one.must("SELECT set_config('application_name', 'deeper', false)");
+    assert_eq!(one.parameter("application_name"), "deeper");
+    one.must("ROLLBACK TO a");
+    assert_eq!(one.parameter("application_name"), "inside");
+    // A shard that joins now hears of it.
+    let seen = format!("SELECT current_setting('application_name') FROM counters WHERE id = {other}");
+    assert_eq!(one.value(&seen), "inside");
+    one.must("RESET application_name");
+    one.must("SET application_name = 'again'");
+    one.must("ROLLBACK");
+    assert_eq!(one.parameter("application_name"), "ostrakon");
+    assert_eq!(one.value("SHOW application_name"), "ostrakon");
+    one.must("BEGIN");
+    one.must("SET LOCAL application_name = 'here'");
+    assert_eq!(one.parameter("application_name"), "here");
+    one.must("COMMIT");
+    assert_eq!(one.parameter("application_name"), "ostrakon");
+}
+
+#[test]
+fn a_search_path_inside_a_transaction_decides_where_names_lead() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    one.must("CREATE SCHEMA other");
+    one.must("CREATE TABLE other.motto (id int, body text)");
+    one.must("INSERT INTO other.motto VALUES (1, 'another')");
+    one.must("BEGIN");
+    one.must("SAVEPOINT a");
+    one.must("SET LOCAL search_path = other, public");
+    assert_eq!(one.value("SELECT body FROM motto"), "another");
+    one.must("ROLLBACK TO a");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+    one.must("SET search_path = other");
+    one.must("COMMIT");
+    assert_eq!(one.value("SELECT body FROM motto"), "another");
+    one.must("RESET ALL");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+}
+
+#[test]
+fn session_characteristics_are_the_defaults_of_later_transactions() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    let set = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE";
+    assert_eq!(one.query(set).answers(), ["C SET", "Z I"]);
+    for key in &keys {
+        assert_eq!(one.value("SHOW transaction_isolation"), "repeatable read");
+        let error = one.error(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+        assert!(error.starts_with("25006"), "{error}");
+        two.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+    }
+    one.must("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {}", keys[0]));
+}
+
+#[test]
+fn statements_are_prepared_and_executed_by_sql() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("PREPARE add (bigint, int) AS UPDATE counters SET n = n + $2 WHERE id = $1");
+    one.must("PREPARE see AS SELECT id, n FROM counters WHERE id = $1");
+    two.must("PREPARE see AS SELECT 'other', $1::text");
+    for key in &keys {
+        assert_eq!(one.query(&format!("EXECUTE add({key}, -3)")).answers(), ["C UPDATE 1", "Z I"]);
+        assert_eq!(
+            one.query(&format!("EXECUTE see('{key}')")).answers(),
+            ["T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]
+        );
+        assert_eq!(two.value("EXECUTE see(2 + 3)"), "other|5");
+        // The protocol's names are the same ones.
+        let answers = one.bind("", "see", &[key]).describe(b'P', "").execute("").sync().answers();
+        assert_eq!(answers, ["2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+        let execute = format!("EXECUTE see({key})");
+        let answers = one
+            .parse("", &execute)
+            .describe(b'S', "")
+            .bind("", "", &[])
+            .describe(b'P', "")
+            .execute("")
+            .sync()
+            .answers();
+        assert_eq!(answers, ["1", "t", "T", "2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+    }
+    one.must("PREPARE everything (numeric, date) AS SELECT count(*) FROM counters WHERE n < $1 AND $2 = '2020-02-03'");
+    assert_eq!(one.value("EXECUTE everything(0.5, '2020-02-03'::date)"), KEYS.to_string());
+    assert_eq!(one.error("PREPARE see AS SELECT 1"), "42P05 prepared statement \"see\" already exists");
+    assert_eq!(one.error("EXECUTE nothing"), "26000 prepared statement \"nothing\" does not exist");
+    assert_eq!(one.error("EXECUTE see"), "42601 wrong number of parameters for prepared statement \"see\"");
+    assert!(one.error("EXECUTE see(random())").starts_with("0A000 EXECUTE with a value that is no constant"));
+    assert!(one.error("EXECUTE see('x')").starts_with("22P02"));
+    assert!(one.error("PREPARE wrong AS SELECT nothing FROM counters").starts_with("42703"));
+    one.must("DEALLOCATE see");
+    assert_eq!(one.error("EXECUTE see(1)"), "26000 prepared statement \"see\" does not exist");
+    assert_eq!(two.value("EXECUTE see('x')"), "other|x");
+    two.must("DEALLOCATE ALL");
+    assert!(two.error("EXECUTE see(1)").starts_with("26000"));
+    assert!(two.error("DEALLOCATE see").starts_with("26000"));
+}

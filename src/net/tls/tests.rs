@@ -155,7 +155,8 @@ async fn plaintext_before_the_handshake_is_never_used() {
 
 #[tokio::test]
 async fn a_handshake_that_failed_leaves_nothing_to_speak_with() {
-    let acceptor = Acceptor::load(Scene::new().accept.clone()).unwrap();
+    let scene = Scene::new();
+    let acceptor = Acceptor::load(scene.accept).unwrap();
     let (mut client, mut server) = pair().await;
     encode_query(client.output(), "this is no ClientHello");
     client.flush().await.unwrap();

@@ -146,6 +146,9 @@ impl Machine {
                 }
             });
         }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
@@ -168,6 +171,14 @@ impl Machine {
         *server.pending_ready += 1;
         self.owed.push_back(Owed::Query { instead, prepares });
         Ok(Taken::Done)
+    }
+
+    /// What the connection remembers of sequences is another session's: rather none than a wrong value.
+    fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
+        if std::mem::take(&mut self.has_foreign_sequences) {
+            server.query("DISCARD SEQUENCES");
+            self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+        }
     }
 
     /// A query that has to fail with an error of the proxy's own.
@@ -229,13 +240,7 @@ impl Machine {
 
     /// The text with the server's names of prepared statements and the session's own identity in it; `None`
     /// when it can be sent as it is.
-    fn rename(
-        &mut self,
-        text: &[u8],
-        facts: &Facts,
-        server: &mut ServerSide<'_>,
-        host: &dyn Host,
-    ) -> Option<Renamed> {
+    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
             return host.identify(text).map(|found| Renamed {
@@ -359,6 +364,16 @@ impl Machine {
             return Ok(());
         }
         let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
+            let text = "lastval and currval of another connection are not known";
+            let error = ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
+            self.fail(&error, server);
+            return Ok(());
+        }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         let renamed = self.rename_parsed(text, &facts, server, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
@@ -398,7 +413,7 @@ impl Machine {
             *server.unnamed = statement.id;
         } else {
             // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
-            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::ends_with_ready);
+            let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::may_change_status);
             let is_present = server.prepared.contains(statement.id);
             let ensured = server.prepared.ensure(statement.id);
             if is_present && !may_have_failed {
@@ -455,8 +470,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            let error =
-                ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
+            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
             self.fail(&error, server);
             return Ok(Taken::Done);
         }
@@ -492,7 +506,7 @@ impl Machine {
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
     fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if self.is_waiting || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+        if statement.has_changed() || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
             return false;
         }
         self.ensure(statement, server);
@@ -586,10 +600,7 @@ impl Machine {
     }
 
     fn fail_with(&mut self, error: Bytes, server: &mut ServerSide<'_>) {
-        client_message::encode_describe(
-            server.output,
-            &Target::Statement(statements::server_name(NO_STATEMENT)),
-        );
+        client_message::encode_describe(server.output, &Target::Statement(statements::server_name(NO_STATEMENT)));
         self.owed.push_back(Owed::Failure(error));
     }
 

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::session::Settings;
+use crate::session::{Change, Settings};
 use crate::wire::WireError;
 use crate::wire::server_message::read_data_row;
 
@@ -91,13 +91,15 @@ impl Inspection {
             let is_startup = value.is_some() && settings.startup_value(name) == value.as_deref();
             match value {
                 // A setting of an extension that is back at nothing reads as empty; `role` as none.
-                Some(value) if is_startup || (name == "role" && value == "none") => settings.change(name, None),
+                Some(value) if is_startup || (name == "role" && value == "none") => {
+                    settings.change(&Change::Reset(name.clone()))
+                }
                 Some(value) => {
                     let (name_quoted, value_quoted) = (name.replace('\'', "''"), value.replace('\'', "''"));
                     let sql = format!("SELECT pg_catalog.set_config('{name_quoted}', '{value_quoted}', false)");
-                    settings.change(name, Some(&sql));
+                    settings.change(&Change::Set { name: name.clone(), sql });
                 }
-                None => settings.change(name, None),
+                None => settings.change(&Change::Reset(name.clone())),
             }
         }
         if !self.asks_all {

@@ -63,6 +63,11 @@ pub(super) enum Owed {
 }
 
 impl Owed {
+    /// After it the client's transaction may be in another state.
+    pub(super) fn may_change_status(&self) -> bool {
+        self.ends_with_ready() && !matches!(self, Self::Quiet(_))
+    }
+
     /// It ends with ReadyForQuery.
     pub(super) fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Quiet(_) | Self::Query { .. } | Self::FunctionCall | Self::Sync { .. })

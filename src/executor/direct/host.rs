@@ -1,0 +1,76 @@
+//! What the machine asks of the process: ids, other sessions, the schema's version.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::NodeId;
+use crate::executor::Cluster;
+use crate::session::direct::Host;
+use crate::session::identity::{self, Identified};
+use crate::sql::lexer;
+
+/// One session's view of the process.
+pub(super) struct DirectHost {
+    cluster: Arc<Cluster>,
+    user: String,
+    session_pid: u32,
+    node: AtomicU64,
+}
+
+impl DirectHost {
+    pub(super) fn new(cluster: Arc<Cluster>, user: &str, session_pid: u32) -> Self {
+        Self { cluster, user: user.to_owned(), session_pid, node: AtomicU64::new(0) }
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The node that the session's connection leads to.
+    pub(super) fn note_node(&self, node: NodeId) {
+        self.node.store(u64::from(node.0), Ordering::Relaxed);
+    }
+}
+
+impl Host for DirectHost {
+    fn own_pid(&self) -> u32 {
+        self.session_pid
+    }
+
+    fn unique_id(&self) -> u64 {
+        self.cluster.statement_ids.unique()
+    }
+
+    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64 {
+        let (high, low) = ((settings_key >> 32) as u32, (settings_key & 0xffff_ffff) as u32);
+        self.cluster.statement_ids.of_key(parse_body.to_vec(), vec![high, low])
+    }
+
+    fn schema_version(&self) -> u64 {
+        let read = self.cluster.schema.load().version;
+        let seen = self.cluster.schema_changes.load(Ordering::Acquire);
+        (read << 32) | (seen & 0xffff_ffff)
+    }
+
+    fn schema_changed(&self) {
+        self.cluster.schema_changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn identify(&self, text: &str) -> Option<Identified> {
+        let lexed = lexer::lex(text).ok()?;
+        identity::identify(text, &lexed, self.session_pid, &|pid| self.cluster.peers.knows(pid))
+    }
+
+    fn role_of_session(&self, pid: u32) -> Option<String> {
+        self.cluster.peers.find(pid).map(|peer| peer.user)
+    }
+
+    fn is_own_role(&self, role: &str) -> bool {
+        self.user == role
+    }
+
+    fn session_of(&self, server_pid: u32) -> u32 {
+        let node = u32::try_from(self.node.load(Ordering::Relaxed)).unwrap_or(0);
+        self.cluster.peers.session_of(NodeId(node), server_pid).unwrap_or(server_pid)
+    }
+}

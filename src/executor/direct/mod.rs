@@ -1,0 +1,281 @@
+//! Sessions of a cluster that has one shard: every message goes to its primary, in the order and form in
+//! which it came. The rules are [`crate::session::direct`]'s; this is its driver.
+//!
+//! Must not know: what statements mean, how clients are accepted.
+
+mod host;
+mod relay;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedRwLockReadGuard, watch};
+
+use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
+use crate::backend::Lease;
+use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
+use crate::net::{Framed, NetError};
+use crate::session::direct::{Host as _, Machine, Pumped};
+use crate::session::{PoolMode, Settings};
+use crate::wire::frame::Frame;
+use crate::wire::server_message;
+use host::DirectHost;
+
+/// How long a statement whose client has left may take to end by itself.
+const LEFT_ALONE_MS_MAX: u64 = 1_000;
+
+/// How long a rollback at the end of a session may take.
+const ROLLBACK_MS_MAX: u64 = 5_000;
+
+/// Why a session is not served any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The client has left or was sent away.
+    Gone,
+    /// The cluster has more than one shard now; nothing of the session is under way.
+    MoreShards,
+}
+
+/// A session.
+pub struct Direct {
+    cluster: Arc<Cluster>,
+    host: DirectHost,
+    slot: Arc<CancelSlot>,
+    mode: PoolMode,
+    /// What the client said when it connected; a connection of its own is opened with it.
+    startup: Vec<(String, String)>,
+    machine: Machine,
+    held: Option<Held>,
+    /// A message that waits for the server.
+    waiting: Option<Frame>,
+    /// A session that does nothing inside a transaction for so long is ended.
+    idle_transaction: Option<Duration>,
+    _joined: Joined,
+}
+
+/// A connection and the right to use it.
+struct Held {
+    shard: ShardId,
+    lease: Lease,
+    _epoch: OwnedRwLockReadGuard<()>,
+}
+
+impl Direct {
+    /// A session of an authenticated user.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        user: &str,
+        startup: Vec<(String, String)>,
+        settings: Settings,
+        slot: Arc<CancelSlot>,
+    ) -> Self {
+        let mode = cluster.pool_mode(user);
+        let joined = cluster.peers.join(user, &slot);
+        let host = DirectHost::new(Arc::clone(&cluster), user, slot.pid());
+        let startup = startup
+            .into_iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "user" | "database" | "replication"))
+            .filter(|(name, _)| !name.starts_with("_pq_."))
+            .collect();
+        Self {
+            cluster,
+            host,
+            slot,
+            mode,
+            startup,
+            machine: Machine::new(mode, settings),
+            held: None,
+            waiting: None,
+            idle_transaction: None,
+            _joined: joined,
+        }
+    }
+
+    /// Ends the session when it does nothing inside a transaction for so long.
+    ///
+    /// # Units
+    /// Milliseconds; `None`: never.
+    #[must_use]
+    pub fn with_idle_limit(mut self, limit_ms: Option<u64>) -> Self {
+        self.idle_transaction = limit_ms.map(Duration::from_millis);
+        self
+    }
+
+    /// Opens the first connection, so that a user whom PostgreSQL does not know or a setting that it
+    /// refuses ends the login as it would there. Returns what the server reports of itself.
+    ///
+    /// # Errors
+    /// PostgreSQL's own error, or the server cannot be reached.
+    pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut unseen = BytesMut::new();
+        self.attach(&mut unseen).await?;
+        while !self.machine.is_quiet() {
+            let Some(held) = &mut self.held else { break };
+            relay::exchange(&mut held.lease).await.map_err(|error| self.lost(&error))?;
+            let pumped = self.pump(&mut unseen)?;
+            if let Some(error) = pumped.refused {
+                return Err(Failure::Postgres(Frame { tag: server_message::tag::ERROR_RESPONSE, bytes: error }));
+            }
+        }
+        let parameters = self.held.as_ref().map(|held| held.lease.parameters().clone()).unwrap_or_default();
+        self.release_if_possible();
+        Ok(parameters)
+    }
+
+    /// The process id of the server's process that is the session's own for as long as it lasts.
+    pub fn own_server_pid(&self) -> Option<u32> {
+        let held = self.held.as_ref().filter(|_| self.mode == PoolMode::Session)?;
+        Some(held.lease.pid())
+    }
+
+    /// Serves the client.
+    ///
+    /// # Errors
+    /// The client's connection broke.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes what is not clean.
+    pub async fn serve(&mut self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<Ended, NetError> {
+        loop {
+            match self.turn(client, stop).await {
+                Ok(relay::Turn::Again) => {}
+                Ok(relay::Turn::MoreShards) => return Ok(Ended::MoreShards),
+                Ok(relay::Turn::Gone) => return Ok(Ended::Gone),
+                Err(Failure::Client(error)) => return Err(error),
+                Err(Failure::Postgres(frame)) => {
+                    client.output().extend_from_slice(&frame.bytes);
+                    client.flush().await?;
+                    return Ok(Ended::Gone);
+                }
+                Err(Failure::Ours(error)) => {
+                    send_away(client, &error).await;
+                    return Ok(Ended::Gone);
+                }
+            }
+        }
+    }
+
+    /// Settings and prepared statements (name and Parse body), for whoever serves the session next.
+    pub fn into_parts(self) -> (Settings, Vec<(Bytes, Bytes)>) {
+        (self.machine.settings.clone(), self.machine.prepared_texts())
+    }
+
+    /// The client is gone: a transaction that is open is rolled back, within a bound.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the connection if it is not clean.
+    pub async fn close(&mut self) {
+        if self.held.is_none() {
+            return;
+        }
+        let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
+        if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
+            self.slot.cancel_running().await;
+        }
+        let Some(held) = &mut self.held else { return };
+        if self.machine.is_quiet() && !self.machine.is_unsynced() && held.lease.status() != b'I' {
+            let bound = Duration::from_millis(ROLLBACK_MS_MAX);
+            let rolled_back = tokio::time::timeout(bound, held.lease.simple("ROLLBACK")).await;
+            if !matches!(rolled_back, Ok(Ok(_))) {
+                held.lease.poison();
+            }
+        }
+        self.let_go();
+    }
+
+    /// Reads what a statement still answers, for nobody.
+    async fn finish_alone(&mut self) {
+        let mut unseen = BytesMut::new();
+        while !self.machine.is_quiet() {
+            let Some(held) = &mut self.held else { return };
+            if relay::exchange(&mut held.lease).await.is_err() || self.pump(&mut unseen).is_err() {
+                return;
+            }
+            unseen.clear();
+        }
+    }
+
+    /// Takes a connection, unless one is held.
+    async fn attach(&mut self, to_client: &mut BytesMut) -> Result<(), Failure> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
+        let topology = self.cluster.topology.load_full();
+        let shard = topology.home();
+        let mut target = self.cluster.target(&topology, shard, self.host.user())?;
+        if self.mode == PoolMode::Session {
+            target.parameters.clone_from(&self.startup);
+        }
+        let mut lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
+            Some(frame) => Failure::Postgres(frame.clone()),
+            None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
+        })?;
+        self.slot.add(shard, lease.cancel_handle());
+        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
+        self.host.note_node(lease.node());
+        let (mut side, _) = lease.relay();
+        self.machine.attach(&mut side, &self.host, to_client);
+        self.held = Some(Held { shard, lease, _epoch: epoch });
+        Ok(())
+    }
+
+    fn pump(&mut self, to_client: &mut BytesMut) -> Result<Pumped, Failure> {
+        let Some(held) = &mut self.held else { return Ok(Pumped::default()) };
+        let (mut side, input) = held.lease.relay();
+        let pumped = self.machine.pump(input, &mut side, &self.host, to_client);
+        self.machine.look_after(&mut side);
+        held.lease.note_settled();
+        pumped.map_err(|error| {
+            held.lease.poison();
+            tracing::warn!(%error, "a server broke the protocol");
+            let error = ClientError::new(ErrorId::StatementCompletionUnknown, "the server broke the protocol");
+            Failure::Ours(error.with_hint("Whether the statement has run is not known."))
+        })
+    }
+
+    /// Gives the connection back if nothing of the session is left on it.
+    fn release_if_possible(&mut self) {
+        if self.machine.may_release() {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&mut self) {
+        if let Some(mut held) = self.held.take() {
+            self.slot.remove(held.shard);
+            if self.machine.is_uncertain() || self.machine.is_unsynced() {
+                held.lease.poison();
+            }
+            held.lease.needs_reset |= self.machine.needs_reset();
+        }
+        self.machine.detach();
+    }
+
+    /// The server connection is lost.
+    fn lost(&self, error: &crate::backend::BackendError) -> Failure {
+        let topology = self.cluster.topology.load();
+        Failure::Ours(error.to_client_error(&shard_name(&topology, topology.home())))
+    }
+
+    /// Does what the last message means for other sessions.
+    async fn send_signals(&mut self) {
+        for (kind, pid) in self.machine.take_signals() {
+            if let Some(peer) = self.cluster.peers.find(pid) {
+                Peer::signal(&peer, kind).await;
+            }
+        }
+    }
+}
+
+/// The session cannot go on.
+async fn send_away(client: &mut Framed, error: &ClientError) {
+    let (detail, hint) = (error.detail.as_deref(), error.hint.as_deref());
+    server_message::write_error(client.output(), "FATAL", error.sqlstate(), &error.message, detail, hint);
+    let bound = Duration::from_secs(1);
+    // That the client may be gone already is no matter.
+    let _gone = tokio::time::timeout(bound, client.flush()).await;
+}

@@ -1,0 +1,286 @@
+//! Bytes between the client's socket and the server's.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+
+use super::{Direct, send_away};
+use crate::backend::{BackendError, Lease};
+use crate::error::{ClientError, ErrorId};
+use crate::executor::Failure;
+use crate::net::{Framed, NetError};
+use crate::session::PoolMode;
+use crate::session::direct::Taken;
+use crate::wire::frame::Frame;
+
+/// While so many bytes wait for one side, nothing more is read from the other.
+///
+/// # Units
+/// Bytes; the buffers grow over it by one read, or by one message that has to be whole.
+const BUFFERED_BYTES_MAX: usize = 256 << 10;
+
+/// What comes after one turn of the session.
+pub(super) enum Turn {
+    /// The next one.
+    Again,
+    /// The cluster has more than one shard, and the session is at rest.
+    MoreShards,
+    /// The client has left or was sent away.
+    Gone,
+}
+
+/// Why the session wakes.
+enum Woken {
+    /// Bytes came or left.
+    Moved,
+    /// The client has closed its side.
+    ClientGone,
+    /// The server's connection is lost.
+    ServerLost(BackendError),
+    /// The proxy stops.
+    Stopped,
+    /// Somebody has ended the session.
+    Terminated,
+    /// Nothing happened inside a transaction for too long.
+    Idle,
+}
+
+impl Direct {
+    /// Deals with everything that has been read, then waits for more.
+    pub(super) async fn turn(
+        &mut self,
+        client: &mut Framed,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Turn, Failure> {
+        if self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1 {
+            return Ok(Turn::MoreShards);
+        }
+        if self.take_client(client).await? {
+            client.flush().await?;
+            return Ok(Turn::Gone);
+        }
+        let pumped = self.pump(client.output())?;
+        if let Some(error) = pumped.refused {
+            client.output().extend_from_slice(&error);
+            client.flush().await?;
+            return Ok(Turn::Gone);
+        }
+        if pumped.is_fatal {
+            // The server closes its side behind such an error, and so is the client's closed.
+            client.flush().await?;
+            return Ok(Turn::Gone);
+        }
+        if self.mode == PoolMode::Statement && self.machine.status() != b'I' {
+            let text = "transaction blocks are not allowed in statement pooling mode";
+            let error = ClientError::new(ErrorId::FeatureNotSupported, text);
+            return Err(error.with_hint("Use pool mode \"transaction\" for this user.").into());
+        }
+        if self.machine.takes_client() && !self.is_full(client) && (self.waiting.is_some() || has_frame(client)) {
+            return Ok(Turn::Again);
+        }
+        self.release_if_possible();
+        match self.wait(client, stop).await? {
+            Woken::Moved => Ok(Turn::Again),
+            Woken::ClientGone => Ok(Turn::Gone),
+            Woken::ServerLost(error) => {
+                // What the server said last may stand in the buffer still: its own FATAL before ours.
+                if self.pump(client.output())?.is_fatal {
+                    client.flush().await?;
+                    return Ok(Turn::Gone);
+                }
+                Err(self.lost(&error))
+            }
+            Woken::Stopped | Woken::Terminated => {
+                let text = "terminating connection due to administrator command";
+                send_away(client, &ClientError::new(ErrorId::ShuttingDown, text)).await;
+                Ok(Turn::Gone)
+            }
+            Woken::Idle => {
+                let text = "terminating connection due to idle-in-transaction timeout";
+                send_away(client, &ClientError::new(ErrorId::IdleInTransaction, text)).await;
+                Ok(Turn::Gone)
+            }
+        }
+    }
+
+    /// Takes the messages that are here. True: the client says good-bye.
+    async fn take_client(&mut self, client: &mut Framed) -> Result<bool, Failure> {
+        while self.machine.takes_client() {
+            let frame = match self.waiting.take() {
+                Some(frame) => frame,
+                None => match next_frame(client)? {
+                    Some(frame) => frame,
+                    None => return Ok(false),
+                },
+            };
+            let taken = match &mut self.held {
+                Some(held) => {
+                    let (mut side, _) = held.lease.relay();
+                    self.machine.client(frame, Some(&mut side), &self.host, client.output())
+                }
+                None => self.machine.client(frame, None, &self.host, client.output()),
+            };
+            match taken.map_err(|error| violation(&error))? {
+                Taken::Done => self.send_signals().await,
+                Taken::Goodbye => return Ok(true),
+                Taken::Later(frame) => self.waiting = Some(frame),
+                Taken::NeedsServer(frame) => self.attach_for(client, frame).await?,
+            }
+            if self.is_full(client) {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// One side takes less than the other sends.
+    fn is_full(&mut self, client: &mut Framed) -> bool {
+        client.output().len() > BUFFERED_BYTES_MAX
+            || self.held.as_mut().is_some_and(|held| held.lease.output().len() > BUFFERED_BYTES_MAX)
+    }
+
+    /// Takes a connection for a message; one that cannot be had is the message's error.
+    async fn attach_for(&mut self, client: &mut Framed, frame: Frame) -> Result<(), Failure> {
+        // What the session was told so far must not wait for the pool.
+        client.flush().await?;
+        let slot = std::sync::Arc::clone(&self.slot);
+        let mut to_client = BytesMut::new();
+        let attached = tokio::select! {
+            biased;
+            attached = self.attach(&mut to_client) => attached,
+            () = slot.cancelled() => {
+                let text = "canceling statement due to user request";
+                Err(ClientError::new(ErrorId::QueryCanceled, text).into())
+            }
+            gone = client_gone(client) => return Err(Failure::Client(gone)),
+        };
+        client.output().extend_from_slice(&to_client);
+        match attached {
+            Ok(()) => self.waiting = Some(frame),
+            Err(Failure::Ours(error)) => self.machine.refuse(&frame, &error, client.output()),
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Sends and reads until something has moved.
+    async fn wait(&mut self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<Woken, Failure> {
+        let may_stop = self.machine.is_quiet();
+        let slot = std::sync::Arc::clone(&self.slot);
+        let takes_client = self.machine.takes_client() && self.waiting.is_none();
+        let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
+        let held = &mut self.held;
+        let moved =
+            poll_fn(|context| poll_both(context, client, held.as_mut().map(|held| &mut held.lease), takes_client));
+        tokio::select! {
+            biased;
+            woken = moved => woken.map_err(Failure::Client),
+            () = slot.terminated() => Ok(Woken::Terminated),
+            () = stopped(stop), if may_stop => Ok(Woken::Stopped),
+            () = tokio::time::sleep(idle.unwrap_or_default()), if idle.is_some() => Ok(Woken::Idle),
+        }
+    }
+}
+
+/// Sends what is written and reads what may be read, on both sides; ready when something came.
+fn poll_both(
+    context: &mut Context<'_>,
+    client: &mut Framed,
+    mut lease: Option<&mut Lease>,
+    takes_client: bool,
+) -> Poll<Result<Woken, NetError>> {
+    let mut was_full = false;
+    let mut server_bytes = 0;
+    if let Some(lease) = lease.as_deref_mut() {
+        was_full = lease.output().len() > BUFFERED_BYTES_MAX;
+        if let Poll::Ready(Err(error)) = lease.poll_flush(context) {
+            return Poll::Ready(Ok(Woken::ServerLost(error)));
+        }
+        server_bytes = lease.output().len();
+    }
+    let client_was_full = client.output().len() > BUFFERED_BYTES_MAX;
+    if !client.is_flushed()
+        && let Poll::Ready(Err(error)) = client.poll_flush(context)
+    {
+        return Poll::Ready(Err(error));
+    }
+    let client_bytes = client.output().len();
+    // Room was made: messages that are here already may go on.
+    let mut moved =
+        (was_full && server_bytes <= BUFFERED_BYTES_MAX) || (client_was_full && client_bytes <= BUFFERED_BYTES_MAX);
+    if let Some(lease) = lease
+        && client_bytes <= BUFFERED_BYTES_MAX
+    {
+        match lease.poll_read(context) {
+            Poll::Ready(Ok(())) => moved = true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Ok(Woken::ServerLost(error))),
+            Poll::Pending => {}
+        }
+    }
+    if server_bytes <= BUFFERED_BYTES_MAX && (takes_client || client.buffered_input() <= BUFFERED_BYTES_MAX) {
+        match client.poll_fill(context) {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Woken::ClientGone)),
+            Poll::Ready(Ok(_)) => moved = true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {}
+        }
+    }
+    if moved { Poll::Ready(Ok(Woken::Moved)) } else { Poll::Pending }
+}
+
+/// Sends what is written and reads once: for exchanges of the proxy's own.
+///
+/// # Errors
+/// The connection is lost.
+pub(super) async fn exchange(lease: &mut Lease) -> Result<(), BackendError> {
+    poll_fn(|context| {
+        if let Poll::Ready(Err(error)) = lease.poll_flush(context) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(ready!(lease.poll_read(context)))
+    })
+    .await
+}
+
+/// Waits until the client has closed its side; what it says meanwhile is kept.
+async fn client_gone(client: &mut Framed) -> NetError {
+    let gone = poll_fn(|context| {
+        while client.buffered_input() <= BUFFERED_BYTES_MAX {
+            match ready!(client.poll_fill(context)) {
+                Ok(0) => return Poll::Ready(NetError::Closed),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    });
+    gone.await
+}
+
+fn next_frame(client: &mut Framed) -> Result<Option<Frame>, Failure> {
+    client.try_take_frame().map_err(|error| match error {
+        NetError::Wire(error) => violation(&error),
+        other => Failure::Client(other),
+    })
+}
+
+/// A whole message stands in the buffer.
+fn has_frame(client: &mut Framed) -> bool {
+    let (input, _) = client.buffers();
+    crate::wire::frame::scan(input).next().is_some()
+}
+
+/// A client that breaks the protocol is sent away: what it says next could mean anything.
+fn violation(error: &crate::wire::WireError) -> Failure {
+    tracing::debug!(%error, "a client broke the protocol");
+    ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()
+}
+
+/// Waits until the proxy stops; for ever if nobody can say so any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
