@@ -54,8 +54,10 @@ enum Scram {
 pub(super) async fn start_up(framed: &mut Framed, target: &ConnectTarget) -> Result<Greeting, BackendError> {
     let mut parameters = vec![("user", target.user.as_str()), ("database", target.database.as_str())];
     let is_given = |name: &str| target.parameters.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
-    let defaults = [("application_name", "ostrakon"), ("client_encoding", "UTF8")];
-    parameters.extend(defaults.into_iter().filter(|(name, _)| !is_given(name)));
+    // A session that says nothing of its own must find what PostgreSQL would give it.
+    if !is_given("client_encoding") {
+        parameters.push(("client_encoding", "UTF8"));
+    }
     parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     encode_startup(framed.output(), &parameters);
     flush(framed, target).await?;

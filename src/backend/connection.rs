@@ -82,6 +82,8 @@ pub struct Connection {
     pub schema_version: u64,
     /// Id of the unnamed statement; 0: none that is known.
     pub unnamed: u64,
+    /// Process id of the session that used it last.
+    pub last_session: u32,
     framed: Framed,
     target: Arc<ConnectTarget>,
     key: CancelKey,
@@ -154,6 +156,7 @@ impl Connection {
             needs_reset: false,
             schema_version: 0,
             unnamed: 0,
+            last_session: 0,
             framed,
             target: Arc::new(target.clone()),
             key: greeting.key,
@@ -277,6 +280,7 @@ impl Connection {
             status: &mut self.status,
             prepared: &mut self.prepared,
             unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
             settings_key: &mut self.settings_key,
             schema_version: &mut self.schema_version,
             parameters: &mut self.parameters,
@@ -522,6 +526,7 @@ impl Connection {
         self.prepared.clear();
         self.settings_key = 0;
         self.settings = Arc::default();
+        self.unnamed = 0;
         self.needs_reset = false;
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::signals::StopSignals;
 use super::{Failure, check};
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
-use crate::frontend::ClientLimits;
+use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -108,6 +108,19 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             users: of_users(config, |user| user.clients_max),
             reserved: config.proxy.clients_reserved,
         },
+        clients_tls: config.tls.accept.clone(),
+        login: LoginSettings {
+            tls: None,
+            tls_required: config.tls.required,
+            timeout_ms: milliseconds(config.proxy.login_timeout),
+            max: config.proxy.logins_max,
+        },
+        session_limits: SessionLimits {
+            message_bytes_max: config.proxy.message_bytes_max,
+            idle_transaction_ms: config.proxy.idle_transaction_timeout.map(milliseconds),
+        },
+        servers_tls: check::servers_tls(config),
+        reload_on_hangup: true,
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
     }
 }

@@ -12,16 +12,19 @@ mod read;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod topology;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::net::tls::TlsMode;
 use crate::session::PoolMode;
 use crate::topology::{Role, TableName};
 
 pub use error::{ConfigError, Position};
+pub use tls::{ServersTlsConfig, TlsConfig};
 
 /// A whole `ostrakon.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,10 @@ pub struct Config {
     pub pool: PoolConfig,
     /// `[control]`
     pub control: ControlConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
+    /// `[servers_tls]`
+    pub servers_tls: ServersTlsConfig,
     /// `[[users]]`
     pub users: Vec<UserConfig>,
     /// `[keyspace] key_columns`: a table that has all columns of an entry is sharded by it.
@@ -59,6 +66,14 @@ pub struct ProxyConfig {
     pub clients_max_per_user: usize,
     /// Clients beyond `clients_max` that may connect to the admin database; default 3.
     pub clients_reserved: usize,
+    /// Most clients at a time that have connected and not logged in; default 1,000.
+    pub logins_max: usize,
+    /// How long a login may take; default 60 s.
+    pub login_timeout: Duration,
+    /// Longest message of a client in bytes; default 1 GiB.
+    pub message_bytes_max: usize,
+    /// A session that does nothing inside a transaction for so long is ended; default: never.
+    pub idle_transaction_timeout: Option<Duration>,
 }
 
 /// `[pool]`: connections to the nodes.
@@ -136,6 +151,8 @@ pub struct NodeConfig {
     pub zone: String,
     /// Its part when the cluster is first made; afterwards the store knows better.
     pub role: Role,
+    /// Whether it is spoken to under TLS; default: as `[servers_tls]` says.
+    pub tls: Option<TlsMode>,
     /// Where it is written.
     pub position: Position,
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::{Epoch, ShardId};
+use crate::net::tls::TlsVersion;
 use crate::topology::Topology;
 use crate::topology::validate::validate;
 
@@ -81,6 +82,11 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "clients_max",
         "clients_max_per_user",
         "clients_reserved",
+        "logins_max",
+        "login_timeout_ms",
+        "message_bytes_max",
+        "idle_transaction_timeout_ms",
+        "version_min",
         "mode",
         "size",
         "size_min",
@@ -102,6 +108,7 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
     assert_ne!(written, text);
     let written = parse(&written).unwrap();
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
+    assert_eq!(written.servers_tls, config.servers_tls);
 }
 
 #[test]
@@ -115,6 +122,45 @@ fn a_user_has_limits_and_a_mode_of_its_own() {
     let limits = |user: &UserConfig| (user.pool_mode, user.pool_size, user.clients_max);
     assert_eq!(limits(&config.users[0]), (Some(PoolMode::Statement), Some(5), Some(50)));
     assert_eq!(limits(&config.users[1]), (None, None, None));
+}
+
+#[test]
+fn tls_is_used_when_there_is_a_certificate() {
+    assert_eq!(parse(SOUND).unwrap().tls, TlsConfig::default());
+    assert_eq!(parse(SOUND).unwrap().servers_tls.connect.mode, TlsMode::Prefer);
+    let pair = "certificate = \"s.crt\"\nkey = \"s.key\"\n";
+    let read = |rest: &str| parse(&format!("{SOUND}[tls]\n{pair}{rest}")).unwrap().tls;
+    let own = read("").accept.unwrap();
+    assert_eq!((own.certificate.to_str(), own.key.to_str(), own.client_ca), (Some("s.crt"), Some("s.key"), None));
+    assert_eq!((read("").required, read("mode = \"require\"\n").required), (false, true));
+    assert_eq!(read("mode = \"disable\"\n").accept, None);
+    let old = read("client_ca = \"ca.crt\"\nversion_min = \"1.3\"\n").accept.unwrap();
+    assert_eq!((old.client_ca.unwrap().to_str(), old.oldest), (Some("ca.crt"), TlsVersion::V1_3));
+    let text = SOUND.replacen("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ntls = \"disable\"", 1);
+    let nodes = parse(&text).unwrap().shards[0].nodes.iter().map(|node| node.tls).collect::<Vec<_>>();
+    assert_eq!(nodes, [None, Some(TlsMode::Disable)]);
+}
+
+#[test]
+fn tls_that_cannot_be_is_refused() {
+    assert_eq!(
+        appended("[tls]\nmode = \"require\"\n"),
+        "o.toml:22:1: [tls] has no certificate\n  \
+         hint: add certificate = \"/etc/ostrakon/server.crt\" and key = \"/etc/ostrakon/server.key\""
+    );
+    assert_eq!(
+        appended("[tls]\ncertificate = \"s.crt\"\n"),
+        "o.toml:22:1: the certificate has no key\n  hint: add key = \"…/server.key\""
+    );
+    assert_eq!(
+        appended("[servers_tls]\nmode = \"verify-full\"\nversion_min = \"1.1\"\n"),
+        "o.toml:22:1: mode verify-full needs a CA\n  hint: add ca = \"/etc/ostrakon/root.crt\" to [servers_tls]\n\
+         o.toml:24:15: unknown version_min 1.1\n  hint: did you mean 1.2?"
+    );
+    assert_eq!(
+        replaced("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ntls = \"verify-ca\""),
+        "o.toml:10:1: the TLS of node s1b needs a CA\n  hint: add ca = \"/etc/ostrakon/root.crt\" to [servers_tls]"
+    );
 }
 
 #[test]
@@ -156,7 +202,7 @@ fn an_unknown_key_gets_the_nearest_known_one() {
     assert_eq!(appended("[pol]\nsize = 3\n"), "o.toml:22:2: unknown key pol\n  hint: did you mean pool?");
     assert_eq!(
         replaced("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ncolour = 1"),
-        "o.toml:13:1: unknown key colour in [[shards.nodes]]\n  hint: known here: name, host, port, zone, role"
+        "o.toml:13:1: unknown key colour in [[shards.nodes]]\n  hint: known here: name, host, port, zone, role, tls"
     );
 }
 

@@ -66,6 +66,8 @@ pub enum ErrorId {
     LimitExceeded,
     /// The transaction is aborted; only ROLLBACK is accepted.
     InFailedTransaction,
+    /// A transaction was left idle for too long.
+    IdleInTransaction,
     /// The statement needs a transaction block.
     NoActiveTransaction,
     /// The statement cannot run inside a transaction block.
@@ -147,6 +149,7 @@ impl ErrorId {
             Self::MergeBudgetExceeded => ("merge_budget_exceeded", "53200", Client, Useless),
             Self::LimitExceeded => ("limit_exceeded", "54000", Client, Useless),
             Self::InFailedTransaction => ("in_failed_transaction", "25P02", Client, Useless),
+            Self::IdleInTransaction => ("idle_in_transaction", "25P03", Client, Safe),
             Self::NoActiveTransaction => ("no_active_transaction", "25P01", Client, Useless),
             Self::ActiveTransaction => ("active_transaction", "25001", Client, Useless),
             Self::UndefinedPreparedStatement => ("undefined_prepared_statement", "26000", Client, Useless),

@@ -13,6 +13,7 @@ mod insert;
 mod link;
 mod peers;
 mod pipeline;
+mod prepare;
 mod relay;
 mod scatter;
 mod session;
@@ -276,9 +277,11 @@ impl StatementIds {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The id of a text with these parameter types: equal ids always mean equal statements.
-    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        self.of_key(sql.as_bytes().to_vec(), parameter_types.to_vec())
+    /// The id of a text with these parameter types, understood under settings of that key: equal ids always
+    /// mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32], parse_key: u64) -> u64 {
+        let text = [sql.as_bytes(), b"\0", &parse_key.to_be_bytes()].concat();
+        self.of_key(text, parameter_types.to_vec())
     }
 
     /// The id of whatever these bytes and numbers stand for.

@@ -90,7 +90,11 @@ impl Session {
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
-        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types) } else { ids.unique() };
+        let id = if is_shared {
+            ids.of(&parsed.text, &parse.parameter_types, self.settings.parse_key())
+        } else {
+            ids.unique()
+        };
         let statement =
             Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
@@ -224,7 +228,11 @@ impl Session {
         if is_ours(&statement.parsed) {
             let mut answer = BytesMut::new();
             server_message::write_parameter_description(&mut answer, &[]);
-            server_message::write_empty(&mut answer, tag::NO_DATA);
+            if is_execute(&statement.parsed) {
+                answer.extend_from_slice(&self.describe_execute(client, &statement.parsed).await?.bytes);
+            } else {
+                server_message::write_empty(&mut answer, tag::NO_DATA);
+            }
             self.say(client, answer.freeze());
             return Ok(());
         }
@@ -266,7 +274,12 @@ impl Session {
         let Some(name) = self.describe_waiting.take() else { return Ok(()) };
         let portal = self.statements.portal(&name)?;
         if is_ours(&portal.statement.parsed) {
-            self.say(client, empty(tag::NO_DATA));
+            let answer = if is_execute(&portal.statement.parsed) {
+                self.describe_execute(client, &portal.statement.parsed).await?.bytes
+            } else {
+                empty(tag::NO_DATA)
+            };
+            self.say(client, answer);
             return Ok(());
         }
         let shard = self.any_shard();
@@ -304,7 +317,7 @@ impl Session {
         }
         self.settle(client).await?;
         let parsed = Arc::clone(&portal.statement.parsed);
-        if describe && is_ours(&parsed) && !matches!(*parsed.statement, Ok(Statement::Explain { .. })) {
+        if describe && is_ours(&parsed) && !answers_rows(&parsed) {
             server_message::write_empty(client.output(), tag::NO_DATA);
         }
         if self.suspended.contains_key(name) {
@@ -312,11 +325,11 @@ impl Session {
             return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
-        if !self.links.is_empty() && !self.transaction.is_open() && !is_ours(&parsed) {
+        if !self.links.is_empty() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
             // Earlier statements of this pipeline are one transaction with this one.
             self.open_block().await?;
         }
-        if rows_max > 0 && !is_ours(&parsed) {
+        if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
             return self.run_limited(client, name, &parsed, mode, rows_max).await;
         }
         let done = self.run(client, &parsed, mode).await?;
@@ -622,6 +635,16 @@ fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
     )
+}
+
+/// EXECUTE runs a statement of the session's, which is not the proxy's own.
+fn is_execute(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Execute { .. }))
+}
+
+/// Statements of the proxy's own whose columns are told by their execution.
+fn answers_rows(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Explain { .. } | Statement::Execute { .. }))
 }
 
 /// The session must remember what such a statement sets.

@@ -90,8 +90,17 @@ impl Session {
             Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
             Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
-            Statement::Prepare { .. } | Statement::Execute { .. } => {
-                Err(not_in_pooling("PREPARE and EXECUTE", "Use the driver's prepared statements (extended protocol)."))
+            Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
+            Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
+            Statement::Explain { statement, .. }
+                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
+            {
+                Err(ClientError::new(
+                    ErrorId::FeatureNotSupported,
+                    "EXPLAIN of EXECUTE is not supported through the proxy",
+                )
+                .with_hint("Explain the statement itself.")
+                .into())
             }
             Statement::Notification => Err(not_in_pooling(
                 "LISTEN, UNLISTEN and NOTIFY",

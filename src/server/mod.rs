@@ -2,6 +2,7 @@
 //!
 //! Must not know: command lines and files of settings.
 
+mod certificates;
 mod identity;
 mod ids;
 
@@ -23,9 +24,10 @@ use crate::base::ShardId;
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
-use crate::frontend::{ClientLimits, Frontend, Trust};
+use crate::frontend::{ClientLimits, Frontend, LoginSettings, SessionLimits, Trust};
 use crate::net::NetError;
 use crate::net::listener::{Listener, ListenerSettings};
+use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
@@ -51,8 +53,16 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
     pub clients: ClientLimits,
+    /// TLS for clients: the certificates. Whether it is required is among the settings of the login.
+    pub clients_tls: Option<AcceptSettings>,
     /// TLS towards the servers.
     pub servers_tls: ServersTlsSettings,
+    /// How clients log in; its TLS is made of `clients_tls`.
+    pub login: LoginSettings,
+    /// What clients may do at most.
+    pub session_limits: SessionLimits,
+    /// SIGHUP reads certificates again instead of ending the process.
+    pub reload_on_hangup: bool,
 }
 
 impl Settings {
@@ -68,7 +78,11 @@ impl Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
+            clients_tls: None,
             servers_tls: ServersTlsSettings::default(),
+            login: LoginSettings::default(),
+            session_limits: SessionLimits::default(),
+            reload_on_hangup: false,
         }
     }
 }
@@ -159,7 +173,9 @@ impl Running {
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.sockets_max(), ..ListenerSettings::default() };
+    // Clients that have not logged in have places of their own.
+    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -167,14 +183,21 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
+    let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
+    let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
+    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
     let cluster =
         tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
             |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients));
+    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients)
+        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+        .with_limits(settings.session_limits);
+    let frontend = Arc::new(frontend);
     let tasks = vec![
+        tokio::spawn(watching),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),

@@ -9,6 +9,7 @@ pub mod mode;
 pub mod prepared;
 pub mod server_statements;
 pub mod settings;
+pub mod sql_prepare;
 pub mod transaction;
 
 pub use mode::PoolMode;

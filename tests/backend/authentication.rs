@@ -47,7 +47,7 @@ async fn every_authentication_method_works_and_wrong_passwords_do_not() {
         };
         assert_eq!(run(&mut connection, "SELECT current_user").await, [user]);
         assert_eq!(connection.parameters().get("client_encoding").map(String::as_str), Some("UTF8"));
-        assert_eq!(connection.parameters().get("application_name").map(String::as_str), Some("ostrakon"));
+        assert_eq!(connection.parameters().get("application_name").map(String::as_str), Some(""));
         let pid = run(&mut connection, "SELECT pg_backend_pid()").await;
         assert_eq!(pid, [connection.pid().to_string()]);
         connection.close().await;

@@ -226,3 +226,48 @@ fn session_characteristics_are_the_defaults_of_later_transactions() {
     one.must("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
     one.must(&format!("UPDATE counters SET n = 1 WHERE id = {}", keys[0]));
 }
+
+#[test]
+fn statements_are_prepared_and_executed_by_sql() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("PREPARE add (bigint, int) AS UPDATE counters SET n = n + $2 WHERE id = $1");
+    one.must("PREPARE see AS SELECT id, n FROM counters WHERE id = $1");
+    two.must("PREPARE see AS SELECT 'other', $1::text");
+    for key in &keys {
+        assert_eq!(one.query(&format!("EXECUTE add({key}, -3)")).answers(), ["C UPDATE 1", "Z I"]);
+        assert_eq!(
+            one.query(&format!("EXECUTE see('{key}')")).answers(),
+            ["T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]
+        );
+        assert_eq!(two.value("EXECUTE see(2 + 3)"), "other|5");
+        // The protocol's names are the same ones.
+        let answers = one.bind("", "see", &[key]).describe(b'P', "").execute("").sync().answers();
+        assert_eq!(answers, ["2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+        let execute = format!("EXECUTE see({key})");
+        let answers = one
+            .parse("", &execute)
+            .describe(b'S', "")
+            .bind("", "", &[])
+            .describe(b'P', "")
+            .execute("")
+            .sync()
+            .answers();
+        assert_eq!(answers, ["1", "t", "T", "2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+    }
+    one.must("PREPARE everything (numeric, date) AS SELECT count(*) FROM counters WHERE n < $1 AND $2 = '2020-02-03'");
+    assert_eq!(one.value("EXECUTE everything(0.5, '2020-02-03'::date)"), KEYS.to_string());
+    assert_eq!(one.error("PREPARE see AS SELECT 1"), "42P05 prepared statement \"see\" already exists");
+    assert_eq!(one.error("EXECUTE nothing"), "26000 prepared statement \"nothing\" does not exist");
+    assert_eq!(one.error("EXECUTE see"), "42601 wrong number of parameters for prepared statement \"see\"");
+    assert!(one.error("EXECUTE see(random())").starts_with("0A000 EXECUTE with a value that is no constant"));
+    assert!(one.error("EXECUTE see('x')").starts_with("22P02"));
+    assert!(one.error("PREPARE wrong AS SELECT nothing FROM counters").starts_with("42703"));
+    one.must("DEALLOCATE see");
+    assert_eq!(one.error("EXECUTE see(1)"), "26000 prepared statement \"see\" does not exist");
+    assert_eq!(two.value("EXECUTE see('x')"), "other|x");
+    two.must("DEALLOCATE ALL");
+    assert!(two.error("EXECUTE see(1)").starts_with("26000"));
+    assert!(two.error("DEALLOCATE see").starts_with("26000"));
+}

@@ -146,6 +146,9 @@ impl Machine {
                 }
             });
         }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
@@ -168,6 +171,14 @@ impl Machine {
         *server.pending_ready += 1;
         self.owed.push_back(Owed::Query { instead, prepares });
         Ok(Taken::Done)
+    }
+
+    /// What the connection remembers of sequences is another session's: rather none than a wrong value.
+    fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
+        if std::mem::take(&mut self.has_foreign_sequences) {
+            server.query("DISCARD SEQUENCES");
+            self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+        }
     }
 
     /// A query that has to fail with an error of the proxy's own.
@@ -353,6 +364,16 @@ impl Machine {
             return Ok(());
         }
         let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
+            let text = "lastval and currval of another connection are not known";
+            let error = ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
+            self.fail(&error, server);
+            return Ok(());
+        }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         let renamed = self.rename_parsed(text, &facts, server, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
@@ -485,7 +506,7 @@ impl Machine {
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
     fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if self.is_waiting || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+        if statement.has_changed() || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
             return false;
         }
         self.ensure(statement, server);

@@ -91,7 +91,9 @@ impl Inspection {
             let is_startup = value.is_some() && settings.startup_value(name) == value.as_deref();
             match value {
                 // A setting of an extension that is back at nothing reads as empty; `role` as none.
-                Some(value) if is_startup || (name == "role" && value == "none") => settings.change(&Change::Reset(name.clone())),
+                Some(value) if is_startup || (name == "role" && value == "none") => {
+                    settings.change(&Change::Reset(name.clone()))
+                }
                 Some(value) => {
                     let (name_quoted, value_quoted) = (name.replace('\'', "''"), value.replace('\'', "''"));
                     let sql = format!("SELECT pg_catalog.set_config('{name_quoted}', '{value_quoted}', false)");

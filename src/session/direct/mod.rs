@@ -1,8 +1,8 @@
 //! The session of a client whose cluster has one shard: the server decides everything, the proxy keeps
 //! count of what is owed to whom, and of what the session must find on whatever connection it gets next.
 //!
-//! Pure: frames in, frames out. The driver ([`crate::executor`]) reads and writes sockets, takes
-//! connections and gives them back. Must not know: sockets, pools, time.
+//! Pure: frames in, frames out. Its driver, in the executor, reads and writes sockets, takes connections and
+//! gives them back. Must not know: sockets, pools, time.
 //!
 //! # Invariants
 //! Every message that is sent to the server is matched by one entry of `owed`; the session lets go of its
@@ -42,6 +42,8 @@ pub struct ServerSide<'a> {
     pub status: &'a mut u8,
     /// Statements that the server holds for it.
     pub prepared: &'a mut PreparedSet,
+    /// Process id of the session that used it last.
+    pub last_session: &'a mut u32,
     /// Id of its unnamed statement.
     pub unnamed: &'a mut u64,
     /// Key of the settings in force.
@@ -63,6 +65,8 @@ impl ServerSide<'_> {
 
 /// What a session asks of the process it lives in.
 pub trait Host {
+    /// The process id of the session.
+    fn own_pid(&self) -> u32;
     /// An id that nothing else has.
     fn unique_id(&self) -> u64;
     /// The id of a text with its parameter types, prepared under these settings: equal ids always mean
@@ -150,6 +154,8 @@ pub struct Machine {
     is_pinned: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
+    /// `lastval()` on this connection would tell of another session's work.
+    has_foreign_sequences: bool,
     effects: Effects,
     inspection: Inspection,
     /// The server's answer to whether the role may signal a session.
@@ -178,6 +184,7 @@ impl Machine {
             passing_bytes: 0,
             is_pinned: false,
             is_waiting: false,
+            has_foreign_sequences: false,
             effects: Effects::default(),
             inspection: Inspection::default(),
             permission: None,
@@ -240,6 +247,8 @@ impl Machine {
     pub fn attach(&mut self, server: &mut ServerSide<'_>, host: &dyn Host, to_client: &mut BytesMut) {
         self.is_attached = true;
         self.status = b'I';
+        let last_session = std::mem::replace(server.last_session, host.own_pid());
+        self.has_foreign_sequences = last_session != host.own_pid();
         if self.is_transparent() {
             self.report_parameters(server, to_client);
             return;

@@ -283,6 +283,7 @@ impl Machine {
     /// proxy's own.
     fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
         self.is_waiting = false;
+        let mut undone = Vec::new();
         while let Some(owed) = self.owed.front() {
             if owed.ends_with_ready() {
                 break;
@@ -293,12 +294,14 @@ impl Machine {
                     if *server.unnamed == id {
                         *server.unnamed = 0;
                     }
-                    self.undo(undo);
+                    undone.push(undo);
                 }
-                Some(Owed::Local { undo, .. }) => self.undo(undo),
+                Some(Owed::Local { undo, .. }) => undone.push(undo),
                 _ => {}
             }
         }
+        // What was done last is taken back first.
+        undone.into_iter().rev().for_each(|undo| self.undo(undo));
         match self.owed.front() {
             Some(Owed::Sync { forward }) => !forward,
             _ => {

@@ -1,1 +1,656 @@
+//! Scripted exchanges: what the client and the server say, and what each of them gets to hear.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, BytesMut};
+
+use super::*;
+use crate::session::{Change, Settings};
+use crate::wire::client_message::{Bind, Target};
+use crate::wire::frame::take_frame;
+use crate::wire::limits::MESSAGE_BYTES_MAX;
+use crate::wire::server_message as server;
+use server::tag;
+
+/// A server connection as the pool keeps it.
+#[derive(Default)]
+struct Connection {
+    output: BytesMut,
+    pending_ready: usize,
+    status: u8,
+    prepared: PreparedSet,
+    unnamed: u64,
+    last_session: u32,
+    settings_key: u64,
+    schema_version: u64,
+    parameters: BTreeMap<String, String>,
+    is_poisoned: bool,
+}
+
+impl Connection {
+    fn side(&mut self) -> ServerSide<'_> {
+        ServerSide {
+            output: &mut self.output,
+            pending_ready: &mut self.pending_ready,
+            status: &mut self.status,
+            prepared: &mut self.prepared,
+            unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
+            settings_key: &mut self.settings_key,
+            schema_version: &mut self.schema_version,
+            parameters: &mut self.parameters,
+            is_poisoned: &mut self.is_poisoned,
+        }
+    }
+
+    /// What it was sent since the last look, readable: tag and first texts of the body.
+    fn heard(&mut self) -> Vec<String> {
+        read(&mut self.output)
+    }
+}
+
+/// A process with nobody else in it.
+#[derive(Default)]
+struct Alone {
+    ids: Cell<u64>,
+    known: RefCell<Vec<(Vec<u8>, u64, u64)>>,
+    version: Cell<u64>,
+    pid: Cell<u32>,
+}
+
+impl Host for Alone {
+    fn own_pid(&self) -> u32 {
+        self.pid.get()
+    }
+    fn unique_id(&self) -> u64 {
+        self.ids.set(self.ids.get() + 1);
+        self.ids.get()
+    }
+    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64 {
+        let mut known = self.known.borrow_mut();
+        if let Some((_, _, id)) = known.iter().find(|(body, key, _)| body == parse_body && *key == settings_key) {
+            return *id;
+        }
+        let id = self.unique_id();
+        known.push((parse_body.to_vec(), settings_key, id));
+        id
+    }
+    fn schema_version(&self) -> u64 {
+        self.version.get()
+    }
+    fn schema_changed(&self) {
+        self.version.set(self.version.get() + 1);
+    }
+    fn identify(&self, _: &str) -> Option<Identified> {
+        None
+    }
+    fn role_of_session(&self, _: u32) -> Option<String> {
+        None
+    }
+    fn is_own_role(&self, _: &str) -> bool {
+        true
+    }
+    fn session_of(&self, server_pid: u32) -> u32 {
+        server_pid + 1_000
+    }
+}
+
+/// Frames as `tag` or `tag:text`, control characters as dots.
+fn read(bytes: &mut BytesMut) -> Vec<String> {
+    let mut found = Vec::new();
+    while let Some(frame) = take_frame(bytes, MESSAGE_BYTES_MAX).unwrap() {
+        let body: String = frame
+            .body()
+            .iter()
+            .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
+            .collect();
+        let body = body.trim_matches('.');
+        let name = char::from(frame.tag);
+        found.push(if body.is_empty() { name.to_string() } else { format!("{name}:{body}") });
+    }
+    assert!(bytes.is_empty());
+    found
+}
+
+/// A session with its client's ear.
+struct Scene {
+    machine: Machine,
+    host: Alone,
+    to_client: BytesMut,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(PoolMode::Transaction, Settings::default())
+    }
+
+    fn with(mode: PoolMode, settings: Settings) -> Self {
+        Self { machine: Machine::new(mode, settings), host: Alone::default(), to_client: BytesMut::new() }
+    }
+
+    fn on(mode: PoolMode, connection: &mut Connection) -> Self {
+        let mut scene = Self::with(mode, Settings::default());
+        scene.attach(connection);
+        scene
+    }
+
+    fn attach(&mut self, connection: &mut Connection) {
+        self.machine.attach(&mut connection.side(), &self.host, &mut self.to_client);
+    }
+
+    /// The client says something.
+    fn say(&mut self, connection: &mut Connection, write: impl FnOnce(&mut BytesMut)) -> Taken {
+        let mut bytes = BytesMut::new();
+        write(&mut bytes);
+        let mut last = Taken::Done;
+        while let Some(frame) = take_frame(&mut bytes, MESSAGE_BYTES_MAX).unwrap() {
+            let side = &mut connection.side();
+            let side = self.machine.is_attached().then_some(side);
+            last = self.machine.client(frame, side, &self.host, &mut self.to_client).unwrap();
+        }
+        last
+    }
+
+    /// The server says something; what the client gets to hear.
+    fn answer(&mut self, connection: &mut Connection, write: impl FnOnce(&mut BytesMut)) -> Vec<String> {
+        let mut input = BytesMut::new();
+        write(&mut input);
+        let mut side = connection.side();
+        self.machine.pump(&mut input, &mut side, &self.host, &mut self.to_client).unwrap();
+        self.machine.look_after(&mut side);
+        read(&mut self.to_client)
+    }
+}
+
+fn query(text: &str) -> impl FnOnce(&mut BytesMut) {
+    let text = text.to_owned();
+    move |output| client_message::encode_query(output, &text)
+}
+
+fn complete(output: &mut BytesMut, tag: &str, status: u8) {
+    server::write_command_complete(output, tag);
+    server::write_ready_for_query(output, status);
+}
+
+fn error(output: &mut BytesMut, code: &str) {
+    server::write_error(output, "ERROR", code, "no", None, None);
+}
+
+fn parse(output: &mut BytesMut, name: &str, sql: &str) {
+    client_message::encode_parse(output, name, sql, &[]);
+}
+
+fn bind_execute(output: &mut BytesMut, name: &str) {
+    let bind = Bind {
+        portal: String::new(),
+        statement: name.to_owned(),
+        parameter_formats: Vec::new(),
+        parameters: Vec::new(),
+        result_formats: Vec::new(),
+    };
+    client_message::encode_bind(output, "", name, &bind);
+    client_message::encode_execute(output, "", 0);
+}
+
+fn answers(output: &mut BytesMut, tags: &[u8]) {
+    for tag in tags {
+        server::write_empty(output, *tag);
+    }
+}
+
+#[test]
+fn a_query_travels_as_it_is_and_the_connection_is_let_go_behind_it() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("select /* it */ 1"));
+    assert_eq!(connection.heard(), ["Q:select /* it */ 1"]);
+    assert!(!scene.machine.may_release());
+    assert_eq!(scene.answer(&mut connection, |output| complete(output, "SELECT 1", b'I')), ["C:SELECT 1", "Z:I"]);
+    assert!(scene.machine.may_release());
+    assert_eq!(connection.pending_ready, 0);
+}
+
+#[test]
+fn a_transaction_keeps_its_connection() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("begin"));
+    scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
+    assert!(!scene.machine.may_release() && scene.machine.is_idle_in_transaction());
+    scene.say(&mut connection, query("rollback"));
+    scene.answer(&mut connection, |output| complete(output, "ROLLBACK", b'I'));
+    assert!(scene.machine.may_release());
+}
+
+#[test]
+fn a_statement_has_one_name_on_servers_and_is_prepared_where_it_is_missing() {
+    let (mut one, mut two) = (Connection::default(), Connection::default());
+    let mut scene = Scene::on(PoolMode::Transaction, &mut one);
+    scene.say(&mut one, |output| {
+        parse(output, "mine", "select 1");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(one.heard(), ["P:os_1.select 1", "S"]);
+    let heard = scene.answer(&mut one, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert_eq!(heard, ["1", "Z:I"]);
+    scene.machine.detach();
+    scene.attach(&mut two);
+    scene.say(&mut two, |output| {
+        bind_execute(output, "mine");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(two.heard(), ["P:os_1.select 1", "B:os_1", "E", "S"]);
+    let heard = scene.answer(&mut two, |output| {
+        answers(output, b"12");
+        complete(output, "SELECT 1", b'I');
+    });
+    assert_eq!(heard, ["2", "C:SELECT 1", "Z:I"], "the answer to a Parse of the proxy's own is not shown");
+}
+
+#[test]
+fn a_text_that_the_connection_has_is_not_sent_again() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    for name in ["a", "b"] {
+        scene.say(&mut connection, |output| {
+            parse(output, name, "select 1");
+            bind_execute(output, name);
+            client_message::encode_sync(output);
+        });
+        let expected: &[&str] =
+            if name == "a" { &["P:os_1.select 1", "B:os_1", "E", "S"] } else { &["B:os_1", "E", "S"] };
+        assert_eq!(connection.heard(), expected);
+        let heard = scene.answer(&mut connection, |output| {
+            answers(output, if name == "a" { b"12" } else { b"2" });
+            complete(output, "SELECT 1", b'I');
+        });
+        assert_eq!(heard, ["1", "2", "C:SELECT 1", "Z:I"]);
+    }
+}
+
+#[test]
+fn the_same_text_under_settings_that_change_its_meaning_is_another_statement() {
+    let mut connection = Connection::default();
+    let mut settings = Settings::default();
+    settings.change(&Change::Set { name: "timezone".into(), sql: "SET timezone = 'UTC'".into() });
+    let (one, two) = (Settings::default().parse_key(), settings.parse_key());
+    assert_ne!(one, two);
+    settings.change(&Change::Reset("timezone".into()));
+    settings.change(&Change::Set { name: "application_name".into(), sql: "SET application_name = 'x'".into() });
+    assert_eq!(one, settings.parse_key(), "what cannot matter does not");
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| parse(output, "a", "select 1"));
+    assert_eq!(connection.heard(), ["P:os_1.select 1"]);
+}
+
+#[test]
+fn the_unnamed_statement_lives_from_one_transaction_to_the_next() {
+    let (mut one, mut two) = (Connection::default(), Connection::default());
+    let mut scene = Scene::on(PoolMode::Transaction, &mut one);
+    scene.say(&mut one, |output| {
+        parse(output, "", "select 1");
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut one, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'I');
+    });
+    scene.machine.detach();
+    scene.attach(&mut two);
+    scene.say(&mut two, |output| bind_execute(output, ""));
+    assert_eq!(two.heard(), ["P:select 1", "B", "E"]);
+    scene.say(&mut two, query("select 2"));
+    scene.say(&mut two, |output| bind_execute(output, ""));
+    assert_eq!(two.heard(), ["Q:select 2", "D:Sos_0", "E"], "a simple query ends it");
+}
+
+#[test]
+fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "selec");
+        parse(output, "b", "select 1");
+        client_message::encode_close(output, &Target::Statement("b".into()));
+    });
+    connection.heard();
+    assert_eq!(scene.answer(&mut connection, |output| error(output, "42601")).len(), 1);
+    // What comes before Sync is skipped here: the server skips it, too.
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "a");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.heard(), ["S"]);
+    let heard = scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
+    assert_eq!(heard, ["Z:I"]);
+    assert!(scene.machine.may_release() && connection.prepared.is_empty());
+    assert!(scene.machine.prepared_texts().is_empty(), "neither statement exists");
+}
+
+#[test]
+fn a_name_that_is_taken_fails_where_the_server_would_fail() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "select 1");
+        parse(output, "a", "select 2");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.heard(), ["P:os_1.select 1", "D:Sos_0", "S"]);
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert_eq!(heard[0], "1");
+    assert!(heard[1].contains("42P05") && heard[1].contains("\"a\" already exists"), "{heard:?}");
+    assert_eq!(heard[2], "Z:I");
+}
+
+#[test]
+fn answers_of_the_proxy_stand_in_their_place() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "select 1");
+        client_message::encode_close(output, &Target::Statement("nobody".into()));
+        bind_execute(output, "");
+        client_message::encode_sync(output);
+    });
+    assert!(scene.to_client.is_empty(), "the answer to Close waits for the answer to Parse");
+    let heard = scene.answer(&mut connection, |output| answers(output, b"1"));
+    assert_eq!(heard, ["1", "3"]);
+}
+
+#[test]
+fn settings_go_first_and_what_cannot_be_sure_is_waited_for() {
+    let mut settings = Settings::default();
+    settings.change(&Change::Set { name: "work_mem".into(), sql: "SET work_mem = '1MB'".into() });
+    let mut connection = Connection::default();
+    connection.parameters.insert("TimeZone".into(), "UTC".into());
+    let mut scene = Scene::with(PoolMode::Transaction, settings.clone());
+    scene.attach(&mut connection);
+    assert!(scene.machine.takes_client(), "the client's message travels in the same write");
+    scene.say(&mut connection, query("select 1"));
+    let heard = connection.heard();
+    assert!(heard[0].ends_with("SET work_mem = '1MB'") && heard[1] == "Q:select 1", "{heard:?}");
+    let heard = scene.answer(&mut connection, |output| {
+        server::write_notice(output, "WARNING", "01000", "of no concern");
+        complete(output, "SET", b'I');
+        complete(output, "SELECT 1", b'I');
+    });
+    assert_eq!(heard, ["S:TimeZone.UTC", "C:SELECT 1", "Z:I"]);
+    assert_eq!(connection.settings_key, settings.key());
+
+    settings.change(&Change::Set { name: "role".into(), sql: "SET role = x".into() });
+    let mut scene = Scene::with(PoolMode::Transaction, settings);
+    scene.attach(&mut connection);
+    assert!(!scene.machine.takes_client(), "a role may have gone");
+    let mut input = BytesMut::new();
+    error(&mut input, "42704");
+    let mut side = connection.side();
+    let pumped = scene.machine.pump(&mut input, &mut side, &scene.host, &mut scene.to_client).unwrap();
+    let refused = pumped.refused.unwrap();
+    assert!(refused.windows(5).any(|part| part == b"FATAL") && connection.is_poisoned);
+}
+
+#[test]
+fn what_a_statement_set_is_read_back_and_goes_along() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("set work_mem = '5MB'"));
+    connection.heard();
+    scene.answer(&mut connection, |output| complete(output, "SET", b'I'));
+    assert!(!scene.machine.may_release() && !scene.machine.takes_client());
+    assert!(connection.heard()[0].contains("current_setting('work_mem', true)"));
+    let heard = scene.answer(&mut connection, |output| {
+        server::write_data_row(output, &[Some(b"v"), Some(b"work_mem"), Some(b"5MB")]);
+        complete(output, "SELECT 1", b'I');
+    });
+    assert!(heard.is_empty() && scene.machine.may_release());
+    assert!(scene.machine.settings.apply_sql().contains("set_config('work_mem', '5MB', false)"));
+    assert_eq!(connection.settings_key, scene.machine.settings.key());
+}
+
+#[test]
+fn a_temporary_table_pins_the_session_until_it_is_gone() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    for (text, pinned) in [("create temp table t (a int)", "true"), ("drop table t", "false")] {
+        scene.say(&mut connection, query(text));
+        scene.answer(&mut connection, |output| complete(output, "X", b'I'));
+        assert!(!scene.machine.may_release());
+        scene.answer(&mut connection, |output| {
+            server::write_data_row(output, &[Some(b"p"), Some(b""), Some(pinned.as_bytes())]);
+            complete(output, "SELECT 1", b'I');
+        });
+        assert_eq!(scene.machine.may_release(), pinned == "false", "{text}");
+    }
+}
+
+#[test]
+fn a_look_that_fails_keeps_the_connection() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("set statement_timeout = 1"));
+    scene.answer(&mut connection, |output| complete(output, "SET", b'I'));
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "57014");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard.is_empty() && !scene.machine.may_release() && scene.machine.takes_client());
+}
+
+#[test]
+fn the_last_value_of_a_sequence_is_never_another_sessions() {
+    let mut connection = Connection::default();
+    for (pid, expected) in [(1, vec!["Q:DISCARD SEQUENCES", "Q:select lastval()"]), (1, vec!["Q:select lastval()"])] {
+        let mut scene = Scene::new();
+        scene.host.pid.set(pid);
+        scene.attach(&mut connection);
+        scene.say(&mut connection, query("select lastval()"));
+        assert_eq!(connection.heard(), expected);
+    }
+    let mut scene = Scene::new();
+    scene.host.pid.set(2);
+    scene.attach(&mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "insert into t default values");
+        parse(output, "", "select currval('t_id_seq')");
+    });
+    assert_eq!(connection.heard(), ["P:insert into t default values", "D:Sos_0"], "inside a pipeline it is refused");
+}
+
+#[test]
+fn copy_ignores_syncs_that_were_sent_before_it() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "copy t from stdin");
+        bind_execute(output, "");
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
+    });
+    assert_eq!(connection.pending_ready, 0);
+    connection.heard();
+    scene.say(&mut connection, |output| {
+        client_message::encode_copy_data(output, b"1\n");
+        client_message::encode_copy_done(output);
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.heard(), ["d:1", "c", "S"]);
+    let heard = scene.answer(&mut connection, |output| complete(output, "COPY 1", b'I'));
+    assert_eq!(heard, ["C:COPY 1", "Z:I"]);
+    assert!(scene.machine.may_release());
+}
+
+#[test]
+fn what_is_left_of_a_failed_copy_goes_nowhere() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("copy t from stdin"));
+    scene.answer(&mut connection, |output| {
+        error(output, "42P01");
+        server::write_ready_for_query(output, b'I');
+    });
+    connection.heard();
+    scene.say(&mut connection, |output| client_message::encode_copy_data(output, b"1\n"));
+    assert!(connection.heard().is_empty());
+}
+
+#[test]
+fn names_of_sql_are_the_servers_names() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("prepare p(int) as select $1"));
+    assert_eq!(connection.heard(), ["Q:prepare os_1(int) as select $1"]);
+    assert!(!scene.machine.takes_client());
+    scene.answer(&mut connection, |output| complete(output, "PREPARE", b'I'));
+    assert!(scene.machine.may_release() && scene.machine.takes_client());
+    scene.machine.detach();
+    let mut other = Connection::default();
+    scene.attach(&mut other);
+    scene.say(&mut other, query("execute p(1)"));
+    assert_eq!(other.heard(), ["Q:prepare os_1(int) as select $1", "Q:execute os_1(1)"]);
+    let heard = scene.answer(&mut other, |output| {
+        complete(output, "PREPARE", b'I');
+        complete(output, "SELECT 1", b'I');
+    });
+    assert_eq!(heard, ["C:SELECT 1", "Z:I"]);
+    scene.say(&mut other, query("deallocate all"));
+    assert!(!scene.machine.takes_client());
+    scene.answer(&mut other, |output| complete(output, "DEALLOCATE ALL", b'I'));
+    assert!(other.prepared.is_empty() && scene.machine.takes_client());
+    scene.say(&mut other, query("execute p(1)"));
+    other.heard();
+    let heard = scene.answer(&mut other, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[0].contains("\"p\" does not exist"), "{heard:?}");
+}
+
+#[test]
+fn a_statement_whose_columns_have_changed_is_refused_as_postgresql_does() {
+    let fields = |name: &'static str| [server::Field::text(name)];
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "select * from t");
+        client_message::encode_describe(output, &Target::Statement("a".into()));
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_parameter_description(output, &[]);
+        server::write_row_description(output, &fields("x"));
+        server::write_ready_for_query(output, b'I');
+    });
+    for (columns, is_refused) in [("x", false), ("y", true)] {
+        scene.machine.detach();
+        scene.host.schema_changed();
+        let mut other = Connection { schema_version: scene.host.schema_version(), ..Connection::default() };
+        scene.attach(&mut other);
+        let taken = scene.say(&mut other, |output| {
+            let mut whole = BytesMut::new();
+            bind_execute(&mut whole, "a");
+            output.extend_from_slice(&take_frame(&mut whole, MESSAGE_BYTES_MAX).unwrap().unwrap().bytes);
+        });
+        let Taken::Later(bind) = taken else { panic!("{taken:?}") };
+        assert_eq!(other.heard(), ["P:os_1.select * from t", "D:Sos_1", "H"]);
+        let heard = scene.answer(&mut other, |output| {
+            answers(output, b"1");
+            server::write_parameter_description(output, &[]);
+            server::write_row_description(output, &fields(columns));
+        });
+        assert!(heard.is_empty() && scene.machine.takes_client());
+        scene.say(&mut other, |output| output.extend_from_slice(&bind.bytes));
+        assert_eq!(other.heard(), if is_refused { ["D:Sos_0"] } else { ["B:os_1"] });
+    }
+}
+
+#[test]
+fn a_long_row_is_passed_on_before_it_is_whole() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("select big"));
+    let mut whole = BytesMut::new();
+    server::write_data_row(&mut whole, &[Some(&vec![b'x'; 200_000])]);
+    complete(&mut whole, "SELECT 1", b'I');
+    let expected = whole.clone();
+    let mut heard = BytesMut::new();
+    let mut input = BytesMut::new();
+    while !whole.is_empty() {
+        let part = whole.split_to(whole.len().min(50_000));
+        input.put_slice(&part);
+        let mut side = connection.side();
+        scene.machine.pump(&mut input, &mut side, &scene.host, &mut scene.to_client).unwrap();
+        assert!(input.len() < 50_000, "nothing long is kept");
+        heard.unsplit(scene.to_client.split());
+    }
+    assert_eq!(heard, expected);
+    assert!(scene.machine.may_release());
+}
+
+#[test]
+fn a_session_of_its_own_connection_is_left_as_it_is() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Session, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "mine", "select 1");
+        client_message::encode_sync(output);
+    });
+    scene.say(&mut connection, query("set work_mem = 1"));
+    assert_eq!(connection.heard(), ["P:mine.select 1", "S", "Q:set work_mem = 1"]);
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'I');
+        complete(output, "SET", b'I');
+    });
+    assert!(!scene.machine.may_release() && scene.machine.needs_reset());
+}
+
+#[test]
+fn a_fatal_error_reaches_the_client_as_it_is() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("select 1"));
+    let mut input = BytesMut::new();
+    server::write_error(&mut input, "FATAL", "57P01", "terminating connection", None, None);
+    let expected = input.clone();
+    let mut side = connection.side();
+    let pumped = scene.machine.pump(&mut input, &mut side, &scene.host, &mut scene.to_client).unwrap();
+    assert!(pumped.is_fatal && scene.to_client == expected && connection.is_poisoned);
+}
+
+#[test]
+fn notifications_name_the_session_that_sent_them() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    let mut input = BytesMut::new();
+    server::write_notification(&mut input, 7, "c", "p");
+    let mut side = connection.side();
+    scene.machine.pump(&mut input, &mut side, &scene.host, &mut scene.to_client).unwrap();
+    let frame = take_frame(&mut scene.to_client, MESSAGE_BYTES_MAX).unwrap().unwrap();
+    assert_eq!(server::read_notification(&frame.body()).unwrap().pid, 1_007);
+}
+
+#[test]
+fn without_a_connection_only_what_needs_none_is_answered() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::new();
+    let close = |output: &mut BytesMut| client_message::encode_close(output, &Target::Statement("x".into()));
+    assert!(matches!(scene.say(&mut connection, close), Taken::Done));
+    assert!(matches!(scene.say(&mut connection, client_message::encode_sync), Taken::Done));
+    assert_eq!(read(&mut scene.to_client), ["3", "Z:I"]);
+    assert!(matches!(scene.say(&mut connection, query("select 1")), Taken::NeedsServer(_)));
+    assert!(matches!(scene.say(&mut connection, client_message::encode_terminate), Taken::Goodbye));
+    assert!(connection.heard().is_empty());
+}
