@@ -32,6 +32,10 @@ macro_rules! clients {
 }
 
 clients! {
+    asyncpg,
+    #[ignore = "run by make clients"]
+    psycopg2,
+    psycopg3,
     psql,
 }
 
