@@ -40,6 +40,8 @@ clients! {
     #[ignore = "run by make clients"]
     activerecord,
     #[ignore = "run by make clients"]
+    drizzle,
+    #[ignore = "run by make clients"]
     node_postgres,
     #[ignore = "run by make clients"]
     pgjdbc,
