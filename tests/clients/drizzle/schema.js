@@ -40,14 +40,15 @@ const documents = pgTable('documents', {
   title: text('title').notNull(),
 }, (table) => [primaryKey({ columns: [table.tenantId, table.id] })]);
 
+// Each relation twice: by the parent's id alone, and by the whole key with the tenant in it.
 const usersRelations = relations(users, ({ many }) => ({
-  orders: many(orders), keyedOrders: many(orders, { relationName: 'keyed' }) }));
+  orders: many(orders, { relationName: 'orders' }), keyedOrders: many(orders, { relationName: 'keyedOrders' }) }));
 const ordersRelations = relations(orders, ({ one, many }) => ({
-  user: one(users, { fields: [orders.userId], references: [users.id] }), items: many(items),
-  keyedUser: one(users, { relationName: 'keyed', fields: [orders.tenantId, orders.userId], references: [users.tenantId, users.id] }),
-  keyedItems: many(items, { relationName: 'keyed' }) }));
+  user: one(users, { relationName: 'orders', fields: [orders.userId], references: [users.id] }),
+  keyedUser: one(users, { relationName: 'keyedOrders', fields: [orders.tenantId, orders.userId], references: [users.tenantId, users.id] }),
+  items: many(items, { relationName: 'items' }), keyedItems: many(items, { relationName: 'keyedItems' }) }));
 const itemsRelations = relations(items, ({ one }) => ({
-  order: one(orders, { fields: [items.orderId], references: [orders.id] }),
-  keyedOrder: one(orders, { relationName: 'keyed', fields: [items.tenantId, items.orderId], references: [orders.tenantId, orders.id] }) }));
+  order: one(orders, { relationName: 'items', fields: [items.orderId], references: [orders.id] }),
+  keyedOrder: one(orders, { relationName: 'keyedItems', fields: [items.tenantId, items.orderId], references: [orders.tenantId, orders.id] }) }));
 
 module.exports = { tenants, countries, users, orders, items, notes, documents, usersRelations, ordersRelations, itemsRelations };
