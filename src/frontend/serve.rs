@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -118,7 +119,10 @@ impl Frontend {
         session: &mut Session,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        while let Some(message) = next_message(client, &mut stop).await? {
+        loop {
+            // A transaction holds locks and connections on the shards, which others wait for.
+            let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
+            let Some(message) = next_message(client, &mut stop, limit).await? else { return Ok(()) };
             match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
@@ -128,7 +132,6 @@ impl Frontend {
                 other => session.extended(client, other).await?,
             }
         }
-        Ok(())
     }
 
     async fn serve_admin(
@@ -151,7 +154,7 @@ impl Frontend {
         welcome(client, parameters.into_iter(), registered);
         client.flush().await?;
         tracing::info!(user = %wanted.user, "admin session");
-        while let Some(message) = next_message(client, &mut stop).await? {
+        while let Some(message) = next_message(client, &mut stop, None).await? {
             match message {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
@@ -181,17 +184,27 @@ impl Frontend {
     }
 }
 
-/// The next message; `None` when the client left or the proxy stops.
+/// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
 async fn next_message(
     client: &mut Framed,
     stop: &mut watch::Receiver<bool>,
+    limit_ms: Option<u64>,
 ) -> Result<Option<ClientMessage>, NetError> {
-    let frame = tokio::select! {
+    let limit = Duration::from_millis(limit_ms.unwrap_or_default());
+    let read = tokio::select! {
         biased;
-        frame = client.read_frame() => frame,
+        frame = client.read_frame() => Ok(frame),
         () = stopped(stop) => {
-            let error = ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command");
-            refuse(client, &error).await;
+            Err((ErrorId::ShuttingDown, "terminating connection due to administrator command"))
+        }
+        () = tokio::time::sleep(limit), if limit_ms.is_some() => {
+            Err((ErrorId::IdleInTransaction, "terminating connection due to idle-in-transaction timeout"))
+        }
+    };
+    let frame = match read {
+        Ok(frame) => frame,
+        Err((id, text)) => {
+            refuse(client, &ClientError::new(id, text)).await;
             return Ok(None);
         }
     };

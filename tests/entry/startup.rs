@@ -93,8 +93,9 @@ fn sleeper(entry: &Entry, minor: u16) -> (Wire, Key) {
     let mark = key.pid;
     wire.query(&format!("SELECT 'sleeper {mark}', pg_sleep(60)"));
     let mut server = entry.servers[0].superuser();
-    let sleeps =
-        format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%''sleeper {mark}''%'");
+    let sleeps = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%''sleeper {mark}''%'"
+    );
     assert!(eventually(PATIENCE, || server.must(&sleeps).value() == "1"));
     (wire, key)
 }
