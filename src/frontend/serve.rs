@@ -122,7 +122,24 @@ impl Frontend {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
             let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
-            let Some(message) = next_message(client, &mut stop, limit).await? else { return Ok(()) };
+            let heard = tokio::select! {
+                biased;
+                message = next_message(client, &mut stop, limit) => Heard::Client(message?),
+                outcome = session.idle() => Heard::Server(outcome),
+            };
+            let message = match heard {
+                Heard::Client(Some(message)) => message,
+                Heard::Client(None) => return Ok(()),
+                Heard::Server(Ok(())) => {
+                    session.write_owed(client);
+                    client.flush().await?;
+                    continue;
+                }
+                Heard::Server(Err(failure)) => {
+                    send_away(client, failure).await;
+                    return Ok(());
+                }
+            };
             match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
@@ -182,6 +199,14 @@ impl Frontend {
         }
         Ok(())
     }
+}
+
+/// Who spoke first while a session was idle.
+enum Heard {
+    /// The client, or it left.
+    Client(Option<ClientMessage>),
+    /// A server whose connection the session keeps.
+    Server(Result<(), Failure>),
 }
 
 /// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
