@@ -13,6 +13,7 @@ mod insert;
 mod link;
 mod one_verifier;
 mod peers;
+mod pins;
 mod pipeline;
 mod prepare;
 mod relay;

@@ -28,6 +28,7 @@ use crate::control::sequences::{Sequences, StoreBlocks};
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
 use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::net::NetError;
+use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
 use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
@@ -186,6 +187,10 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let descriptors = descriptors::raise_limit();
+    if descriptors < settings.clients.sockets_max() as u64 {
+        tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
+    }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
     // Clients that have not logged in have places of their own.
     let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
