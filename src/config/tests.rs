@@ -96,6 +96,8 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "lifetime_ms",
         "connects_max",
         "connects_per_s",
+        "auth_query_ttl_ms",
+        "cleartext_without_tls",
         "user",
     ];
     let written: String = text
@@ -107,6 +109,7 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         .collect();
     assert_ne!(written, text);
     let written = parse(&written).unwrap();
+    assert_eq!(written.auth, config.auth);
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
     assert_eq!(written.servers_tls, config.servers_tls);
 }
