@@ -30,8 +30,7 @@ use crate::wire::server_message;
 pub use limits::ClientLimits;
 pub use login::LoginSettings;
 
-/// The name of the admin database.
-pub const ADMIN_DATABASE: &str = "ostrakon";
+pub use crate::admin::DATABASE as ADMIN_DATABASE;
 
 /// Who may connect without proving who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
