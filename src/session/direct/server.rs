@@ -57,7 +57,7 @@ impl Machine {
                     to_client.extend_from_slice(&bytes);
                 }
             }
-            if self.owed.front().is_some_and(|owed| matches!(owed, Owed::Local { .. })) {
+            if matches!(self.owed.front(), Some(Owed::Local { .. } | Owed::CopyEnd)) {
                 flush_run(input, &mut run, header.end, to_client);
                 self.say_local(to_client);
             }
@@ -164,7 +164,9 @@ impl Machine {
                     }
                     forget_deallocated(body, server);
                 }
-                self.is_copying_in |= message == tag::COPY_IN_RESPONSE;
+                if message == tag::COPY_IN_RESPONSE {
+                    self.begin_copy_in(server);
+                }
                 (true, false)
             }
             Owed::FunctionCall => (true, false),
@@ -196,7 +198,7 @@ impl Machine {
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => return Err(WireError::UnknownTag(message)),
         };
         if is_over {
             self.owed.pop_front();
@@ -223,21 +225,24 @@ impl Machine {
         }
     }
 
-    /// COPY reads from the client: Syncs that were sent before it are ignored by the server.
+    /// COPY reads from the client: Syncs that were sent before its end are ignored by the server.
     fn begin_copy_in(&mut self, server: &mut ServerSide<'_>) {
-        self.is_copying_in = true;
+        let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd));
+        self.is_copying_in = end.is_none();
+        let behind = self.owed.split_off(end.unwrap_or(self.owed.len()));
         let before = self.owed.len();
         self.owed.retain(|owed| !matches!(owed, Owed::Sync { .. }));
         let ignored = before - self.owed.len();
+        self.owed.extend(behind.into_iter().skip(usize::from(end.is_some())));
         self.syncs_in_copy += ignored;
         *server.pending_ready = server.pending_ready.saturating_sub(ignored);
-        self.is_unsynced = true;
+        self.is_unsynced |= ignored > 0 && end.is_none();
     }
 
     fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
         let (name, value) = server_message::read_parameter_status(body)?;
         server.parameters.insert(name.to_owned(), value.to_owned());
-        if matches!(self.owed.front(), Some(Owed::Quiet(_))) {
+        if matches!(self.owed.front(), Some(Owed::Quiet(_))) || self.effects.sets_any {
             // The client is told afterwards, if the value is another one for it.
             return Ok(Fate::Swallow);
         }
@@ -370,8 +375,7 @@ impl Machine {
             }
             Owed::Quiet(Quiet::Restore) => {
                 *server.settings_key = self.settings.key();
-                self.is_waiting = false;
-                self.report_parameters(server, to_client);
+                self.end_inspection(server, to_client);
                 return Ok(Fate::Swallow);
             }
             Owed::Quiet(Quiet::Prepare) => return Ok(Fate::Swallow),
@@ -392,6 +396,14 @@ impl Machine {
             if std::mem::take(&mut self.effects.changes_schema) {
                 host.schema_changed();
             }
+            if self.effects.sets_any && self.owed.is_empty() && !self.is_unsynced {
+                // What RESET returned to is the server's; the client is told when it is the session's.
+                self.is_ready_held = true;
+                return Ok(Fate::Swallow);
+            }
+        }
+        if self.effects.sets_any {
+            self.report_parameters(server, to_client);
         }
         Ok(Fate::Forward)
     }
@@ -430,7 +442,7 @@ impl Machine {
             // What the session has is not known, so it keeps the connection that has it.
             self.is_pinned = true;
             *server.settings_key = u64::MAX;
-            self.is_waiting = false;
+            self.end_inspection(server, to_client);
             return;
         }
         if let Some(pinned) = inspection.is_pinned {
@@ -439,8 +451,7 @@ impl Machine {
         let restore = inspection.apply(&mut self.settings);
         if restore.is_empty() {
             *server.settings_key = self.settings.key();
-            self.is_waiting = false;
-            self.report_parameters(server, to_client);
+            self.end_inspection(server, to_client);
         } else {
             *server.settings_key = u64::MAX;
             server.query(&restore);
@@ -448,9 +459,21 @@ impl Machine {
         }
     }
 
+    fn end_inspection(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+        self.is_waiting = false;
+        self.report_parameters(server, to_client);
+        if std::mem::take(&mut self.is_ready_held) {
+            server_message::write_ready_for_query(to_client, self.status);
+        }
+    }
+
     fn say_local(&mut self, to_client: &mut BytesMut) {
-        while let Some(Owed::Local { answer, .. }) = self.owed.front() {
-            to_client.extend_from_slice(answer);
+        loop {
+            match self.owed.front() {
+                Some(Owed::Local { answer, .. }) => to_client.extend_from_slice(answer),
+                Some(Owed::CopyEnd) => {}
+                _ => return,
+            }
             self.owed.pop_front();
         }
     }

@@ -510,6 +510,28 @@ fn copy_ignores_syncs_that_were_sent_before_it() {
 }
 
 #[test]
+fn a_sync_behind_the_end_of_a_copy_counts() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "copy t from stdin");
+        bind_execute(output, "");
+        client_message::encode_copy_data(output, b"1\n");
+        client_message::encode_copy_done(output);
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
+    });
+    assert_eq!(connection.pending_ready, 1);
+    scene.answer(&mut connection, |output| server::write_command_complete(output, "COPY 1"));
+    assert!(scene.machine.owes_client() && !scene.machine.may_release());
+    scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
+    assert!(scene.machine.may_release() && !scene.machine.is_uncertain());
+}
+
+#[test]
 fn what_is_left_of_a_failed_copy_goes_nowhere() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
