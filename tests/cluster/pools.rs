@@ -99,7 +99,10 @@ fn views_show_clients_and_the_connections_they_hold() {
     assert_eq!((holder["user"].as_str(), holder["mode"].as_str()), (Some("app"), Some("transaction")));
     assert!(holder["address"].as_str().unwrap().starts_with("127.0.0.1:"));
     let servers = view(&cluster, "SERVERS");
-    let held = servers.iter().find(|held| held["pid"].as_u64() == server.parse().ok()).unwrap_or_else(|| panic!("{servers:?}"));
+    let held = servers
+        .iter()
+        .find(|held| held["pid"].as_u64() == server.parse().ok())
+        .unwrap_or_else(|| panic!("{servers:?}"));
     assert_eq!((held["state"].as_str(), &held["client"]), (Some("used"), &holder["pid"]), "{held}");
     // Two are kept ready beside the one in use.
     let is_ready = || {
