@@ -188,6 +188,24 @@ fn a_pool_keeps_no_more_ready_than_it_holds() {
 }
 
 #[test]
+fn the_reference_of_pools_shows_the_defaults_of_the_example() {
+    let example = include_str!("../../docs/operate/ostrakon.example.toml");
+    let reference = include_str!("../../docs/reference/pools.md");
+    let mut shown = 0;
+    for row in reference.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, setting, default, ..] = cells.as_slice() else { continue };
+        let Some(key) = setting.trim_matches('`').split(' ').next_back().filter(|_| default.parse::<u64>().is_ok())
+        else {
+            continue;
+        };
+        assert!(example.contains(&format!("\n# {key} = {default}\n")), "{key}: {default} is not what the example says");
+        shown += 1;
+    }
+    assert_eq!(shown, 11);
+}
+
+#[test]
 fn broken_toml_is_shown_where_it_breaks() {
     assert_eq!(replaced("\"app\"", "app"), "o.toml:3:12: string values must be quoted, expected literal string");
     assert!(parse("[proxy").unwrap_err().starts_with("o.toml:1:7: "));

@@ -30,6 +30,13 @@ impl Frontend {
                 return Ok(());
             }
         };
+        let _listed = self.admin.clients().enter(crate::admin::Client {
+            pid: registered.pid,
+            user: wanted.user.clone(),
+            database: wanted.database.clone(),
+            address: client.peer(),
+            slot: Arc::clone(&registered.slot),
+        });
         if is_admin {
             return self.serve_admin(&mut client, &wanted, &registered, stop).await;
         }
