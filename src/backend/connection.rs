@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
+use crate::auth::ServerSecret;
 use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::tls::Connector;
@@ -35,8 +36,8 @@ pub struct ConnectTarget {
     pub database: String,
     /// Role.
     pub user: String,
-    /// Password, if the server asks for one.
-    pub password: Option<String>,
+    /// What opens the server, if it asks who the proxy is.
+    pub secret: ServerSecret,
     /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
     /// a session are applied to the connection it gets.
     pub parameters: Vec<(String, String)>,
@@ -82,6 +83,8 @@ pub struct Connection {
     pub schema_version: u64,
     /// Id of the unnamed statement; 0: none that is known.
     pub unnamed: u64,
+    /// Process id of the session that used it last.
+    pub last_session: u32,
     /// NotificationResponses as they came, while somebody wants them.
     pub notifications: Option<Vec<Frame>>,
     framed: Framed,
@@ -157,6 +160,7 @@ impl Connection {
             notifications: None,
             schema_version: 0,
             unnamed: 0,
+            last_session: 0,
             framed,
             target: Arc::new(target.clone()),
             key: greeting.key,
@@ -285,6 +289,7 @@ impl Connection {
             status: &mut self.status,
             prepared: &mut self.prepared,
             unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
             settings_key: &mut self.settings_key,
             schema_version: &mut self.schema_version,
             parameters: &mut self.parameters,
@@ -531,6 +536,7 @@ impl Connection {
         self.prepared.clear();
         self.settings_key = 0;
         self.settings = Arc::default();
+        self.unnamed = 0;
         self.needs_reset = false;
         Ok(())
     }

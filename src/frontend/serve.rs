@@ -18,10 +18,11 @@ use crate::wire::server_message;
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
-        let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
+        let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
+        client.set_message_bytes_max(self.limits.message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
         let place = self.seats.take(&wanted.user, is_admin);
-        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client)?))) {
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client, minor)?))) {
             Ok(place) => place,
             Err(error) => {
                 refuse(&mut client, &error).await;
@@ -62,7 +63,8 @@ impl Frontend {
     ) -> Result<(), NetError> {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot);
+        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
+            .with_idle_limit(self.limits.idle_transaction_ms);
         match direct.open().await {
             Ok(parameters) => {
                 if let Some(pid) = direct.own_server_pid() {
