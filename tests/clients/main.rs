@@ -33,10 +33,17 @@ macro_rules! clients {
 
 clients! {
     asyncpg,
+    django,
+    pg_dump,
+    #[ignore = "run by make clients"]
+    pgbench,
     #[ignore = "run by make clients"]
     psycopg2,
     psycopg3,
     psql,
+    #[ignore = "run by make clients"]
+    sqlalchemy_asyncpg,
+    sqlalchemy_psycopg,
 }
 
 /// The folder of the programs.
