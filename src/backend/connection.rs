@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
+use crate::auth::ServerSecret;
 use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::tls::Connector;
@@ -35,8 +36,8 @@ pub struct ConnectTarget {
     pub database: String,
     /// Role.
     pub user: String,
-    /// Password, if the server asks for one.
-    pub password: Option<String>,
+    /// What opens the server, if it asks who the proxy is.
+    pub secret: ServerSecret,
     /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
     /// a session are applied to the connection it gets.
     pub parameters: Vec<(String, String)>,
@@ -84,6 +85,8 @@ pub struct Connection {
     pub unnamed: u64,
     /// Process id of the session that used it last.
     pub last_session: u32,
+    /// NotificationResponses as they came, while somebody wants them.
+    pub notifications: Option<Vec<Frame>>,
     framed: Framed,
     target: Arc<ConnectTarget>,
     key: CancelKey,
@@ -154,6 +157,7 @@ impl Connection {
             settings_key: 0,
             settings: Arc::default(),
             needs_reset: false,
+            notifications: None,
             schema_version: 0,
             unnamed: 0,
             last_session: 0,
@@ -256,6 +260,11 @@ impl Connection {
                 self.status = frame.bytes.get(5).copied().unwrap_or(b'E');
                 if pending == 0 && self.framed.is_flushed() {
                     self.is_running = false;
+                }
+            }
+            tag::NOTIFICATION_RESPONSE => {
+                if let Some(notifications) = &mut self.notifications {
+                    notifications.push(frame.clone());
                 }
             }
             tag::PARAMETER_STATUS => {
@@ -482,6 +491,7 @@ impl Connection {
     /// Ends the present use: earlier cancel handles do nothing any more. `false`: the connection is not
     /// clean, or a cancel request is on its way that could hit the next user.
     pub fn end_turn(&mut self) -> bool {
+        self.notifications = None;
         let no_cancel_under_way = self.gate.end_turn();
         no_cancel_under_way && self.take_asynchronous() && self.is_clean()
     }

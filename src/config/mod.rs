@@ -6,6 +6,7 @@
 //! Must not know: files (the caller reads them), the store, what runs. Only `server` and `cli` import
 //! this room; settings flow up to the rooms as their own types.
 
+mod auth;
 mod check;
 mod error;
 mod read;
@@ -15,7 +16,6 @@ mod tests;
 mod tls;
 mod topology;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::net::tls::TlsMode;
 use crate::session::PoolMode;
 use crate::topology::{Role, TableName};
 
+pub use crate::base::Secret;
+pub use auth::{AuthConfig, AuthQuery, PasswordSource};
 pub use error::{ConfigError, Position};
 pub use tls::{ServersTlsConfig, TlsConfig};
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// `[control]`
     pub control: ControlConfig,
+    /// `[auth]`, `[[hba]]`, `[[ident]]`
+    pub auth: AuthConfig,
     /// `[tls]`
     pub tls: TlsConfig,
     /// `[servers_tls]`
@@ -105,7 +109,7 @@ pub struct ControlConfig {
     /// Role; default `postgres`.
     pub user: String,
     /// Password; none for trust and peer.
-    pub password: Option<Secret>,
+    pub password: Option<PasswordSource>,
 }
 
 /// `[[users]]`: a role that clients may connect as.
@@ -113,8 +117,8 @@ pub struct ControlConfig {
 pub struct UserConfig {
     /// Role.
     pub name: String,
-    /// Its password on the nodes; none for trust.
-    pub password: Option<Secret>,
+    /// Its password, for clients that come as this role and on the nodes; a verifier is for clients only.
+    pub password: Option<PasswordSource>,
     /// When its sessions give their connections back; default: that of `[pool]`.
     pub pool_mode: Option<PoolMode>,
     /// Most connections to one node for this user; default: that of `[pool]`.
@@ -183,28 +187,6 @@ pub enum TablePlacement {
         /// `home = "s1"`
         home: Option<String>,
     },
-}
-
-/// Text that must not appear in logs or messages.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(secret)")
-    }
 }
 
 impl Config {

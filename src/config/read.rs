@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::auth;
 use super::error::{Report, nearest};
 use super::reader::{At, Section};
 use super::tls;
 use super::{
-    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, Secret, ShardConfig, TableConfig, TablePlacement,
-    UserConfig,
+    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement, UserConfig,
 };
 use crate::session::PoolMode;
 use crate::topology::ring::WEIGHT_NORMAL;
@@ -40,6 +40,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     let proxy = read_proxy(root.section("proxy", report), report);
     let pool = read_pool(root.section("pool", report), report);
     let control = read_control(root.section("control", report), report);
+    let auth = auth::read(&mut root, report);
     let tls = tls::read_tls(root.section("tls", report), report);
     let servers_tls = tls::read_servers_tls(root.section("servers_tls", report), report);
     let users = root.sections("users", "users", report).into_iter().filter_map(|section| read_user(section, report));
@@ -56,6 +57,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
         proxy,
         pool,
         control,
+        auth,
         tls,
         servers_tls,
         users,
@@ -150,19 +152,15 @@ fn read_control(section: Option<Section>, report: &mut Report) -> ControlConfig 
     if let Some(user) = section.text("user", report) {
         control.user = user.value;
     }
-    control.password = read_password(&mut section, report);
+    control.password = auth::read_password(&mut section, report);
     section.finish(report);
     control
-}
-
-fn read_password(section: &mut Section, report: &mut Report) -> Option<Secret> {
-    section.text("password", report).map(|password| Secret::new(password.value))
 }
 
 fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
     let position = section.position(report);
     let name = section.required_text("name", "app", report);
-    let password = read_password(&mut section, report);
+    let password = auth::read_password(&mut section, report);
     let pool_mode = read_mode(&mut section, "pool_mode", report);
     let pool_size = section.optional_integer("pool_size", 1..=POOL_SIZE_MAX, report).map(|size| size as usize);
     let clients_max = section.optional_integer("clients_max", 1..=CLIENTS_MAX, report).map(|max| max as usize);

@@ -348,7 +348,7 @@ fn passwords_are_not_printed() {
     let config =
         parse(&format!("{SOUND}[control]\npassword = \"hunter2\"\n[[users]]\nname = \"a\"\npassword = \"hunter2\"\n"));
     let config = config.unwrap();
-    assert_eq!(config.control.password.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(config.control.password, Some(PasswordSource::Text(Secret::new("hunter2"))));
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -436,4 +436,68 @@ fn reconciling_twice_changes_once() {
     let text = SOUND.replacen("10.0.0.2", "10.0.0.9", 1);
     let once = reconciled(&text, &stored()).unwrap();
     assert_eq!(reconciled(&text, &once).unwrap(), once);
+}
+
+const IDENT: &str = "[[ident]]\nmap = \"m\"\ncommon_name = \"Bob Smith\"\nuser = \"bob\"\n";
+
+#[test]
+fn rules_keep_their_order_and_their_words() {
+    let text = format!(
+        "{SOUND}{IDENT}[[hba]]\ntype = \"hostssl\"\ndatabase = \"app\"\nuser = [\"bob\", \"eve\"]\naddress = \"10.0.0.0/8\"\n\
+         method = \"cert\"\nmap = \"m\"\n[[hba]]\ntype = \"local\"\nmethod = \"reject\"\n[[hba]]\ntype = \"hostssl\"\n\
+         address = \"all\"\nmethod = \"scram-sha-256\"\nclientcert = \"verify-ca\"\n"
+    );
+    let auth = parse(&text).unwrap().auth;
+    let rules = auth.rules.unwrap();
+    let methods: Vec<&str> = rules.iter().map(|rule| rule.method.name()).collect();
+    assert_eq!(methods, ["cert", "reject", "scram-sha-256"]);
+    assert_eq!((rules[0].users.names.len(), rules[0].databases.all, rules[1].users.all), (2, false, true));
+    assert_eq!(rules[0].map.as_deref(), Some("m"));
+    assert_eq!(rules[2].certificate, Some(crate::auth::CertificateCheck::VerifyCa));
+    assert_eq!(parse(SOUND).unwrap().auth.rules, None);
+}
+
+#[test]
+fn a_rule_that_cannot_be_kept_is_refused_where_it_stands() {
+    let rule = |lines: &str| appended(&format!("{IDENT}[[hba]]\n{lines}\n"));
+    let sound = "type = \"host\"\naddress = \"all\"\nmethod = \"md5\"\n";
+    assert_eq!(rule(sound), "");
+    for (lines, mistake) in [
+        ("address = \"all\"\nmethod = \"md5\"", "o.toml:26:1: type is missing in [[hba]]"),
+        ("type = \"host\"\naddress = \"all\"", "o.toml:26:1: method is missing in [[hba]]"),
+        ("type = \"host\"\nmethod = \"md5\"", "o.toml:26:1: address is missing in [[hba]]"),
+        ("type = \"hosts\"\naddress = \"all\"\nmethod = \"md5\"", "unknown type hosts\n  hint: did you mean host?"),
+        ("type = \"host\"\naddress = \"all\"\nmethod = \"scram\"", "unknown method scram\n  hint: known are trust"),
+        ("type = \"host\"\naddress = \"db.example.com\"\nmethod = \"md5\"", "address is none: \"db.example.com\""),
+        ("type = \"local\"\naddress = \"all\"\nmethod = \"md5\"", "a local rule has no address"),
+        (&format!("{sound}user = \"+staff\""), "groups are not supported"),
+        (&format!("{sound}user = \"/^a\""), "regular expressions are not supported"),
+        (&format!("{sound}database = [\"app\", \"replication\"]"), "replication is not supported"),
+        (&format!("{sound}clientcert = \"verify-ca\""), "clientcert can only be configured for hostssl rules"),
+        (&format!("{sound}map = \"m\""), "map is for certificates only"),
+        ("type = \"host\"\naddress = \"all\"\nmethod = \"cert\"", "cert authentication is only supported on hostssl"),
+        ("type = \"hostssl\"\naddress = \"all\"\nmethod = \"cert\"\nmap = \"x\"", "there is no map x"),
+    ] {
+        let found = rule(lines);
+        assert!(found.contains(mistake), "{lines}\n{found}");
+    }
+}
+
+#[test]
+fn a_password_is_in_one_place_only() {
+    let user = |lines: &str| appended(&format!("[[users]]\nname = \"a\"\n{lines}"));
+    assert_eq!(user("password_file = \"secret\"\n"), "");
+    assert_eq!(user("password_env = \"SECRET\"\n"), "");
+    assert!(user("password = \"hunter2\"\npassword_env = \"SECRET\"\n").contains("the password is there twice"));
+    assert!(user("password = \"\"\n").contains("the password is empty"));
+    assert!(!user("password = \"hunter2\"\npassword_env = \"S\"\n").contains("hunter2"));
+}
+
+#[test]
+fn a_query_for_verifiers_asks_for_somebody() {
+    assert!(appended("[auth]\nauth_query = \"SELECT 1\"\n").contains("auth_query has no $1"));
+    let auth = parse(&format!("{SOUND}[auth]\nauth_query = \"pg_authid\"\nadmin_users = \"dba\"\n")).unwrap().auth;
+    assert_eq!(auth.auth_query, Some(AuthQuery::Catalog));
+    assert_eq!(auth.auth_query_ttl, Duration::from_secs(10));
+    assert_eq!(auth.admin_users, Some(vec!["dba".to_owned()]));
 }

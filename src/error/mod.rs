@@ -84,7 +84,9 @@ pub enum ErrorId {
     UndefinedDatabase,
     /// The client may not connect.
     InvalidAuthorization,
-    /// The role may not do that.
+    /// The client could not prove who it is.
+    InvalidPassword,
+    /// The role may not do this.
     InsufficientPrivilege,
     /// Text is not valid in its encoding.
     InvalidEncoding,
@@ -158,6 +160,7 @@ impl ErrorId {
             Self::UndefinedSavepoint => ("undefined_savepoint", "3B001", Client, Useless),
             Self::UndefinedDatabase => ("undefined_database", "3D000", Client, Useless),
             Self::InvalidAuthorization => ("invalid_authorization", "28000", Client, Useless),
+            Self::InvalidPassword => ("invalid_password", "28P01", Client, Useless),
             Self::InsufficientPrivilege => ("insufficient_privilege", "42501", Client, Useless),
             Self::InvalidEncoding => ("invalid_encoding", "22021", Client, Useless),
             Self::InvalidTextRepresentation => ("invalid_text_representation", "22P02", Client, Useless),

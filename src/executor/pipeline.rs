@@ -18,6 +18,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::plan::Class;
 use crate::planner::BoundShards;
+use crate::session::pins;
 use crate::session::{Parsed, Portal, PreparedStatement};
 use crate::sql::ast::Statement;
 use crate::sql::walk;
@@ -200,7 +201,8 @@ impl Session {
         if let Some(what) = plan.inside_transaction {
             self.needs_block(what)?;
         }
-        if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) {
+        if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) || pins::changes_tables(&parsed)
+        {
             return Ok(None);
         }
         if plan.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty() && !insert.rows.is_empty()) {
@@ -307,6 +309,7 @@ impl Session {
             link.wrote |= portal.writes;
             self.schema_changed |= portal.changes_schema;
             self.note_cursor(shard, &portal.statement.parsed);
+            self.note_pins(shard, &portal.statement.parsed);
             return Ok(());
         }
         let describe = self.describe_waiting.as_deref() == Some(name);
@@ -325,7 +328,7 @@ impl Session {
             return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
-        if !self.links.is_empty() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
+        if self.is_at_work() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
             // Earlier statements of this pipeline are one transaction with this one.
             self.open_block().await?;
         }
@@ -428,7 +431,8 @@ impl Session {
     async fn attach(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
         if self.current != Some(shard) {
             self.settle(client).await?;
-            if !self.links.is_empty() && !self.links.contains_key(&shard) {
+            let is_new = self.links.get(&shard).is_none_or(|link| !link.touched);
+            if is_new && self.is_at_work() {
                 self.open_block().await?;
             }
         }
@@ -583,12 +587,10 @@ impl Session {
             }
             self.statements.end_portals();
             self.suspended.clear();
+            self.settle_pins().await;
             self.release();
         }
-        self.write_owed_parameters(client);
-        let status = self.status_byte();
-        server_message::write_ready_for_query(client.output(), status);
-        client.flush().await
+        self.ready(client).await
     }
 
     async fn end_pipeline(&mut self, client: &mut Framed) -> Result<(), Failure> {
@@ -631,7 +633,6 @@ fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Execute { .. }
             | Statement::Notification
             | Statement::TwoPhase
-            | Statement::Declare { hold: true, .. }
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
     )

@@ -118,7 +118,25 @@ impl Frontend {
         session: &mut Session,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        while let Some(message) = next_message(client, &mut stop).await? {
+        loop {
+            let heard = tokio::select! {
+                biased;
+                message = next_message(client, &mut stop) => Heard::Client(message?),
+                outcome = session.idle() => Heard::Server(outcome),
+            };
+            let message = match heard {
+                Heard::Client(Some(message)) => message,
+                Heard::Client(None) => return Ok(()),
+                Heard::Server(Ok(())) => {
+                    session.write_owed(client);
+                    client.flush().await?;
+                    continue;
+                }
+                Heard::Server(Err(failure)) => {
+                    send_away(client, failure).await;
+                    return Ok(());
+                }
+            };
             match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
@@ -128,7 +146,6 @@ impl Frontend {
                 other => session.extended(client, other).await?,
             }
         }
-        Ok(())
     }
 
     async fn serve_admin(
@@ -179,6 +196,14 @@ impl Frontend {
         }
         Ok(())
     }
+}
+
+/// Who spoke first while a session was idle.
+enum Heard {
+    /// The client, or it left.
+    Client(Option<ClientMessage>),
+    /// A server whose connection the session keeps.
+    Server(Result<(), Failure>),
 }
 
 /// The next message; `None` when the client left or the proxy stops.

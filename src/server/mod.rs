@@ -17,15 +17,18 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::schema::read_schema;
 use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
-use crate::base::ShardId;
+use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
+use crate::control::roles::Roles;
 use crate::control::sequences::{Sequences, StoreBlocks};
-use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
-use crate::frontend::{ClientLimits, Frontend, LoginSettings, SessionLimits, Trust};
+use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
+use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::net::NetError;
+use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
 use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
@@ -42,9 +45,9 @@ pub struct Settings {
     /// Role that looks after the servers: reads catalogs, recovers transactions.
     pub control_user: String,
     /// Its password.
-    pub control_password: Option<String>,
-    /// Passwords of other roles, by name.
-    pub passwords: HashMap<String, String>,
+    pub control_password: Option<Secret>,
+    /// Which clients may connect, and by what proof; passwords that are known here open the servers, too.
+    pub access: AccessSettings,
     /// Connections to the nodes: how many, and for how long.
     pub pool: PoolSettings,
     /// When sessions give their connections back.
@@ -73,7 +76,7 @@ impl Settings {
             data,
             control_user: control_user.to_owned(),
             control_password: None,
-            passwords: HashMap::new(),
+            access: AccessSettings::default(),
             pool: PoolSettings::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
@@ -84,6 +87,18 @@ impl Settings {
             session_limits: SessionLimits::default(),
             reload_on_hangup: false,
         }
+    }
+}
+
+impl Settings {
+    fn control_secret(&self) -> ServerSecret {
+        self.control_password.clone().map(ServerSecret::password).unwrap_or_default()
+    }
+
+    /// What opens the servers for clients; the control role's password is not among it.
+    fn server_secrets(&self) -> HashMap<String, ServerSecret> {
+        let users = self.access.users.iter();
+        users.map(|(user, verifier)| (user.clone(), ServerSecret::of_verifier(verifier))).collect()
     }
 }
 
@@ -172,6 +187,10 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let descriptors = descriptors::raise_limit();
+    if descriptors < settings.clients.sockets_max() as u64 {
+        tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
+    }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
     // Clients that have not logged in have places of their own.
     let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
@@ -192,7 +211,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients)
+    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
         .with_login(LoginSettings { tls: clients_tls, ..settings.login })
         .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
@@ -214,6 +233,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
 struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
+    access: Access,
 }
 
 async fn build(
@@ -222,10 +242,10 @@ async fn build(
     store: &Arc<dyn Store>,
     servers_tls: ServersTls,
 ) -> Result<Built, StartError> {
-    let access = Access {
+    let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
-        password: settings.control_password.clone(),
+        secret: settings.control_secret(),
         tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
@@ -249,8 +269,8 @@ async fn build(
         pools,
         Box::new(ids::ClusterIds::new(sequences)),
         coordinator,
-        settings.passwords.clone(),
-        Credentials { user: settings.control_user.clone(), password: settings.control_password.clone() },
+        Secrets::new(settings.server_secrets()),
+        Credentials { user: settings.control_user.clone(), secret: settings.control_secret() },
         executor::Settings {
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             pool_mode: settings.pool_mode,
@@ -259,19 +279,34 @@ async fn build(
             ..executor::Settings::default()
         },
     ));
-    Ok(Built { shared, recovery })
+    let access = build_access(settings, &access, store.as_ref()).await?;
+    Ok(Built { shared, recovery, access })
+}
+
+/// Who lets clients in. The control role may log in with its own password, too.
+async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn Store) -> Result<Access, StartError> {
+    let mut access = settings.access.clone();
+    if let Some(password) = &settings.control_password {
+        let known = access.users.entry(settings.control_user.clone());
+        known.or_insert_with(|| Verifier::Plain(password.clone()));
+    }
+    // What is in force was decided by what is written, not by this.
+    access.rules = Some(settings.access.effective_rules());
+    let roles = access.query.clone().map(|query| Roles::new(query, control.find_home()));
+    let mock_key = identity::mock_key(store).await?;
+    Ok(Access::new(access, &settings.control_user, roles, mock_key))
 }
 
 /// How the control role reaches the primaries of the topology in force.
 #[derive(Clone)]
-struct Access {
+struct ControlAccess {
     topology: Arc<arc_swap::ArcSwap<Topology>>,
     user: String,
-    password: Option<String>,
+    secret: ServerSecret,
     tls: ServersTls,
 }
 
-impl Access {
+impl ControlAccess {
     fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
         let node = topology.primary(shard)?;
         Some(ConnectTarget {
@@ -280,7 +315,7 @@ impl Access {
             port: node.port,
             database: topology.database.clone(),
             user: self.user.clone(),
-            password: self.password.clone(),
+            secret: self.secret.clone(),
             parameters: Vec::new(),
             connect_timeout_ms: 5_000,
             tls: self.tls.of(&node.name),
@@ -299,10 +334,18 @@ impl Access {
         let access = self.clone();
         Arc::new(move |shard| access.target(&access.topology.load(), shard))
     }
+
+    fn find_home(&self) -> crate::control::roles::FindHome {
+        let access = self.clone();
+        Arc::new(move || {
+            let topology = access.topology.load();
+            access.target(&topology, topology.home())
+        })
+    }
 }
 
 /// Makes the decision table on every shard.
-async fn prepare_shards(topology: &Topology, access: &Access) -> Result<(), StartError> {
+async fn prepare_shards(topology: &Topology, access: &ControlAccess) -> Result<(), StartError> {
     let preparing = topology.shards.iter().map(|shard| async move {
         let failed = |reason: String| StartError::Shard { shard: shard.name.clone(), reason };
         let target = access.target(topology, shard.id).ok_or_else(|| failed("it has no primary".to_owned()))?;

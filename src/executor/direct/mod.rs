@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
-use crate::backend::Lease;
+use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
@@ -172,7 +172,9 @@ impl Direct {
             return;
         }
         let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
-        if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
+        if self.machine.needs_client() && !self.machine.is_quiet() {
+            self.slot.cancel_running().await;
+        } else if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
             self.slot.cancel_running().await;
         }
         let Some(held) = &mut self.held else { return };
@@ -228,7 +230,9 @@ impl Direct {
         let (mut side, input) = held.lease.relay();
         let pumped = self.machine.pump(input, &mut side, &self.host, to_client);
         self.machine.look_after(&mut side);
-        held.lease.note_settled();
+        if self.machine.is_quiet() {
+            held.lease.note_settled();
+        }
         pumped.map_err(|error| {
             held.lease.poison();
             tracing::warn!(%error, "a server broke the protocol");
@@ -256,9 +260,14 @@ impl Direct {
     }
 
     /// The server connection is lost.
-    fn lost(&self, error: &crate::backend::BackendError) -> Failure {
+    fn lost(&self, error: &BackendError) -> Failure {
         let topology = self.cluster.topology.load();
-        Failure::Ours(error.to_client_error(&shard_name(&topology, topology.home())))
+        let name = shard_name(&topology, topology.home());
+        if self.machine.owes_client() {
+            return Failure::Ours(error.to_client_error(&name));
+        }
+        let lost = ClientError::new(ErrorId::ShardUnreachable, format!("connection to shard \"{name}\" was lost"));
+        Failure::Ours(lost.with_detail(error.to_string()))
     }
 
     /// Does what the last message means for other sessions.

@@ -45,7 +45,9 @@ impl Machine {
                 // Left over from a COPY that has failed, unless something is under way.
                 if let Some(server) = server.filter(|_| !self.is_skipping && !self.owed.is_empty()) {
                     server.output.extend_from_slice(&frame.bytes);
-                    self.is_copying_in &= frame.tag == b'd';
+                    if frame.tag != b'd' && !std::mem::take(&mut self.is_copying_in) {
+                        self.owed.push_back(Owed::CopyEnd);
+                    }
                 }
                 return Ok(Taken::Done);
             }
@@ -519,7 +521,18 @@ impl Machine {
 
     /// Makes a statement known to the connection, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
-        let Origin::Protocol(parse_body) = &statement.origin else { return };
+        let parse_body = match &statement.origin {
+            Origin::Protocol(parse_body) => parse_body,
+            Origin::Sql(sql) => {
+                if !server.prepared.contains(statement.id) && !self.owed.iter().any(|owed| !owed.ends_with_ready()) {
+                    server.prepared.ensure(statement.id);
+                    *server.unnamed = 0;
+                    server.query(sql);
+                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                }
+                return;
+            }
+        };
         if statement.is_unnamed {
             if *server.unnamed == statement.id {
                 return;

@@ -154,6 +154,8 @@ pub struct Machine {
     is_pinned: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
+    /// ReadyForQuery waits until settings that were reset have the session's own values again.
+    is_ready_held: bool,
     /// `lastval()` on this connection would tell of another session's work.
     has_foreign_sequences: bool,
     effects: Effects,
@@ -184,6 +186,7 @@ impl Machine {
             passing_bytes: 0,
             is_pinned: false,
             is_waiting: false,
+            is_ready_held: false,
             has_foreign_sequences: false,
             effects: Effects::default(),
             inspection: Inspection::default(),
@@ -211,6 +214,16 @@ impl Machine {
     /// Transaction status that the client was last told.
     pub fn status(&self) -> u8 {
         self.status
+    }
+
+    /// The server owes answers to messages of the client's.
+    pub fn owes_client(&self) -> bool {
+        self.passing_bytes > 0 || !self.owed.iter().all(|owed| matches!(owed, Owed::Quiet(_)))
+    }
+
+    /// The server waits for the client: without it, nothing under way comes to an end.
+    pub fn needs_client(&self) -> bool {
+        self.is_unsynced || self.is_copying_in
     }
 
     /// Nothing is owed by the server.
@@ -283,6 +296,7 @@ impl Machine {
         self.is_attached = false;
         self.is_pinned = false;
         self.is_waiting = false;
+        self.is_ready_held = false;
         self.is_copying_in = false;
         self.syncs_in_copy = 0;
         self.passing_bytes = 0;

@@ -58,6 +58,8 @@ pub(super) enum Owed {
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.
     Failure(Bytes),
+    /// Nothing: the client has ended a COPY before the server was seen to begin one.
+    CopyEnd,
     /// Nothing: the proxy says this itself, in its place among the others.
     Local { answer: Bytes, undo: Undo },
 }

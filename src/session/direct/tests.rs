@@ -332,6 +332,24 @@ fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
 }
 
 #[test]
+fn errors_speak_of_statements_by_the_clients_names() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "mine", "select $1");
+        bind_execute(output, "mine");
+        client_message::encode_sync(output);
+    });
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_error(output, "ERROR", "08P01", "prepared statement \"os_1\" requires 1", None, None);
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[1].contains("prepared statement \"mine\" requires 1"), "{heard:?}");
+    assert_eq!(heard[2], "Z:I");
+}
+
+#[test]
 fn a_name_that_is_taken_fails_where_the_server_would_fail() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -489,6 +507,28 @@ fn copy_ignores_syncs_that_were_sent_before_it() {
     let heard = scene.answer(&mut connection, |output| complete(output, "COPY 1", b'I'));
     assert_eq!(heard, ["C:COPY 1", "Z:I"]);
     assert!(scene.machine.may_release());
+}
+
+#[test]
+fn a_sync_behind_the_end_of_a_copy_counts() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "copy t from stdin");
+        bind_execute(output, "");
+        client_message::encode_copy_data(output, b"1\n");
+        client_message::encode_copy_done(output);
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
+    });
+    assert_eq!(connection.pending_ready, 1);
+    scene.answer(&mut connection, |output| server::write_command_complete(output, "COPY 1"));
+    assert!(scene.machine.owes_client() && !scene.machine.may_release());
+    scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
+    assert!(scene.machine.may_release() && !scene.machine.is_uncertain());
 }
 
 #[test]
