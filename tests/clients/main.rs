@@ -48,6 +48,8 @@ clients! {
     #[ignore = "run by make clients"]
     pgx,
     #[ignore = "run by make clients"]
+    php_pdo,
+    #[ignore = "run by make clients"]
     sequelize,
     #[ignore = "run by make clients"]
     typeorm,
