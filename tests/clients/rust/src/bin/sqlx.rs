@@ -104,7 +104,8 @@ impl Shop {
     async fn migrated(&self, version: usize, step: &str) -> Result<String> {
         self.migrate_to(version).await?;
         let mut asked = Vec::new();
-        for statement in self.list[step].iter().filter(|statement| statement.text.starts_with("SELECT")) {
+        let asks = |statement: &&Statement| statement.text.starts_with("SELECT") || statement.text.starts_with("UPDATE");
+        for statement in self.list[step].iter().filter(asks) {
             let mut query = sqlx::query(&statement.text);
             for param in &statement.params {
                 let Param::Saved(name) = param else {
@@ -134,8 +135,8 @@ impl Shop {
                     let amount: BigDecimal = format!("{}", 10.0 * f64::from(t) + u as f64 + 0.25 * f64::from(o)).parse()?;
                     let order: i64 = sqlx::query_scalar("INSERT INTO orders (tenant_id, user_id, amount) VALUES ($1, $2, $3) RETURNING id")
                         .bind(tenant).bind(user).bind(amount).fetch_one(&mut *tx).await?;
-                    sqlx::query("INSERT INTO order_items (tenant_id, order_id, product, quantity) SELECT $1, $2, p, 1 FROM unnest($3::text[]) AS p")
-                        .bind(tenant).bind(order).bind(["pen", "ink"].as_slice()).execute(&mut *tx).await?;
+                    sqlx::query("INSERT INTO order_items (tenant_id, order_id, product, quantity) VALUES ($1, $2, 'pen', 1), ($1, $2, 'ink', 2)")
+                        .bind(tenant).bind(order).execute(&mut *tx).await?;
                     sqlx::query("INSERT INTO order_notes (order_id, text) VALUES ($1, 'note')").bind(order).execute(&mut *tx).await?;
                 }
             }
@@ -308,6 +309,17 @@ impl Shop {
         Ok(format!("{} of {:?}", told.join(", "), described.parameters()))
     }
 
+    /// What sqlx's own guide recommends for many rows: arrays.
+    async fn unnest(&self) -> Result<String> {
+        let tenants: Vec<i64> = (0..12).map(|n| self.id(&format!("t{}", n % 4 + 1))).collect();
+        let titles: Vec<String> = (0..12).map(|n| format!("array {n}")).collect();
+        let text = "INSERT INTO documents (tenant_id, id, title) SELECT * FROM UNNEST($1::int8[], $2::uuid[], $3::text[])";
+        let ids: Vec<Uuid> = titles.iter().map(|_| Uuid::new_v4()).collect();
+        let made = sqlx::query(text).bind(tenants).bind(ids).bind(titles).execute(&self.pool).await?.rows_affected();
+        let gone = sqlx::query("DELETE FROM documents WHERE title LIKE 'array%'").execute(&self.pool).await?.rows_affected();
+        Ok(format!("{made} {gone}"))
+    }
+
     /// More statements than the driver's cache holds: it closes the oldest.
     async fn small_cache(&self) -> Result<String> {
         let mut own = PgConnection::connect_with(&options().statement_cache_capacity(3)).await?;
@@ -432,6 +444,7 @@ async fn main() -> Result<()> {
     step!("migrate-index-concurrently", "graph", shop.migrated(3, "migrate-index-concurrently"));
     step!("migrate-enum-value", "graph", shop.migrated(4, "migrate-enum-value"));
     step!("migrate-fails", "graph", shop.migrate_fails());
+    step!("bulk-insert-unnest", "graph", shop.unnest());
     step!("describe", "graph", shop.describe());
     step!("small-statement-cache", "graph", shop.small_cache());
     step!("copy", "graph", shop.copy());
