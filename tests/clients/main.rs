@@ -52,6 +52,8 @@ clients! {
     psycopg2,
     psycopg3,
     #[ignore = "run by make clients"]
+    php_pdo,
+    #[ignore = "run by make clients"]
     sequelize,
     #[ignore = "run by make clients"]
     sqlalchemy_asyncpg,
