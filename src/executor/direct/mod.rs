@@ -202,7 +202,10 @@ impl Direct {
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
         self.slot.add(shard, lease.cancel_handle());
-        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.session_pid());
+        // In session mode the client knows the server's own process.
+        let is_own = self.mode == PoolMode::Session;
+        let known_pid = if is_own { lease.pid() } else { self.host.session_pid() };
+        self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);

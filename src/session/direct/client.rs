@@ -149,7 +149,7 @@ impl Machine {
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
-        let renamed = self.rename(text, &facts, server, host);
+        let renamed = self.rename(text, &facts, Some(server), host);
         if facts.deallocates_all {
             self.statements.clear();
         }
@@ -228,8 +228,14 @@ impl Machine {
     }
 
     /// The text with the server's names of prepared statements and the session's own identity in it; `None`
-    /// when it can be sent as it is.
-    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
+    /// when it can be sent as it is. With a connection, it is made ready to run the text at once.
+    fn rename(
+        &mut self,
+        text: &[u8],
+        facts: &Facts,
+        mut server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+    ) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
             return host.identify(text).map(|found| Renamed {
@@ -243,7 +249,7 @@ impl Machine {
         for used in &facts.names {
             renamed.text.push_str(text.get(at..used.range.start)?);
             at = used.range.end;
-            match self.rename_one(text, used, &mut renamed, server, host) {
+            match self.rename_one(text, used, &mut renamed, server.as_deref_mut(), host) {
                 Ok(name) => renamed.text.push_str(&name),
                 Err(error) => {
                     // The server has to fail where it would: a name that nobody has does that.
@@ -265,7 +271,7 @@ impl Machine {
         text: &str,
         used: &NamedUse,
         renamed: &mut Renamed,
-        server: &mut ServerSide<'_>,
+        server: Option<&mut ServerSide<'_>>,
         host: &dyn Host,
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
@@ -288,13 +294,21 @@ impl Machine {
             }
             (_, None) => Err(does_not_exist(name)),
             (usage, Some(statement)) => {
-                if own.is_none() && self.status != b'E' {
-                    self.ensure_before_query(&statement, server);
-                }
                 renamed.executes.push(Arc::clone(&statement));
-                if usage == NameUse::Deallocate {
-                    self.statements.remove(name);
-                    server.prepared.forget(statement.id);
+                match server {
+                    Some(server) => {
+                        if own.is_none() && self.status != b'E' {
+                            self.ensure_before_query(&statement, server);
+                        }
+                        if usage == NameUse::Deallocate {
+                            self.statements.remove(name);
+                            server.prepared.forget(statement.id);
+                        }
+                    }
+                    None if usage == NameUse::Deallocate => {
+                        renamed.deallocates = Some((Bytes::copy_from_slice(name), statement.id));
+                    }
+                    None => {}
                 }
                 Ok(statement.server_name())
             }
@@ -316,10 +330,10 @@ impl Machine {
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
                     server.query(&format!("DEALLOCATE {}", statements::server_name(evicted)));
-                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                    self.owed.push_back(Owed::Quiet(Quiet::Deallocate));
                 }
                 server.query(sql);
-                self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                self.owed.push_back(Owed::Quiet(Quiet::Prepare(statement.id)));
             }
         }
     }
@@ -353,7 +367,8 @@ impl Machine {
             return Ok(());
         }
         let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
-        let renamed = self.rename_parsed(text, &facts, server, host);
+        // What it executes is made known when it is bound or described.
+        let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
             return Ok(());
@@ -369,6 +384,7 @@ impl Machine {
         if let Some(renamed) = renamed {
             statement.executes = renamed.executes;
             statement.prepares = renamed.prepares.into_iter().next();
+            statement.deallocates = renamed.deallocates;
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
@@ -410,33 +426,6 @@ impl Machine {
         self.owed.push_back(Owed::Parse { forward: true, id: statement.id, undo });
     }
 
-    fn rename_parsed(
-        &mut self,
-        text: &[u8],
-        facts: &Facts,
-        server: &mut ServerSide<'_>,
-        host: &dyn Host,
-    ) -> Option<Renamed> {
-        // What SQL's EXECUTE needs is made by queries of their own, which cannot stand inside a pipeline.
-        let is_possible = self.owed.is_empty() || facts.names.iter().all(|used| used.usage == NameUse::Prepare);
-        if !facts.names.is_empty() && !is_possible {
-            let all_known = facts.names.iter().all(|used| {
-                self.statements.get(used.name.as_bytes()).is_none_or(|known| server.prepared.contains(known.id))
-            });
-            if !all_known {
-                let error = ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXECUTE of this statement is not supported inside a pipeline",
-                )
-                .with_hint("Send Sync before it.");
-                let mut bytes = BytesMut::new();
-                write_error(&error, "ERROR", &mut bytes);
-                return Some(Renamed { instead: Some(bytes.freeze()), ..Renamed::default() });
-            }
-        }
-        self.rename(text, facts, server, host)
-    }
-
     fn bind(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
@@ -449,8 +438,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
-            self.fail(&error, server);
+            self.fail_with(stale_plan(), server);
             return Ok(Taken::Done);
         }
         if !statement.signals.is_empty()
@@ -464,9 +452,6 @@ impl Machine {
                     return Ok(Taken::Done);
                 }
             }
-        }
-        for needed in &statement.executes {
-            self.ensure(needed, server);
         }
         self.ensure(&statement, server);
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
@@ -496,9 +481,11 @@ impl Machine {
         true
     }
 
-    /// Makes a statement known to the connection, within the pipeline.
+    /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
-        let Origin::Protocol(parse_body) = &statement.origin else { return };
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
         if statement.is_unnamed {
             if *server.unnamed == statement.id {
                 return;
@@ -510,8 +497,16 @@ impl Machine {
                 Ensured::NeedsParse { evicted } => self.close_evicted(evicted, server),
             }
         }
-        statement.write_parse(parse_body, server.output);
-        self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+        match &statement.origin {
+            Origin::Protocol(parse_body) => {
+                statement.write_parse(parse_body, server.output);
+                self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+            }
+            Origin::Sql(sql) => {
+                let steps = statements::write_prepare(sql, server.output);
+                self.owed.extend((0..steps).map(|_| Owed::Step { id: statement.id }));
+            }
+        }
     }
 
     fn describe_statement(
@@ -594,6 +589,8 @@ struct Renamed {
     text: String,
     /// Statements that it prepares, by the client's names.
     prepares: Vec<(Bytes, Arc<Statement>)>,
+    /// The statement that it gives up, by the client's name.
+    deallocates: Option<(Bytes, u64)>,
     /// Statements that it executes.
     executes: Vec<Arc<Statement>>,
     /// What it means for other sessions.
@@ -608,6 +605,16 @@ enum Held {
     Later,
     /// It must fail.
     Refused(ClientError),
+}
+
+/// PostgreSQL's own words, with the place in its source: drivers that prepare such a statement anew know it
+/// by that.
+fn stale_plan() -> Bytes {
+    let fields =
+        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
+    let mut bytes = BytesMut::new();
+    statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[fields]);
+    bytes.freeze()
 }
 
 /// A statement that fails on every server and does nothing.

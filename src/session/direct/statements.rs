@@ -38,6 +38,8 @@ pub(super) struct Statement {
     pub(super) executes: Vec<Arc<Statement>>,
     /// The statement that its text prepares, by the client's name.
     pub(super) prepares: Option<(Bytes, Arc<Statement>)>,
+    /// The statement that its text deallocates: the client's name and the id.
+    pub(super) deallocates: Option<(Bytes, u64)>,
     /// What its text means for other sessions.
     pub(super) signals: Vec<Signal>,
     /// Signature of the columns that the client was told, and the schema's version then; 0: not told.
@@ -55,6 +57,7 @@ impl Statement {
             facts,
             executes: Vec::new(),
             prepares: None,
+            deallocates: None,
             signals: Vec::new(),
             columns: AtomicU64::new(0),
             columns_version: AtomicU64::new(0),
@@ -111,6 +114,20 @@ pub(super) fn write_parse(name: &str, rest: &[u8], output: &mut BytesMut) {
 /// Appends a Bind to this statement; `rest` is what follows the statement's name.
 pub(super) fn write_bind(portal: &[u8], name: &str, rest: &[u8], output: &mut BytesMut) {
     put_message(output, b'B', &[portal, &[0], name.as_bytes(), &[0], rest]);
+}
+
+/// Appends the messages that run SQL's PREPARE inside a pipeline; returns how many. They have names of their
+/// own, as the unnamed statement and portal may be the client's.
+pub(super) fn write_prepare(sql: &str, output: &mut BytesMut) -> usize {
+    let name = "os_prepare";
+    write_parse(name, &[sql.as_bytes(), &[0, 0, 0]].concat(), output);
+    // No parameter formats, no parameters, no result formats.
+    write_bind(name.as_bytes(), name, &[0; 6], output);
+    // No limit of rows.
+    put_message(output, b'E', &[name.as_bytes(), &[0; 5]]);
+    client_message::encode_close(output, &Target::Portal(name.to_owned()));
+    client_message::encode_close(output, &Target::Statement(name.to_owned()));
+    5
 }
 
 /// Appends Close of a server's statement.
