@@ -152,7 +152,8 @@ impl Admin {
                 .map(|pool| {
                     json!({
                         "node": pool.node.to_string(), "database": pool.database, "user": pool.user,
-                        "idle": pool.counts.idle, "used": pool.counts.used, "waiting": pool.counts.waiting,
+                        "idle": pool.counts.idle, "used": pool.counts.used, "opening": pool.counts.opening,
+                        "resetting": pool.counts.resetting, "waiting": pool.counts.waiting,
                     })
                 })
                 .collect(),

@@ -194,7 +194,7 @@ impl Pools {
     /// A connection to the target, pooled by node, database and user; one with other startup parameters
     /// is never given.
     ///
-    /// A target whose address or password has changed gets a new pool; connections of the old one are
+    /// A target whose address or secret has changed gets a new pool; connections of the old one are
     /// closed when they come back.
     ///
     /// # Errors
@@ -310,6 +310,6 @@ fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     is_same_user(pool, target)
         && own.port == target.port
         && own.host == target.host
-        && own.password == target.password
+        && own.secret == target.secret
         && own.tls == target.tls
 }

@@ -11,10 +11,14 @@ mod exchange;
 mod explain;
 mod insert;
 mod link;
+mod one_verifier;
 mod peers;
+mod pins;
 mod pipeline;
+mod prepare;
 mod relay;
 mod scatter;
+pub mod secrets;
 mod session;
 mod set;
 mod signal;
@@ -33,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::auth::ServerSecret;
 use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
@@ -44,6 +49,7 @@ use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
 pub use peers::{Joined, Peer, Peers};
+pub use secrets::Secrets;
 pub use session::{CancelSlot, Session};
 
 /// A future that is boxed, so that rooms above can be called through a trait.
@@ -104,13 +110,13 @@ impl Default for Settings {
     }
 }
 
-/// A role and its password.
+/// A role and what opens servers for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Role.
     pub user: String,
-    /// Password; none for trust.
-    pub password: Option<String>,
+    /// Its password or what stands for it.
+    pub secret: ServerSecret,
 }
 
 /// What all sessions share.
@@ -129,8 +135,8 @@ pub struct Cluster {
     pub ids: Box<dyn Ids>,
     /// Two-phase commit.
     pub coordinator: two_phase::Coordinator,
-    /// Passwords for the servers by client role.
-    pub passwords: HashMap<String, String>,
+    /// What opens the servers, by client role.
+    pub secrets: Secrets,
     /// The role that looks after the servers; no client borrows its password.
     pub control: Credentials,
     /// Limits.
@@ -155,7 +161,7 @@ impl Cluster {
         pools: Pools,
         ids: Box<dyn Ids>,
         coordinator: two_phase::Coordinator,
-        passwords: HashMap<String, String>,
+        secrets: Secrets,
         control: Credentials,
         settings: Settings,
     ) -> Self {
@@ -168,7 +174,7 @@ impl Cluster {
             trees: TreeCache::new(settings.plan_cache_bytes_max),
             ids,
             coordinator,
-            passwords,
+            secrets,
             control,
             settings,
             peers: Arc::default(),
@@ -192,8 +198,8 @@ impl Cluster {
         let node = topology.primary(shard).ok_or_else(|| {
             ClientError::new(ErrorId::ShardUnreachable, format!("shard {} has no primary", shard_name(topology, shard)))
         })?;
-        let password = self.passwords.get(user).cloned();
-        Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), password }))
+        let secret = self.secrets.of(user);
+        Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
     }
 
     /// How the control role reaches a shard's primary.
@@ -202,7 +208,7 @@ impl Cluster {
     /// The shard has no primary in this topology.
     pub fn control_target(&self, topology: &Topology, shard: ShardId) -> Result<ConnectTarget, ClientError> {
         let target = self.target(topology, shard, &self.control.user)?;
-        Ok(ConnectTarget { password: self.control.password.clone(), ..target })
+        Ok(ConnectTarget { secret: self.control.secret.clone(), ..target })
     }
 
     /// How a node is reached by a role.
@@ -213,7 +219,7 @@ impl Cluster {
             port: node.port,
             database: topology.database.clone(),
             user: role.user,
-            password: role.password,
+            secret: role.secret,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
             tls: self.settings.servers_tls.of(&node.name),
@@ -276,9 +282,11 @@ impl StatementIds {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The id of a text with these parameter types: equal ids always mean equal statements.
-    fn of(&self, sql: &str, parameter_types: &[u32]) -> u64 {
-        self.of_key(sql.as_bytes().to_vec(), parameter_types.to_vec())
+    /// The id of a text with these parameter types, understood under settings of that key: equal ids always
+    /// mean equal statements.
+    fn of(&self, sql: &str, parameter_types: &[u32], parse_key: u64) -> u64 {
+        let text = [sql.as_bytes(), b"\0", &parse_key.to_be_bytes()].concat();
+        self.of_key(text, parameter_types.to_vec())
     }
 
     /// The id of whatever these bytes and numbers stand for.

@@ -18,6 +18,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::plan::Class;
 use crate::planner::BoundShards;
+use crate::session::pins;
 use crate::session::{Parsed, Portal, PreparedStatement};
 use crate::sql::ast::Statement;
 use crate::sql::walk;
@@ -90,7 +91,11 @@ impl Session {
             Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
         );
         let ids = &self.cluster.statement_ids;
-        let id = if is_shared { ids.of(&parsed.text, &parse.parameter_types) } else { ids.unique() };
+        let id = if is_shared {
+            ids.of(&parsed.text, &parse.parameter_types, self.settings.parse_key())
+        } else {
+            ids.unique()
+        };
         let statement =
             Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
@@ -196,7 +201,8 @@ impl Session {
         if let Some(what) = plan.inside_transaction {
             self.needs_block(what)?;
         }
-        if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) {
+        if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) || pins::changes_tables(&parsed)
+        {
             return Ok(None);
         }
         if plan.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty() && !insert.rows.is_empty()) {
@@ -224,7 +230,11 @@ impl Session {
         if is_ours(&statement.parsed) {
             let mut answer = BytesMut::new();
             server_message::write_parameter_description(&mut answer, &[]);
-            server_message::write_empty(&mut answer, tag::NO_DATA);
+            if is_execute(&statement.parsed) {
+                answer.extend_from_slice(&self.describe_execute(client, &statement.parsed).await?.bytes);
+            } else {
+                server_message::write_empty(&mut answer, tag::NO_DATA);
+            }
             self.say(client, answer.freeze());
             return Ok(());
         }
@@ -266,7 +276,12 @@ impl Session {
         let Some(name) = self.describe_waiting.take() else { return Ok(()) };
         let portal = self.statements.portal(&name)?;
         if is_ours(&portal.statement.parsed) {
-            self.say(client, empty(tag::NO_DATA));
+            let answer = if is_execute(&portal.statement.parsed) {
+                self.describe_execute(client, &portal.statement.parsed).await?.bytes
+            } else {
+                empty(tag::NO_DATA)
+            };
+            self.say(client, answer);
             return Ok(());
         }
         let shard = self.any_shard();
@@ -294,6 +309,7 @@ impl Session {
             link.wrote |= portal.writes;
             self.schema_changed |= portal.changes_schema;
             self.note_cursor(shard, &portal.statement.parsed);
+            self.note_pins(shard, &portal.statement.parsed);
             return Ok(());
         }
         let describe = self.describe_waiting.as_deref() == Some(name);
@@ -304,7 +320,7 @@ impl Session {
         }
         self.settle(client).await?;
         let parsed = Arc::clone(&portal.statement.parsed);
-        if describe && is_ours(&parsed) && !matches!(*parsed.statement, Ok(Statement::Explain { .. })) {
+        if describe && is_ours(&parsed) && !answers_rows(&parsed) {
             server_message::write_empty(client.output(), tag::NO_DATA);
         }
         if self.suspended.contains_key(name) {
@@ -312,11 +328,11 @@ impl Session {
             return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
-        if !self.links.is_empty() && !self.transaction.is_open() && !is_ours(&parsed) {
+        if self.is_at_work() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
             // Earlier statements of this pipeline are one transaction with this one.
             self.open_block().await?;
         }
-        if rows_max > 0 && !is_ours(&parsed) {
+        if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
             return self.run_limited(client, name, &parsed, mode, rows_max).await;
         }
         let done = self.run(client, &parsed, mode).await?;
@@ -415,7 +431,8 @@ impl Session {
     async fn attach(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
         if self.current != Some(shard) {
             self.settle(client).await?;
-            if !self.links.is_empty() && !self.links.contains_key(&shard) {
+            let is_new = self.links.get(&shard).is_none_or(|link| !link.touched);
+            if is_new && self.is_at_work() {
                 self.open_block().await?;
             }
         }
@@ -570,12 +587,10 @@ impl Session {
             }
             self.statements.end_portals();
             self.suspended.clear();
+            self.settle_pins().await;
             self.release();
         }
-        self.write_owed_parameters(client);
-        let status = self.status_byte();
-        server_message::write_ready_for_query(client.output(), status);
-        client.flush().await
+        self.ready(client).await
     }
 
     async fn end_pipeline(&mut self, client: &mut Framed) -> Result<(), Failure> {
@@ -618,10 +633,19 @@ fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Execute { .. }
             | Statement::Notification
             | Statement::TwoPhase
-            | Statement::Declare { hold: true, .. }
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
     )
+}
+
+/// EXECUTE runs a statement of the session's, which is not the proxy's own.
+fn is_execute(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Execute { .. }))
+}
+
+/// Statements of the proxy's own whose columns are told by their execution.
+fn answers_rows(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Explain { .. } | Statement::Execute { .. }))
 }
 
 /// The session must remember what such a statement sets.

@@ -128,12 +128,21 @@ impl Session {
 
     /// Drops the link if its connection is of no use any more.
     pub(super) fn after_exchange<T>(&mut self, shard: ShardId, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        if let Err(Failure::Postgres(frame)) = &outcome {
+            // PostgreSQL closes the connection behind such an error, and so does the proxy.
+            self.was_closed |= is_good_bye(frame);
+        }
         let usable = self.links.get(&shard).is_some_and(|link| !link.lease.is_poisoned());
         if !usable || matches!(outcome, Err(Failure::Client(_))) {
             self.drop_link(shard);
         }
         outcome
     }
+}
+
+/// FATAL and PANIC.
+pub(super) fn is_good_bye(frame: &Frame) -> bool {
+    server_message::read_error(&frame.body()).is_ok_and(|fields| matches!(fields.severity.as_str(), "FATAL" | "PANIC"))
 }
 
 /// Relays until ReadyForQuery; the last CommandComplete is held back.

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
 use super::link::Link;
+use super::pins::Pins;
 use super::relay::Done;
 use super::{Cluster, Failure, Joined};
 use crate::backend::CancelHandle;
@@ -16,7 +17,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::identity;
-use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transaction};
+use crate::session::{Parsed, PoolMode, PreparedStatement, Settings, Statements, Transaction};
 use crate::sql::{Lexed, fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
@@ -189,6 +190,14 @@ pub struct Session {
     pub(super) parameters_told: BTreeMap<String, String>,
     /// ParameterStatus messages that go before the next ReadyForQuery.
     pub(super) status_owed: BytesMut,
+    /// How long connections stay with the session.
+    pub(super) mode: PoolMode,
+    /// What the session keeps beyond its transactions.
+    pub(super) pins: Pins,
+    /// Why the session cannot go on.
+    pub(super) ended: Option<ClientError>,
+    /// The server has said good-bye in its own words, which the client was told.
+    pub(super) was_closed: bool,
     /// Where other sessions find this one.
     _joined: Joined,
 }
@@ -198,6 +207,7 @@ impl Session {
     pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
         let topology = cluster.topology.load_full();
         let joined = cluster.peers.join(user, &cancel);
+        let mode = cluster.pool_mode(user);
         let mut session = Self {
             cluster,
             user: user.to_owned(),
@@ -221,6 +231,10 @@ impl Session {
             parameters_before: None,
             parameters_told: BTreeMap::new(),
             status_owed: BytesMut::new(),
+            mode,
+            pins: Pins::default(),
+            ended: None,
+            was_closed: false,
             _joined: joined,
         };
         session.update_search_path();
@@ -238,11 +252,6 @@ impl Session {
             // A session has as many of them here as it had there.
             let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
         }
-    }
-
-    /// The schema to plan with.
-    pub(super) fn schema(&self) -> Arc<Schema> {
-        self.own_schema.clone().unwrap_or_else(|| self.cluster.schema.load_full())
     }
 
     /// Outside of transactions every statement sees the newest topology, and holds it still until it
@@ -359,8 +368,36 @@ impl Session {
                 tracing::debug!("rollback at the end of a session took too long; its connections are closed");
             }
         }
+        for link in self.links.values_mut() {
+            // What a session kept for itself is wiped before the next one comes.
+            link.lease.needs_reset |= self.mode == PoolMode::Session;
+        }
         self.links.clear();
         self.cancel.clear();
+    }
+
+    /// The end of a message: what is owed to the client, then ReadyForQuery; or the end of the session.
+    pub(super) async fn ready(&mut self, client: &mut Framed) -> Result<(), NetError> {
+        if let Some(error) = self.ended.take() {
+            server_message::write_error(
+                client.output(),
+                "FATAL",
+                error.sqlstate(),
+                &error.message,
+                error.detail.as_deref(),
+                error.hint.as_deref(),
+            );
+            self.was_closed = true;
+        }
+        if self.was_closed {
+            client.flush().await?;
+            return Err(NetError::Closed);
+        }
+        self.owe_notifications();
+        self.write_owed(client);
+        let status = self.status_byte();
+        server_message::write_ready_for_query(client.output(), status);
+        client.flush().await
     }
 }
 

@@ -206,8 +206,9 @@ impl Session {
         }
     }
 
-    /// Tells of settings that changed without a SET, before ReadyForQuery as PostgreSQL does.
-    pub(super) fn write_owed_parameters(&mut self, client: &mut Framed) {
+    /// Tells of settings that changed without a SET, and of notifications, before ReadyForQuery as PostgreSQL
+    /// does.
+    pub fn write_owed(&mut self, client: &mut Framed) {
         if !self.status_owed.is_empty() {
             client.output().extend_from_slice(&self.status_owed.split());
         }

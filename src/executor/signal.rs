@@ -50,15 +50,7 @@ impl Session {
         if role == self.user && self.settings.changed_sql("role").is_none() && !self.transaction.changes_settings() {
             return Ok(());
         }
-        self.settle(client).await?;
-        let shard = self.any_shard();
-        let held = self.links.contains_key(&shard);
-        self.settled_link(shard).await?;
-        let answer = self.ask(shard, &identity::permission_sql(role)).await;
-        if !held && !self.transaction.is_open() {
-            self.cancel.remove(shard);
-            self.links.remove(&shard);
-        }
-        Ok(identity::judge(kind, &answer?)?)
+        let answer = self.ask_any(client, &identity::permission_sql(role)).await?;
+        Ok(identity::judge(kind, &answer)?)
     }
 }

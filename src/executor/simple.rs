@@ -26,12 +26,10 @@ impl Session {
         }
         if !self.transaction.is_open() {
             self.statements.end_portals();
+            self.settle_pins().await;
             self.release();
         }
-        self.write_owed_parameters(client);
-        let status = self.status_byte();
-        server_message::write_ready_for_query(client.output(), status);
-        client.flush().await
+        self.ready(client).await
     }
 
     async fn run_message(&mut self, client: &mut Framed, text: &str) -> Result<(), Failure> {
@@ -80,6 +78,7 @@ impl Session {
         for (index, parsed) in statements.iter().enumerate() {
             if !opens_no_block(parsed) {
                 self.transaction.begin_implicit();
+                self.join_block();
             }
             let done = self.run(client, parsed, Mode::Simple).await?;
             if index == last {

@@ -13,7 +13,6 @@ use crate::plan::{Class, Plan, Several};
 use crate::planner::{self, BindError, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
-use crate::sql::walk;
 use crate::wire::client_message::{self, Bind};
 
 /// By which protocol a statement came.
@@ -90,19 +89,22 @@ impl Session {
             Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
             Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
-            Statement::Prepare { .. } | Statement::Execute { .. } => {
-                Err(not_in_pooling("PREPARE and EXECUTE", "Use the driver's prepared statements (extended protocol)."))
+            Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
+            Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
+            Statement::Explain { statement, .. }
+                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
+            {
+                Err(ClientError::new(
+                    ErrorId::FeatureNotSupported,
+                    "EXPLAIN of EXECUTE is not supported through the proxy",
+                )
+                .with_hint("Explain the statement itself.")
+                .into())
             }
-            Statement::Notification => Err(not_in_pooling(
-                "LISTEN, UNLISTEN and NOTIFY",
-                "Connect to a PostgreSQL server directly for notifications.",
-            )),
+            Statement::Notification => self.run_notification(client, parsed).await,
             Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,
             Statement::TwoPhase => {
                 Err(not_in_pooling("PREPARE TRANSACTION", "The proxy commits across shards by itself."))
-            }
-            Statement::Declare { hold: true, .. } => {
-                Err(not_in_pooling("DECLARE … WITH HOLD", "Declare the cursor without HOLD inside a transaction."))
             }
             _ => self.run_planned(client, parsed, mode).await,
         }
@@ -111,10 +113,11 @@ impl Session {
     /// The plan of a statement, from the cache when its fingerprint is known there.
     pub(super) fn plan(&self, parsed: &Parsed) -> Result<Arc<Plan>, ClientError> {
         let schema = self.schema();
+        let search_path = self.planning_path();
         let context = planner::Context {
             topology: &self.topology,
             schema: &schema,
-            search_path: &self.search_path,
+            search_path: &search_path,
             text: &parsed.text,
         };
         let statement = match &*parsed.statement {
@@ -125,8 +128,9 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
-        refuse_session_bound(statement)?;
-        let Some(fingerprint) = parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none()) else {
+        let Some(fingerprint) =
+            parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none() && !self.pins.has_temporary())
+        else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
         };
         let key = crate::cache::PlanKey {
@@ -264,9 +268,12 @@ impl Session {
         if let Ok(Statement::Close(None)) = &*parsed.statement {
             self.tell_links(&parsed.text).await?;
             self.cursors.clear();
+            let shards: Vec<ShardId> = self.links.keys().copied().collect();
+            shards.into_iter().for_each(|shard| self.note_pins(shard, parsed));
             return Ok(Done::with_tag("CLOSE CURSOR ALL"));
         }
         let shard = self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard());
+        self.note_pins(shard, parsed);
         match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
             Mode::Extended { .. } => {
@@ -329,6 +336,7 @@ impl Session {
         if plan.changes_schema {
             self.after_ddl(shard).await?;
         }
+        self.learn_temporary(shard, parsed).await?;
         Ok(done)
     }
 
@@ -336,6 +344,7 @@ impl Session {
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
         let may_set = matches!(*parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
+        self.note_pins(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;
             if may_set {
@@ -360,42 +369,6 @@ pub(super) fn in_failed_transaction() -> ClientError {
         ErrorId::InFailedTransaction,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
-}
-
-/// Functions that leave a lock on the connection beyond the transaction.
-const SESSION_LOCKS: &[&str] = &[
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_advisory_unlock",
-    "pg_advisory_unlock_all",
-    "pg_advisory_unlock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-];
-
-/// What would stay on a connection that other sessions use next.
-///
-/// # Errors
-/// 0A000 with what to use instead.
-fn refuse_session_bound(statement: &Statement) -> Result<(), ClientError> {
-    if let Statement::Ddl(ddl) = statement
-        && ddl.temporary
-    {
-        return Err(pooling_refusal("a temporary object", "Use an ordinary table, or a CTE."));
-    }
-    let mut found = None;
-    walk::for_each_call(statement, |call| {
-        if SESSION_LOCKS.contains(&call.name.name.as_str()) {
-            found = Some(call.name.name.clone());
-        }
-    });
-    match found {
-        Some(name) => Err(pooling_refusal(
-            &format!("{name}()"),
-            "Use pg_advisory_xact_lock or pg_try_advisory_xact_lock inside a transaction.",
-        )),
-        None => Ok(()),
-    }
 }
 
 fn not_in_pooling(what: &str, hint: &str) -> Failure {

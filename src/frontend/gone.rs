@@ -50,7 +50,7 @@ impl Sessions {
             busy.insert(*pid);
             // The entry leaves the map before its socket is closed, and the map is locked: the number
             // means this client's socket.
-            if before.contains(pid) && is_at_end(entry.socket) {
+            if before.contains(pid) && is_at_end(entry.socket, entry.is_tls) {
                 gone.push(Arc::clone(&entry.slot));
             }
         }
@@ -61,13 +61,41 @@ impl Sessions {
 /// Terminate, as drivers send it before they close.
 const GOOD_BYE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
+/// Bytes that are looked at: Terminate and TLS's good-bye in records of their own.
+const LOOK_BYTES: usize = 128;
+
 /// The other side has closed or says that it will, and everything it sent before has been read.
-fn is_at_end(socket: RawFd) -> bool {
-    let mut next = [0u8; GOOD_BYE.len()];
+fn is_at_end(socket: RawFd, is_tls: bool) -> bool {
+    let mut next = [0u8; LOOK_BYTES];
     match recv(socket, &mut next, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-        Ok(read) => read == 0 || (read == next.len() && next == GOOD_BYE),
+        Ok(0) => true,
+        Ok(read) => {
+            let next = next.get(..read).unwrap_or_default();
+            if is_tls { holds_tls_alert(next) } else { next == GOOD_BYE }
+        }
         Err(error) => matches!(error, Errno::ECONNRESET | Errno::EPIPE | Errno::ETIMEDOUT),
     }
+}
+
+/// TLS's record types for an alert and for everything that is under encryption.
+const RECORD_ALERT: u8 = 21;
+const RECORD_DATA: u8 = 23;
+
+/// Length of an encrypted alert in TLS 1.3, where records do not tell what they hold: two bytes, the
+/// hidden type and the tag. No message of the protocol is as short as two bytes.
+const ALERT_BYTES: u16 = 2 + 1 + 16;
+
+/// One of the records that stand here is an alert: the good-bye `close_notify`, or an error that ends the
+/// connection as well.
+fn holds_tls_alert(mut records: &[u8]) -> bool {
+    while let Some((&[kind, _, _, high, low], rest)) = records.split_first_chunk::<5>() {
+        let length = u16::from_be_bytes([high, low]);
+        if kind == RECORD_ALERT || (kind == RECORD_DATA && length == ALERT_BYTES) {
+            return true;
+        }
+        records = rest.get(usize::from(length)..).unwrap_or_default();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -83,13 +111,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        assert!(!is_at_end(server.as_raw_fd()));
+        assert!(!is_at_end(server.as_raw_fd(), false));
         client.write_all(b"x").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(!is_at_end(server.as_raw_fd()), "there is something to read first");
+        assert!(!is_at_end(server.as_raw_fd(), false), "there is something to read first");
         let mut byte = [0u8; 1];
         std::io::Read::read_exact(&mut &server, &mut byte).unwrap();
-        assert!(is_at_end(server.as_raw_fd()));
+        assert!(is_at_end(server.as_raw_fd(), false));
     }
 
     #[test]
@@ -100,6 +128,22 @@ mod tests {
         client.write_all(&GOOD_BYE).unwrap();
         let mut seen = [0u8; 5];
         server.peek(&mut seen).unwrap();
-        assert!(is_at_end(server.as_raw_fd()));
+        assert!(is_at_end(server.as_raw_fd(), false));
+    }
+
+    #[test]
+    fn an_alert_is_seen_behind_other_records() {
+        let record = |kind: u8, length: u8| {
+            let mut record = vec![kind, 3, 3, 0, length];
+            record.extend_from_slice(&vec![0x55; usize::from(length)]);
+            record
+        };
+        let terminate = record(RECORD_DATA, 22);
+        assert!(!holds_tls_alert(&terminate));
+        assert!(holds_tls_alert(&[terminate.clone(), record(RECORD_DATA, 19)].concat()));
+        assert!(holds_tls_alert(&[terminate.clone(), record(RECORD_ALERT, 26)].concat()));
+        assert!(!holds_tls_alert(&[terminate.clone(), vec![RECORD_DATA, 3, 3]].concat()));
+        assert!(!holds_tls_alert(&[]));
+        assert!(!holds_tls_alert(&[record(RECORD_DATA, 60), terminate].concat()));
     }
 }

@@ -1,15 +1,43 @@
-//! The first packets: encryption refused or not, cancel requests, who wants what database.
+//! The first packets: encryption, cancel requests, versions of the protocol, who wants what database.
 
-use super::{ADMIN_DATABASE, Frontend, Trust, refuse};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::authenticate::Denied;
+use super::{ADMIN_DATABASE, Frontend, refuse};
 use crate::error::{ClientError, ErrorId};
+use crate::net::tls::Acceptor;
 use crate::net::{Framed, NetError};
-use crate::wire::startup::StartupPacket;
+use crate::wire::server_message;
+use crate::wire::startup::{MINOR_LATEST, StartupPacket};
 
-/// First packets a client may send before its StartupMessage.
-const FIRST_PACKETS_MAX: usize = 4;
+/// Who may connect how, and for how long the proxy waits for a client.
+#[derive(Clone, Debug)]
+pub struct LoginSettings {
+    /// TLS for clients; without it their requests for it are answered with no.
+    pub tls: Option<Arc<Acceptor>>,
+    /// Clients without TLS are refused.
+    pub tls_required: bool,
+    /// Time from the first byte to the end of authentication.
+    ///
+    /// # Units
+    /// Milliseconds; PostgreSQL's `authentication_timeout` has the same default of a minute.
+    pub timeout_ms: u64,
+    /// Clients at a time that have not logged in yet.
+    pub max: usize,
+}
 
-/// Time for a client to say who it is.
-const LOGIN_MS_MAX: u64 = 60_000;
+impl Default for LoginSettings {
+    fn default() -> Self {
+        Self { tls: None, tls_required: false, timeout_ms: 60_000, max: 1_000 }
+    }
+}
+
+/// Longest message of a client that has not logged in (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
+const LOGIN_MESSAGE_BYTES_MAX: usize = 65_535;
+
+/// First byte of a TLS record that holds a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client wants.
 pub(super) struct Wanted {
@@ -18,60 +46,127 @@ pub(super) struct Wanted {
     pub(super) parameters: Vec<(String, String)>,
 }
 
+/// What the first packets may still ask for.
+///
+/// # Source
+/// `ProcessStartupPacket` of `src/backend/tcop/backend_startup.c`: each kind of encryption is asked for at
+/// most once, and none under TLS that was asked for.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    tls: bool,
+    gss: bool,
+}
+
 impl Frontend {
-    /// Reads first packets until it is known who is there; `None` when there is nothing to serve.
-    pub(super) async fn greet(&self, client: &mut Framed) -> Result<Option<Wanted>, NetError> {
-        let limit = std::time::Duration::from_millis(LOGIN_MS_MAX);
-        match tokio::time::timeout(limit, self.read_first_packets(client)).await {
+    /// Lets a client in, as far as its startup packet and authentication; `None` when there is nothing to
+    /// serve. Beside what the client wants, the minor version of the protocol that is spoken with it.
+    pub(super) async fn greet(&self, client: &mut Framed) -> Result<Option<(Wanted, u16)>, NetError> {
+        let limit = Duration::from_millis(self.login.timeout_ms);
+        let mut place = match self.door.enter(client.peer().map(|peer| peer.ip()), Instant::now()) {
+            Ok(place) => place,
+            Err(error) => {
+                refuse(client, &error).await;
+                return Ok(None);
+            }
+        };
+        let message_bytes_max = client.set_message_bytes_max(LOGIN_MESSAGE_BYTES_MAX);
+        let ended = tokio::select! {
+            outcome = tokio::time::timeout(limit, self.let_in(client)) => outcome.map_err(|_| late()),
+            error = place.put_out() => Err(error),
+        };
+        client.set_message_bytes_max(message_bytes_max);
+        match ended {
+            Ok(Err(NetError::Wire(error))) => {
+                let text = "invalid startup packet";
+                refuse(client, &ClientError::new(ErrorId::ProtocolViolation, text)).await;
+                Err(NetError::Wire(error))
+            }
             Ok(outcome) => outcome,
-            Err(_) => Ok(None),
+            Err(error) => {
+                refuse(client, &error).await;
+                Ok(None)
+            }
         }
     }
 
-    async fn read_first_packets(&self, client: &mut Framed) -> Result<Option<Wanted>, NetError> {
-        for _ in 0..FIRST_PACKETS_MAX {
+    async fn let_in(&self, client: &mut Framed) -> Result<Option<(Wanted, u16)>, NetError> {
+        if client.peek_first().await? == Some(TLS_HANDSHAKE) {
+            // Without TLS there is nothing to say that such a client would understand.
+            let Some(acceptor) = &self.login.tls else { return Ok(None) };
+            client.accept_tls(acceptor, true).await?;
+        }
+        let mut asked = Asked::default();
+        loop {
             let Some(packet) = client.read_startup().await? else { return Ok(None) };
             match packet {
-                StartupPacket::Tls | StartupPacket::Gss => {
-                    client.output().extend_from_slice(b"N");
-                    client.flush().await?;
+                StartupPacket::Tls if !asked.tls => {
+                    if !self.answer_tls_request(client).await? {
+                        return Ok(None);
+                    }
+                    asked = Asked { tls: true, gss: asked.gss || client.tls().is_some() };
+                }
+                StartupPacket::Gss if !asked.gss => {
+                    if is_followed_by_plaintext(client, "GSSAPI encryption").await {
+                        return Ok(None);
+                    }
+                    answer(client, b"N").await?;
+                    asked.gss = true;
                 }
                 StartupPacket::Cancel { pid, secret } => {
                     self.cancel(pid, &secret).await;
                     return Ok(None);
                 }
-                StartupPacket::UnsupportedVersion { major, minor } => {
-                    let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0");
-                    refuse(client, &ClientError::new(ErrorId::FeatureNotSupported, text)).await;
+                StartupPacket::Tls | StartupPacket::Gss | StartupPacket::UnsupportedVersion { .. } => {
+                    refuse_version(client, &packet).await;
                     return Ok(None);
                 }
                 StartupPacket::Startup { minor, parameters } => {
                     negotiate(client, minor, &parameters);
-                    return self.admit(client, parameters).await;
+                    if self.login.tls_required && client.tls().is_none() {
+                        refuse(client, &tls_is_required()).await;
+                        return Ok(None);
+                    }
+                    return Ok(self.admit(client, parameters).await?.map(|wanted| (wanted, minor)));
                 }
             }
         }
-        Ok(None)
+    }
+
+    /// Answers an SSLRequest and shakes hands if there is a certificate; `false`: the client is sent away.
+    async fn answer_tls_request(&self, client: &mut Framed) -> Result<bool, NetError> {
+        if is_followed_by_plaintext(client, "SSL").await {
+            return Ok(false);
+        }
+        match &self.login.tls {
+            Some(acceptor) if client.tls().is_none() => {
+                answer(client, b"S").await?;
+                client.accept_tls(acceptor, false).await?;
+            }
+            _ => answer(client, b"N").await?,
+        }
+        Ok(true)
     }
 
     async fn admit(&self, client: &mut Framed, parameters: Vec<(String, String)>) -> Result<Option<Wanted>, NetError> {
         let value = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let refusal = match (value("user"), self.trust, client.peer()) {
-            (None, ..) => {
-                ClientError::new(ErrorId::InvalidAuthorization, "no PostgreSQL user name specified in startup packet")
-            }
-            (Some(_), Trust::Loopback, Some(peer)) if !peer.ip().is_loopback() => {
-                ClientError::new(ErrorId::InvalidAuthorization, "clients from other hosts are not accepted").with_hint(
-                    "Passwords for clients are not supported yet: connect over loopback, e.g. through a tunnel.",
-                )
-            }
-            (Some(user), ..) => {
-                let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
-                match self.unserved(&database, value("client_encoding"), value("replication")) {
-                    None => return Ok(Some(Wanted { user, database, parameters })),
-                    Some(error) => error,
+        let Some(user) = value("user").filter(|user| !user.is_empty()) else {
+            let text = "no PostgreSQL user name specified in startup packet";
+            refuse(client, &ClientError::new(ErrorId::InvalidAuthorization, text)).await;
+            return Ok(None);
+        };
+        let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+        // Who a client is comes first: what exists here is told to nobody else.
+        let refusal = match self.access.authenticate(client, &user, &database).await {
+            Ok(identity) => match self.unserved(&database, value("client_encoding"), value("replication")) {
+                None => {
+                    self.cluster.secrets.learn(&user, &identity.secret);
+                    return Ok(Some(Wanted { user, database, parameters }));
                 }
-            }
+                Some(error) => error,
+            },
+            Err(Denied::Refused { error, .. }) => error,
+            Err(Denied::Gone) => return Ok(None),
+            Err(Denied::Broken(error)) => return Err(error),
         };
         refuse(client, &refusal).await;
         Ok(None)
@@ -118,22 +213,58 @@ impl Frontend {
     }
 }
 
-/// NegotiateProtocolVersion: 3.0 is spoken, options of later versions are not known.
-fn negotiate(client: &mut Framed, minor: u16, parameters: &[(String, String)]) {
-    let unknown: Vec<&str> =
-        parameters.iter().map(|(name, _)| name.as_str()).filter(|name| name.starts_with("_pq_.")).collect();
-    if minor == 0 && unknown.is_empty() {
+/// Refuses what has come behind a request for encryption before it was answered: whoever sent it, it is
+/// not under the encryption that was asked for, and would be taken for what is (CVE-2021-23214).
+async fn is_followed_by_plaintext(client: &mut Framed, what: &str) -> bool {
+    if client.buffered_input() == 0 {
+        return false;
+    }
+    let error = ClientError::new(ErrorId::ProtocolViolation, format!("received unencrypted data after {what} request"))
+        .with_detail(
+            "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
+        );
+    refuse(client, &error).await;
+    true
+}
+
+async fn answer(client: &mut Framed, byte: &[u8; 1]) -> Result<(), NetError> {
+    client.output().extend_from_slice(byte);
+    client.flush().await
+}
+
+fn late() -> ClientError {
+    ClientError::new(ErrorId::QueryCanceled, "canceling authentication due to timeout")
+}
+
+fn tls_is_required() -> ClientError {
+    ClientError::new(ErrorId::InvalidAuthorization, "connections without TLS are not accepted")
+        .with_hint("Set sslmode to require, or better to verify-full with the root certificate of this server.")
+}
+
+/// Refuses a version that is not spoken. Clients of version 2 know errors as a plain text only.
+///
+/// # Source
+/// `send_message_to_frontend` of `src/backend/utils/error/elog.c`.
+async fn refuse_version(client: &mut Framed, packet: &StartupPacket) {
+    let (major, minor) = packet.version();
+    let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{MINOR_LATEST}");
+    if major >= 3 {
+        refuse(client, &ClientError::new(ErrorId::FeatureNotSupported, text)).await;
         return;
     }
-    let mut body = Vec::new();
-    body.extend_from_slice(&0u32.to_be_bytes());
-    body.extend_from_slice(&u32::try_from(unknown.len()).unwrap_or(0).to_be_bytes());
-    for name in unknown {
-        body.extend_from_slice(name.as_bytes());
-        body.push(0);
+    client.output().extend_from_slice(format!("EFATAL:  {text}\n\0").as_bytes());
+    let _gone = tokio::time::timeout(Duration::from_secs(1), client.flush()).await;
+}
+
+/// Tells a client that asked for more than there is which version is spoken and which options of later
+/// versions are not known. 3.1 was never released; who asks for it is given 3.0's messages without a word.
+///
+/// # Source
+/// `ProcessStartupPacket` and `SendNegotiateProtocolVersion` of PostgreSQL 18.
+fn negotiate(client: &mut Framed, minor: u16, parameters: &[(String, String)]) {
+    let names = parameters.iter().map(|(name, _)| name.as_str());
+    let unknown: Vec<&str> = names.filter(|name| name.starts_with("_pq_.")).collect();
+    if minor > MINOR_LATEST || !unknown.is_empty() {
+        server_message::write_negotiate_protocol_version(client.output(), minor.min(MINOR_LATEST), &unknown);
     }
-    let output = client.output();
-    output.extend_from_slice(b"v");
-    output.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or(4).to_be_bytes());
-    output.extend_from_slice(&body);
 }

@@ -2,7 +2,9 @@
 //!
 //! Must not know: how statements run, where the topology is kept.
 
+mod authenticate;
 mod deadlock;
+mod door;
 mod gone;
 mod limits;
 mod login;
@@ -23,27 +25,48 @@ use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
 use crate::session::identity::PID_MIN;
+use crate::wire::limits::{CANCEL_SECRET_BYTES_MIN, MESSAGE_BYTES_MAX};
 use crate::wire::server_message;
 
 pub use limits::ClientLimits;
+pub use login::LoginSettings;
+
+pub use authenticate::{Access, AccessSettings, MockKey};
 
 /// The name of the admin database.
 pub const ADMIN_DATABASE: &str = "ostrakon";
-
-/// Who may connect without proving who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Clients on this machine's loopback addresses; everybody else is refused.
-    Loopback,
-}
 
 /// Everything that serving a client needs.
 pub struct Frontend {
     cluster: Arc<Cluster>,
     admin: Arc<Admin>,
     sessions: Sessions,
-    trust: Trust,
+    access: Access,
     seats: limits::Seats,
+    login: LoginSettings,
+    door: door::Door,
+    limits: SessionLimits,
+}
+
+/// What a client that is logged in may do at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Longest message.
+    ///
+    /// # Units
+    /// Bytes; PostgreSQL's own limit is 1 GiB.
+    pub message_bytes_max: usize,
+    /// A session that does nothing inside a transaction for so long is ended.
+    ///
+    /// # Units
+    /// Milliseconds; `None`: never.
+    pub idle_transaction_ms: Option<u64>,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self { message_bytes_max: MESSAGE_BYTES_MAX, idle_transaction_ms: None }
+    }
 }
 
 /// Sessions by the process id that their clients were told.
@@ -59,6 +82,18 @@ struct Entry {
     slot: Arc<CancelSlot>,
     /// The client's socket; open for as long as the entry is in the map.
     socket: RawFd,
+    /// What stands in the socket is TLS.
+    is_tls: bool,
+}
+
+/// Length of a secret in protocol 3.2, as PostgreSQL 18 makes it.
+const SECRET_BYTES: usize = 32;
+
+/// Compares in a time that does not tell where the first difference is: whoever guesses a key byte by byte
+/// learns nothing.
+fn is_same_secret(own: &[u8], told: &[u8]) -> bool {
+    let difference = own.iter().zip(told).fold(0u8, |all, (one, other)| std::hint::black_box(all | (one ^ other)));
+    own.len() == told.len() && difference == 0
 }
 
 /// A session's place among the others; given up when dropped.
@@ -70,12 +105,12 @@ struct Registered<'a> {
 }
 
 impl Sessions {
-    /// Gives a session a process id and a secret of its own.
-    fn register(&self, client: &Framed) -> Result<Registered<'_>, ClientError> {
-        let mut secret = [0u8; 4];
+    /// Gives a session a process id and a secret of its own, as long as its protocol version lets it be.
+    fn register(&self, client: &Framed, minor: u16) -> Result<Registered<'_>, ClientError> {
+        let mut secret = vec![0u8; if minor >= 2 { SECRET_BYTES } else { CANCEL_SECRET_BYTES_MIN }];
         getrandom::fill(&mut secret)
             .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
-        let secret = Bytes::copy_from_slice(&secret);
+        let secret = Bytes::from(secret);
         let mut by_pid = self.by_pid.lock();
         let pid = loop {
             // Positive, as drivers read it as a signed number, and no server's.
@@ -85,7 +120,8 @@ impl Sessions {
             }
         };
         let slot = Arc::new(CancelSlot::new(pid));
-        let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket: client.raw_socket() };
+        let (socket, is_tls) = (client.raw_socket(), client.tls().is_some());
+        let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket, is_tls };
         by_pid.insert(pid, entry);
         Ok(Registered { sessions: self, pid, secret, slot })
     }
@@ -93,7 +129,7 @@ impl Sessions {
     /// What a cancel key belongs to.
     fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
         let by_pid = self.by_pid.lock();
-        by_pid.get(&pid).filter(|entry| entry.secret == secret).map(|entry| Arc::clone(&entry.slot))
+        by_pid.get(&pid).filter(|entry| is_same_secret(&entry.secret, secret)).map(|entry| Arc::clone(&entry.slot))
     }
 }
 
@@ -120,8 +156,27 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, limits: ClientLimits) -> Self {
-        Self { cluster, admin, sessions: Sessions::default(), trust, seats: limits::Seats::new(limits) }
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access, clients: ClientLimits) -> Self {
+        let login = LoginSettings::default();
+        let door = door::Door::new(login.max);
+        let seats = limits::Seats::new(clients);
+        let limits = SessionLimits::default();
+        Self { cluster, admin, sessions: Sessions::default(), access, seats, login, door, limits }
+    }
+
+    /// Sets how clients log in.
+    pub fn with_login(self, login: LoginSettings) -> Self {
+        Self { door: door::Door::new(login.max), login, ..self }
+    }
+
+    /// Sets what clients may do at most.
+    pub fn with_limits(self, limits: SessionLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Clients that have connected and not logged in yet.
+    pub fn login_count(&self) -> usize {
+        self.door.count()
     }
 
     /// Sessions that are open now.
@@ -186,4 +241,17 @@ async fn refuse(client: &mut Framed, error: &ClientError) {
     );
     let bound = std::time::Duration::from_secs(1);
     let _gone = tokio::time::timeout(bound, client.flush()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_the_same_only_in_all_bytes() {
+        assert!(is_same_secret(b"abcd", b"abcd"));
+        for other in [&b"abce"[..], b"bbcd", b"abc", b"abcde", b""] {
+            assert!(!is_same_secret(b"abcd", other));
+        }
+    }
 }

@@ -18,10 +18,11 @@ use crate::wire::server_message;
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
-        let Some(wanted) = self.greet(&mut client).await? else { return Ok(()) };
+        let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
+        client.set_message_bytes_max(self.limits.message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
         let place = self.seats.take(&wanted.user, is_admin);
-        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client)?))) {
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client, minor)?))) {
             Ok(place) => place,
             Err(error) => {
                 refuse(&mut client, &error).await;
@@ -62,7 +63,8 @@ impl Frontend {
     ) -> Result<(), NetError> {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot);
+        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
+            .with_idle_limit(self.limits.idle_transaction_ms);
         match direct.open().await {
             Ok(parameters) => {
                 if let Some(pid) = direct.own_server_pid() {
@@ -116,7 +118,25 @@ impl Frontend {
         session: &mut Session,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        while let Some(message) = next_message(client, &mut stop).await? {
+        loop {
+            let heard = tokio::select! {
+                biased;
+                message = next_message(client, &mut stop) => Heard::Client(message?),
+                outcome = session.idle() => Heard::Server(outcome),
+            };
+            let message = match heard {
+                Heard::Client(Some(message)) => message,
+                Heard::Client(None) => return Ok(()),
+                Heard::Server(Ok(())) => {
+                    session.write_owed(client);
+                    client.flush().await?;
+                    continue;
+                }
+                Heard::Server(Err(failure)) => {
+                    send_away(client, failure).await;
+                    return Ok(());
+                }
+            };
             match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
@@ -126,7 +146,6 @@ impl Frontend {
                 other => session.extended(client, other).await?,
             }
         }
-        Ok(())
     }
 
     async fn serve_admin(
@@ -177,6 +196,14 @@ impl Frontend {
         }
         Ok(())
     }
+}
+
+/// Who spoke first while a session was idle.
+enum Heard {
+    /// The client, or it left.
+    Client(Option<ClientMessage>),
+    /// A server whose connection the session keeps.
+    Server(Result<(), Failure>),
 }
 
 /// The next message; `None` when the client left or the proxy stops.

@@ -159,12 +159,18 @@ impl Framed {
         Ok(self.input.split_to(1).first().copied())
     }
 
-    /// Changes the largest message that is taken, e.g. while a client is not authenticated yet.
+    /// Changes the largest message that is taken, e.g. while a client is not authenticated yet, and gives the
+    /// limit that was in force.
     ///
     /// # Units
     /// Bytes; default [`MESSAGE_BYTES_MAX`].
-    pub fn set_message_bytes_max(&mut self, bytes_max: usize) {
-        self.message_bytes_max = bytes_max;
+    pub fn set_message_bytes_max(&mut self, bytes_max: usize) -> usize {
+        std::mem::replace(&mut self.message_bytes_max, bytes_max)
+    }
+
+    /// The largest message that is taken.
+    pub fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
     }
 
     /// The next frame; `None` when the other side closed the stream between two messages.

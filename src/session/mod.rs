@@ -6,9 +6,11 @@
 pub mod direct;
 pub mod identity;
 pub mod mode;
+pub mod pins;
 pub mod prepared;
 pub mod server_statements;
 pub mod settings;
+pub mod sql_prepare;
 pub mod transaction;
 
 pub use mode::PoolMode;

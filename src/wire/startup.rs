@@ -14,6 +14,9 @@ const REQUEST_CANCEL: u16 = 5678;
 const REQUEST_TLS: u16 = 5679;
 const REQUEST_GSS: u16 = 5680;
 
+/// The newest minor version of protocol 3 that is spoken with clients.
+pub const MINOR_LATEST: u16 = 2;
+
 /// The first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartupPacket {
@@ -42,6 +45,19 @@ pub enum StartupPacket {
         /// Minor.
         minor: u16,
     },
+}
+
+impl StartupPacket {
+    /// Major and minor version as sent; requests have such numbers, too.
+    pub fn version(&self) -> (u16, u16) {
+        match self {
+            Self::Tls => (REQUEST, REQUEST_TLS),
+            Self::Gss => (REQUEST, REQUEST_GSS),
+            Self::Cancel { .. } => (REQUEST, REQUEST_CANCEL),
+            Self::Startup { minor, .. } => (3, *minor),
+            Self::UnsupportedVersion { major, minor } => (*major, *minor),
+        }
+    }
 }
 
 /// Takes the first packet off the buffer; `None` until it is whole.

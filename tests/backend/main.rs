@@ -1,4 +1,4 @@
-//! Connections, pools, two-phase commit and control against real servers (ports 15900 to 15949).
+//! Connections, pools, two-phase commit and control against real servers (ports 15840 to 15844 and 15900 to 15949).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,6 +8,7 @@ mod postgres;
 mod authentication;
 mod connection;
 mod pool;
+mod pools;
 mod schema;
 mod sequences;
 mod support;

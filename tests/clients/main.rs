@@ -32,7 +32,25 @@ macro_rules! clients {
 }
 
 clients! {
+    asyncpg,
+    #[ignore = "run by make clients"]
+    psycopg2,
+    psycopg3,
     psql,
+    #[ignore = "run by make clients"]
+    activerecord,
+    #[ignore = "run by make clients"]
+    drizzle,
+    #[ignore = "run by make clients"]
+    node_postgres,
+    #[ignore = "run by make clients"]
+    pgjdbc,
+    #[ignore = "run by make clients"]
+    pgx,
+    #[ignore = "run by make clients"]
+    sequelize,
+    #[ignore = "run by make clients"]
+    typeorm,
 }
 
 /// The folder of the programs.

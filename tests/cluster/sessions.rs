@@ -226,3 +226,212 @@ fn session_characteristics_are_the_defaults_of_later_transactions() {
     one.must("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE");
     one.must(&format!("UPDATE counters SET n = 1 WHERE id = {}", keys[0]));
 }
+
+#[test]
+fn statements_are_prepared_and_executed_by_sql() {
+    let cluster = cluster();
+    let keys = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("PREPARE add (bigint, int) AS UPDATE counters SET n = n + $2 WHERE id = $1");
+    one.must("PREPARE see AS SELECT id, n FROM counters WHERE id = $1");
+    two.must("PREPARE see AS SELECT 'other', $1::text");
+    for key in &keys {
+        assert_eq!(one.query(&format!("EXECUTE add({key}, -3)")).answers(), ["C UPDATE 1", "Z I"]);
+        assert_eq!(
+            one.query(&format!("EXECUTE see('{key}')")).answers(),
+            ["T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]
+        );
+        assert_eq!(two.value("EXECUTE see(2 + 3)"), "other|5");
+        // The protocol's names are the same ones.
+        let answers = one.bind("", "see", &[key]).describe(b'P', "").execute("").sync().answers();
+        assert_eq!(answers, ["2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+        let execute = format!("EXECUTE see({key})");
+        let answers = one
+            .parse("", &execute)
+            .describe(b'S', "")
+            .bind("", "", &[])
+            .describe(b'P', "")
+            .execute("")
+            .sync()
+            .answers();
+        assert_eq!(answers, ["1", "t", "T", "2", "T", &format!("D {key}|-3"), "C SELECT 1", "Z I"]);
+    }
+    one.must("PREPARE everything (numeric, date) AS SELECT count(*) FROM counters WHERE n < $1 AND $2 = '2020-02-03'");
+    assert_eq!(one.value("EXECUTE everything(0.5, '2020-02-03'::date)"), KEYS.to_string());
+    assert_eq!(one.error("PREPARE see AS SELECT 1"), "42P05 prepared statement \"see\" already exists");
+    assert_eq!(one.error("EXECUTE nothing"), "26000 prepared statement \"nothing\" does not exist");
+    assert_eq!(one.error("EXECUTE see"), "42601 wrong number of parameters for prepared statement \"see\"");
+    assert!(one.error("EXECUTE see(random())").starts_with("0A000 EXECUTE with a value that is no constant"));
+    assert!(one.error("EXECUTE see('x')").starts_with("22P02"));
+    assert!(one.error("PREPARE wrong AS SELECT nothing FROM counters").starts_with("42703"));
+    one.must("DEALLOCATE see");
+    assert_eq!(one.error("EXECUTE see(1)"), "26000 prepared statement \"see\" does not exist");
+    assert_eq!(two.value("EXECUTE see('x')"), "other|x");
+    two.must("DEALLOCATE ALL");
+    assert!(two.error("EXECUTE see(1)").starts_with("26000"));
+    assert!(two.error("DEALLOCATE see").starts_with("26000"));
+}
+
+#[test]
+fn a_temporary_table_belongs_to_its_session_until_it_is_dropped() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("CREATE TEMP TABLE notes (id bigint, body text)");
+    two.must("CREATE TEMP TABLE notes (x int)");
+    one.must("INSERT INTO notes VALUES (1, 'mine'), (2, 'too')");
+    for _ in 0..3 {
+        assert_eq!(one.value("SELECT count(*) FROM notes"), "2");
+        assert_eq!(two.value("SELECT count(*) FROM notes"), "0");
+        let answers = one.run("SELECT body FROM notes WHERE id = $1", &["1"]).sync().answers();
+        assert_eq!(answers, ["1", "2", "D mine", "C SELECT 1", "Z I"]);
+    }
+    // It hides a table of the same name, and works with what every shard has.
+    one.must("CREATE TEMP TABLE motto AS SELECT * FROM countries");
+    assert_eq!(one.value("SELECT name FROM motto"), "Deutschland");
+    assert_eq!(one.value("SELECT n.body FROM notes n, countries c WHERE n.id = 1"), "mine");
+    assert!(one.error("SELECT * FROM notes JOIN counters c ON c.id = notes.id").starts_with("0A000"));
+    one.must("SELECT 1 AS a INTO TEMP made");
+    assert_eq!(one.value("SELECT a FROM made"), "1");
+    // A transaction over both shards and the temporary table commits as one.
+    one.must("BEGIN");
+    for id in [&key, &other] {
+        one.must(&format!("UPDATE counters SET n = 7 WHERE id = {id}"));
+    }
+    one.must("UPDATE notes SET body = 'both' WHERE id = 1");
+    one.must("COMMIT");
+    assert_eq!(one.value("SELECT body FROM notes WHERE id = 1"), "both");
+    assert_eq!(one.value("SELECT sum(n) FROM counters"), "14");
+    // What a rollback takes away is gone, what it brings back is there.
+    one.must("BEGIN");
+    one.must("DROP TABLE notes");
+    assert!(one.error("SELECT * FROM notes").starts_with("42P01"));
+    one.must("ROLLBACK");
+    assert_eq!(one.value("SELECT count(*) FROM notes"), "2");
+    one.must("DROP TABLE notes, made; DROP TABLE motto");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+    one.must("BEGIN; CREATE TEMP TABLE gone (id int) ON COMMIT DROP; INSERT INTO gone VALUES (1); COMMIT");
+    assert!(one.error("SELECT * FROM gone").starts_with("42P01"));
+    drop(two);
+    // Nothing is left on any connection.
+    let mut others: Vec<Wire> = (0..3).map(|_| client(&cluster)).collect();
+    for client in &mut others {
+        client.must("BEGIN");
+        assert!(client.error("SELECT * FROM pg_temp.notes").starts_with("42P01"));
+        client.must("ROLLBACK");
+    }
+}
+
+#[test]
+fn a_session_lock_is_one_for_the_whole_cluster_and_ends_with_its_session() {
+    let cluster = cluster_with("[pool]\nsize = 3");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    assert_eq!(one.value("SELECT pg_try_advisory_lock(5)"), "t");
+    for id in [&key, &other, &key] {
+        one.must(&format!("UPDATE counters SET n = n + 1 WHERE id = {id}"));
+        assert_eq!(two.value("SELECT pg_try_advisory_lock(5)"), "f");
+    }
+    assert_eq!(two.value("SELECT pg_try_advisory_xact_lock(5)"), "f");
+    assert_eq!(one.value("SELECT pg_advisory_unlock(5)"), "t");
+    assert_eq!(two.value("SELECT pg_try_advisory_lock(5)"), "t");
+    drop(two);
+    let freed = crate::cluster::eventually(std::time::Duration::from_secs(5), || {
+        one.value("SELECT pg_try_advisory_xact_lock(5)") == "t"
+    });
+    assert!(freed, "the lock of a session that is gone is still held");
+}
+
+#[test]
+fn a_cursor_with_hold_outlives_its_transaction() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    for key in [&key, &other] {
+        one.must("BEGIN");
+        one.must(&format!(
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM counters WHERE id = {key} UNION ALL SELECT -1"
+        ));
+        one.must("COMMIT");
+        assert_eq!(one.value("FETCH 1 FROM c"), *key);
+        assert!(two.error("FETCH 1 FROM c").starts_with("34000"));
+        let answers = one.run("FETCH 1 FROM c", &[]).sync().answers();
+        assert_eq!(answers, ["1", "2", "D -1", "C FETCH 1", "Z I"]);
+        one.must("CLOSE c");
+        assert!(one.error("FETCH 1 FROM c").starts_with("34000"));
+    }
+}
+
+#[test]
+fn a_listener_hears_everybody_also_while_it_is_silent() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("LISTEN news");
+    two.must("NOTIFY news, 'first'");
+    assert_eq!(one.next().unwrap(), format!("A {} news first", two.pid));
+    two.must("BEGIN");
+    for id in [&key, &other] {
+        two.must(&format!("UPDATE counters SET n = 1 WHERE id = {id}"));
+    }
+    two.must("SELECT pg_notify('news', 'second')");
+    two.must("COMMIT");
+    assert_eq!(one.next().unwrap(), format!("A {} news second", two.pid));
+    // Its own, among the answers.
+    let own = format!("A {} news own", one.pid);
+    let answers = one.query("NOTIFY news, 'own'").answers();
+    assert!(answers == ["C NOTIFY", &own, "Z I"] || one.next().unwrap() == own, "{answers:?}");
+    one.must("UNLISTEN *");
+    two.must("NOTIFY news, 'third'");
+    assert_eq!(one.query("SELECT 1").answers(), ["T", "D 1", "C SELECT 1", "Z I"]);
+    let mut three = client(&cluster);
+    assert_eq!(three.query("SELECT 1").answers(), ["T", "D 1", "C SELECT 1", "Z I"]);
+}
+
+#[test]
+fn session_mode_keeps_connections_and_statement_mode_refuses_blocks() {
+    let cluster = cluster_with("[pool]\nsize = 1\ncheckout_timeout_ms = 500\nmode = \"session\"");
+    let [key, _] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    let pid =
+        one.value(&format!("SELECT pid FROM pg_stat_activity, counters WHERE id = {key} AND query LIKE '%' LIMIT 1"));
+    assert!(!pid.is_empty());
+    assert_eq!(one.value("SELECT pg_try_advisory_lock(9)"), "t");
+    one.must("SET work_mem = '7MB'");
+    assert_eq!(one.value("SHOW work_mem"), "7MB");
+    drop(one);
+    let mut two = client(&cluster);
+    assert_eq!(two.value("SHOW work_mem"), "4MB");
+    assert_eq!(two.value("SELECT pg_try_advisory_lock(9)"), "t");
+    let cluster = cluster_with("[pool]\nmode = \"statement\"");
+    let mut one = client(&cluster);
+    assert!(one.error("BEGIN").starts_with("0A000 transaction blocks not allowed"));
+    assert_eq!(one.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_killed_server_connection_is_told_in_postgresqls_words_and_ends_the_session() {
+    let cluster = cluster();
+    let [key, _] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    one.must(&format!("UPDATE counters SET n = 5 WHERE id = {key}"));
+    let kill =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND pid <> pg_backend_pid()";
+    let mut administrator = cluster.shards[0].superuser();
+    administrator.must(kill);
+    let answers = one.query(&format!("UPDATE counters SET n = 6 WHERE id = {key}")).answers();
+    assert_eq!(answers, ["E FATAL 57P01 terminating connection due to administrator command"]);
+    assert_eq!(one.next(), None);
+    // A session that keeps a connection hears of it at once.
+    let mut two = client(&cluster);
+    two.must("CREATE TEMP TABLE t (id int)");
+    administrator.must(kill);
+    assert_eq!(two.next().unwrap(), "E FATAL 57P01 terminating connection due to administrator command");
+    assert_eq!(two.next(), None);
+    // One that keeps none does not.
+    let mut three = client(&cluster);
+    three.must("SELECT 1");
+    administrator.must(kill);
+    assert_eq!(three.value("SELECT 1"), "1");
+}

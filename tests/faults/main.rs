@@ -12,9 +12,11 @@ mod raw;
 #[path = "../common/wire_proxy.rs"]
 mod wire_proxy;
 
+mod aftermath;
 mod catalogue;
 mod conformance;
 mod conversation;
+mod kills;
 mod normal;
 mod saturation;
 mod world;

@@ -1,7 +1,7 @@
 //! What two servers may answer differently although they mean the same, made equal.
 //!
 //! Object ids above PostgreSQL's own are numbered by their first appearance. Process ids and secrets
-//! lose their values, places in PostgreSQL's source are dropped (the proxy's own errors have none), and
+//! lose their values, temporary schemas their numbers, places in PostgreSQL's source are dropped (the proxy's own errors have none), and
 //! ParameterStatus messages that stand together are put in order. Nothing else is touched.
 
 use std::collections::BTreeMap;
@@ -56,7 +56,9 @@ fn fields(body: &[u8]) -> Vec<u8> {
         let end = tail.iter().position(|byte| *byte == 0).map_or(tail.len(), |end| end + 1);
         if code != 0 && !matches!(code, b'F' | b'L' | b'R') {
             out.push(code);
-            out.extend_from_slice(&tail[..end]);
+            // Temporary schemas are numbered by the backends' places.
+            let is_temporary = code == b's' && tail.starts_with(b"pg_temp_");
+            out.extend_from_slice(if is_temporary { b"pg_temp\0" } else { &tail[..end] });
         }
         rest = tail.get(end..).unwrap_or_default();
     }

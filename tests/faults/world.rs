@@ -17,6 +17,10 @@ const TIDY: Duration = Duration::from_secs(8);
 pub struct World {
     pub cluster: Cluster,
     pub taps: Vec<WireProxy>,
+    /// A key of `items` on each shard.
+    pub keys: Vec<String>,
+    /// What a fresh session saw first.
+    pub first_look: Vec<Vec<String>>,
     supers: Vec<Wire>,
     admin: Option<Wire>,
 }
@@ -42,7 +46,11 @@ impl World {
         }
         let connect = |port: u16| Wire::connect(port, &[("user", "postgres"), ("database", "app")]).unwrap();
         let supers = cluster.shards.iter().map(|server| connect(server.port)).collect();
-        Self { cluster, taps, supers, admin: None }
+        let mut world = Self { cluster, taps, keys: Vec::new(), first_look: Vec::new(), supers, admin: None };
+        world.keys =
+            (0..shards).map(|shard| world.ask(shard, "SELECT min(id) FROM items").remove(0).remove(0)).collect();
+        world.first_look = crate::aftermath::look_around(&world, 0).unwrap();
+        world
     }
 
     /// The product's port.
@@ -60,6 +68,13 @@ impl World {
     /// Rows of a question to a shard as superuser.
     pub fn ask(&mut self, shard: usize, sql: &str) -> Vec<Vec<String>> {
         rows(&self.supers[shard].simple(sql).unwrap())
+    }
+
+    /// Asks every shard as superuser.
+    pub fn each(&mut self, sql: &str) {
+        for shard in 0..self.supers.len() {
+            self.ask(shard, sql);
+        }
     }
 
     /// The sum over the shards of a question that gives one number.

@@ -45,7 +45,9 @@ impl Machine {
                 // Left over from a COPY that has failed, unless something is under way.
                 if let Some(server) = server.filter(|_| !self.is_skipping && !self.owed.is_empty()) {
                     server.output.extend_from_slice(&frame.bytes);
-                    self.is_copying_in &= frame.tag == b'd';
+                    if frame.tag != b'd' && !std::mem::take(&mut self.is_copying_in) {
+                        self.owed.push_back(Owed::CopyEnd);
+                    }
                 }
                 return Ok(Taken::Done);
             }
@@ -146,6 +148,9 @@ impl Machine {
                 }
             });
         }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
@@ -168,6 +173,14 @@ impl Machine {
         *server.pending_ready += 1;
         self.owed.push_back(Owed::Query { instead, prepares });
         Ok(Taken::Done)
+    }
+
+    /// What the connection remembers of sequences is another session's: rather none than a wrong value.
+    fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
+        if std::mem::take(&mut self.has_foreign_sequences) {
+            server.query("DISCARD SEQUENCES");
+            self.owed.push_back(Owed::Quiet(Quiet::Aside));
+        }
     }
 
     /// A query that has to fail with an error of the proxy's own.
@@ -330,7 +343,7 @@ impl Machine {
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
                     server.query(&format!("DEALLOCATE {}", statements::server_name(evicted)));
-                    self.owed.push_back(Owed::Quiet(Quiet::Deallocate));
+                    self.owed.push_back(Owed::Quiet(Quiet::Aside));
                 }
                 server.query(sql);
                 self.owed.push_back(Owed::Quiet(Quiet::Prepare(statement.id)));
@@ -367,6 +380,16 @@ impl Machine {
             return Ok(());
         }
         let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
+            let text = "lastval and currval of another connection are not known";
+            let error = ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
+            self.fail(&error, server);
+            return Ok(());
+        }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         // What it executes is made known when it is bound or described.
         let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {

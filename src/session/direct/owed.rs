@@ -15,8 +15,8 @@ pub(super) enum Quiet {
     Inspection,
     /// A statement that SQL's EXECUTE needs, by its id.
     Prepare(u64),
-    /// One that makes room for it.
-    Deallocate,
+    /// Something whose answer is of no interest.
+    Aside,
     /// Whether the role may signal another session.
     Permission,
     /// Settings that RESET returned to other than the session's startup values.
@@ -62,6 +62,8 @@ pub(super) enum Owed {
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.
     Failure(Bytes),
+    /// Nothing: the client has ended a COPY before the server was seen to begin one.
+    CopyEnd,
     /// Nothing: the proxy says this itself, in its place among the others.
     Local { answer: Bytes, undo: Undo },
 }

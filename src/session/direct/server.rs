@@ -57,7 +57,7 @@ impl Machine {
                     to_client.extend_from_slice(&bytes);
                 }
             }
-            if self.owed.front().is_some_and(|owed| matches!(owed, Owed::Local { .. })) {
+            if matches!(self.owed.front(), Some(Owed::Local { .. } | Owed::CopyEnd)) {
                 flush_run(input, &mut run, header.end, to_client);
                 self.say_local(to_client);
             }
@@ -164,7 +164,9 @@ impl Machine {
                     }
                     forget_deallocated(body, server);
                 }
-                self.is_copying_in |= message == tag::COPY_IN_RESPONSE;
+                if message == tag::COPY_IN_RESPONSE {
+                    self.begin_copy_in(server);
+                }
                 (true, false)
             }
             Owed::FunctionCall => (true, false),
@@ -197,7 +199,9 @@ impl Machine {
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => {
+                return Err(WireError::UnknownTag(message));
+            }
         };
         if is_over {
             self.owed.pop_front();
@@ -230,21 +234,24 @@ impl Machine {
         }
     }
 
-    /// COPY reads from the client: Syncs that were sent before it are ignored by the server.
+    /// COPY reads from the client: Syncs that were sent before its end are ignored by the server.
     fn begin_copy_in(&mut self, server: &mut ServerSide<'_>) {
-        self.is_copying_in = true;
+        let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd));
+        self.is_copying_in = end.is_none();
+        let behind = self.owed.split_off(end.unwrap_or(self.owed.len()));
         let before = self.owed.len();
         self.owed.retain(|owed| !matches!(owed, Owed::Sync { .. }));
         let ignored = before - self.owed.len();
+        self.owed.extend(behind.into_iter().skip(usize::from(end.is_some())));
         self.syncs_in_copy += ignored;
         *server.pending_ready = server.pending_ready.saturating_sub(ignored);
-        self.is_unsynced = true;
+        self.is_unsynced |= ignored > 0 && end.is_none();
     }
 
     fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
         let (name, value) = server_message::read_parameter_status(body)?;
         server.parameters.insert(name.to_owned(), value.to_owned());
-        if matches!(self.owed.front(), Some(Owed::Quiet(_))) {
+        if matches!(self.owed.front(), Some(Owed::Quiet(_))) || self.effects.sets_any {
             // The client is told afterwards, if the value is another one for it.
             return Ok(Fate::Swallow);
         }
@@ -287,12 +294,25 @@ impl Machine {
             Some(Owed::Step { .. }) => Some(without_position(whole)),
             _ => None,
         };
+        let named = instead.or_else(|| self.with_clients_name(whole));
         let is_own_error = self.skip_to_sync(server);
-        match (is_own_error, instead) {
+        match (is_own_error, named) {
             (true, _) => Fate::Swallow,
             (false, Some(bytes)) => Fate::Replace(bytes),
             (false, None) => Fate::Forward,
         }
+    }
+
+    /// An error that speaks of a prepared statement by its name on the server, with the client's name.
+    fn with_clients_name(&self, whole: &[u8]) -> Option<Bytes> {
+        let start = memchr::memmem::find(whole, b"\"os_")? + 1;
+        let end = start + memchr::memchr(b'"', whole.get(start..)?)?;
+        let id = std::str::from_utf8(whole.get(start + 3..end)?).ok()?.parse().ok()?;
+        let name = self.statements.name_of(id)?;
+        let body = [whole.get(HEADER_BYTES..start)?, &name, whole.get(end..)?];
+        let mut bytes = BytesMut::new();
+        super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &body);
+        Some(bytes.freeze())
     }
 
     /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
@@ -374,11 +394,10 @@ impl Machine {
             }
             Owed::Quiet(Quiet::Restore) => {
                 *server.settings_key = self.settings.key();
-                self.is_waiting = false;
-                self.report_parameters(server, to_client);
+                self.end_inspection(server, to_client);
                 return Ok(Fate::Swallow);
             }
-            Owed::Quiet(Quiet::Prepare(_) | Quiet::Deallocate) => return Ok(Fate::Swallow),
+            Owed::Quiet(Quiet::Prepare(_) | Quiet::Aside) => return Ok(Fate::Swallow),
             Owed::Quiet(Quiet::Permission) => {
                 // Without an answer there is no permission.
                 self.permission.get_or_insert_default();
@@ -399,6 +418,14 @@ impl Machine {
             if std::mem::take(&mut self.effects.changes_schema) {
                 host.schema_changed();
             }
+            if self.effects.sets_any && self.owed.is_empty() && !self.is_unsynced {
+                // What RESET returned to is the server's; the client is told when it is the session's.
+                self.is_ready_held = true;
+                return Ok(Fate::Swallow);
+            }
+        }
+        if self.effects.sets_any {
+            self.report_parameters(server, to_client);
         }
         Ok(Fate::Forward)
     }
@@ -437,7 +464,7 @@ impl Machine {
             // What the session has is not known, so it keeps the connection that has it.
             self.is_pinned = true;
             *server.settings_key = u64::MAX;
-            self.is_waiting = false;
+            self.end_inspection(server, to_client);
             return;
         }
         if let Some(pinned) = inspection.is_pinned {
@@ -446,8 +473,7 @@ impl Machine {
         let restore = inspection.apply(&mut self.settings);
         if restore.is_empty() {
             *server.settings_key = self.settings.key();
-            self.is_waiting = false;
-            self.report_parameters(server, to_client);
+            self.end_inspection(server, to_client);
         } else {
             *server.settings_key = u64::MAX;
             server.query(&restore);
@@ -455,9 +481,21 @@ impl Machine {
         }
     }
 
+    fn end_inspection(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+        self.is_waiting = false;
+        self.report_parameters(server, to_client);
+        if std::mem::take(&mut self.is_ready_held) {
+            server_message::write_ready_for_query(to_client, self.status);
+        }
+    }
+
     fn say_local(&mut self, to_client: &mut BytesMut) {
-        while let Some(Owed::Local { answer, .. }) = self.owed.front() {
-            to_client.extend_from_slice(answer);
+        loop {
+            match self.owed.front() {
+                Some(Owed::Local { answer, .. }) => to_client.extend_from_slice(answer),
+                Some(Owed::CopyEnd) => {}
+                _ => return,
+            }
             self.owed.pop_front();
         }
     }

@@ -157,6 +157,11 @@ impl Statements {
         self.by_name.get(name).cloned()
     }
 
+    /// The client's name of a statement.
+    pub(super) fn name_of(&self, id: u64) -> Option<Bytes> {
+        self.by_name.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| name.clone())
+    }
+
     pub(super) fn contains(&self, name: &[u8]) -> bool {
         self.by_name.contains_key(name)
     }

@@ -178,7 +178,7 @@ fn kept(run: i64) -> Vec<Exchange> {
         Exchange::new("kept: NOTIFY that nobody hears").query("NOTIFY nobody").query("UNLISTEN nobody"),
         Exchange::new("kept: advisory lock of the session")
             .query("SELECT pg_advisory_lock(4711)")
-            .query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+            .query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711")
             .query("SELECT pg_advisory_unlock(4711)")
             .query("SELECT pg_advisory_unlock(4711)")
             .spans(),
@@ -191,6 +191,8 @@ fn kept(run: i64) -> Vec<Exchange> {
             .query("SELECT pg_advisory_xact_lock(4713)")
             .query("COMMIT")
             .spans(),
+        Exchange::new("kept: pg_backend_pid among the server's own")
+            .query("SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid()"),
         Exchange::new("kept: pg_backend_pid stays the same within a transaction")
             .query("BEGIN")
             .query("SELECT pg_backend_pid() = pg_backend_pid()")
