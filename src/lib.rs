@@ -8,7 +8,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | `base` `error` |
-//! | 1 | `wire` `sql` `topology` |
+//! | 1 | `wire` `sql` `topology` `auth` |
 //! | 2 | `plan` `session` |
 //! | 3 | `planner` `merge` `cache` |
 //! | 4 | `telemetry` |
@@ -27,6 +27,7 @@ pub mod base;
 
 pub mod error;
 
+pub mod auth;
 pub mod sql;
 pub mod topology;
 pub mod wire;

@@ -1,4 +1,8 @@
-//! The start-up conversation with a server: trust, password, md5, SCRAM-SHA-256.
+//! The start-up conversation with a server: trust, password, md5, SCRAM-SHA-256 with and without channel
+//! binding. A certificate is shown in the TLS handshake, before all this.
+//!
+//! A password goes over the network only as a SCRAM proof or an md5 answer. In clear text it is sent over
+//! TLS and within this machine, and nowhere else: a server that asks for it elsewhere may be anybody.
 //!
 //! # Source
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>,
@@ -7,9 +11,10 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 
+use crate::auth::scram::{ClientBinding, ClientExchange, NONCE_BYTES, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
+use crate::auth::{ScramKeys, ServerSecret};
+use crate::base::Secret;
 use crate::net::Framed;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::tag;
@@ -39,8 +44,8 @@ enum Request {
 /// How far a SASL conversation is.
 enum Scram {
     NotStarted,
-    Started(ScramSha256),
-    Answered(ScramSha256),
+    Started(ClientExchange),
+    Answered(ClientExchange),
     Verified,
 }
 
@@ -54,8 +59,10 @@ enum Scram {
 pub(super) async fn start_up(framed: &mut Framed, target: &ConnectTarget) -> Result<Greeting, BackendError> {
     let mut parameters = vec![("user", target.user.as_str()), ("database", target.database.as_str())];
     let is_given = |name: &str| target.parameters.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
-    let defaults = [("application_name", "ostrakon"), ("client_encoding", "UTF8")];
-    parameters.extend(defaults.into_iter().filter(|(name, _)| !is_given(name)));
+    // A session that says nothing of its own must find what PostgreSQL would give it.
+    if !is_given("client_encoding") {
+        parameters.push(("client_encoding", "UTF8"));
+    }
     parameters.extend(target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     encode_startup(framed.output(), &parameters);
     flush(framed, target).await?;
@@ -69,7 +76,10 @@ async fn authenticate(framed: &mut Framed, target: &ConnectTarget) -> Result<(),
         let frame = next(framed, target).await?;
         match frame.tag {
             tag::AUTHENTICATION => {}
-            tag::ERROR_RESPONSE => return Err(BackendError::Refused { node: target.node, error: frame }),
+            tag::ERROR_RESPONSE => {
+                tracing::warn!(node = %target.node, user = %target.user, "a node does not let a role in");
+                return Err(BackendError::Refused { node: target.node, error: frame });
+            }
             tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => continue,
             other => return Err(unexpected(target, other)),
         }
@@ -80,23 +90,23 @@ async fn authenticate(framed: &mut Framed, target: &ConnectTarget) -> Result<(),
             // A server that began SCRAM has to prove that it knows the password before it is believed.
             (Request::Ok, Scram::NotStarted | Scram::Verified) => return Ok(()),
             (Request::Cleartext, Scram::NotStarted) => {
-                let password = password(target)?;
-                write_password(framed.output(), password.as_bytes(), true);
+                write_password(framed, cleartext(framed, target)?.expose().as_bytes(), true);
                 Scram::NotStarted
             }
             (Request::Md5(salt), Scram::NotStarted) => {
-                let hash = md5_hash(target.user.as_bytes(), password(target)?.as_bytes(), salt);
-                write_password(framed.output(), hash.as_bytes(), true);
+                let answer = target.secret.answer_md5(&target.user, salt).ok_or_else(|| nothing_known(target))?;
+                write_password(framed, answer.expose().as_bytes(), true);
                 Scram::NotStarted
             }
             (Request::Sasl(mechanisms), Scram::NotStarted) => begin_scram(framed, target, &mechanisms)?,
             (Request::SaslContinue(challenge), Scram::Started(mut client)) => {
-                client.update(&challenge).map_err(|error| refused(target, &error.to_string()))?;
-                write_password(framed.output(), client.message(), false);
+                let challenge = client.receive(&challenge).map_err(|reason| refused(target, reason))?;
+                let keys = find_keys(target, challenge.salt, challenge.iterations).await?;
+                write_password(framed, &client.answer(&keys), false);
                 Scram::Answered(client)
             }
-            (Request::SaslFinal(proof), Scram::Answered(mut client)) => {
-                client.finish(&proof).map_err(|error| refused(target, &error.to_string()))?;
+            (Request::SaslFinal(proof), Scram::Answered(client)) => {
+                client.finish(&proof).map_err(|reason| refused(target, reason))?;
                 Scram::Verified
             }
             (Request::Other(method), _) => {
@@ -109,18 +119,54 @@ async fn authenticate(framed: &mut Framed, target: &ConnectTarget) -> Result<(),
 }
 
 fn begin_scram(framed: &mut Framed, target: &ConnectTarget, mechanisms: &[String]) -> Result<Scram, BackendError> {
-    if !mechanisms.iter().any(|mechanism| mechanism == SCRAM_SHA_256) {
-        return Err(refused(target, "the server offers no SASL mechanism that is supported"));
+    let offers = |wanted: &str| mechanisms.iter().any(|mechanism| mechanism == wanted);
+    if target.secret.is_none() {
+        return Err(nothing_known(target));
     }
-    let client = ScramSha256::new(password(target)?.as_bytes(), ChannelBinding::unsupported());
-    let first = client.message();
-    let mut body = BytesMut::with_capacity(first.len() + SCRAM_SHA_256.len() + 5);
-    body.put_slice(SCRAM_SHA_256.as_bytes());
+    let end_point = framed.tls().map(|facts| facts.server_end_point.clone());
+    let binding = match end_point {
+        Some(Some(hash)) if offers(SCRAM_SHA_256_PLUS) => ClientBinding::EndPoint(hash),
+        _ if !offers(SCRAM_SHA_256) => {
+            return Err(refused(target, "the server offers no SASL mechanism that is supported"));
+        }
+        // Said so that a server that did offer it notices who has hidden the offer.
+        Some(Some(_)) => ClientBinding::NotOffered,
+        _ => ClientBinding::None,
+    };
+    let mut nonce = [0u8; NONCE_BYTES];
+    getrandom::fill(&mut nonce).map_err(|_| refused(target, "the operating system gives no random numbers"))?;
+    let client = ClientExchange::new(binding, nonce);
+    let first = client.first();
+    let mut body = BytesMut::with_capacity(first.len() + SCRAM_SHA_256_PLUS.len() + 5);
+    body.put_slice(client.mechanism().as_bytes());
     body.put_u8(0);
     body.put_u32(first.len() as u32);
-    body.put_slice(first);
-    write_password(framed.output(), &body, false);
+    body.put_slice(&first);
+    write_password(framed, &body, false);
     Ok(Scram::Started(client))
+}
+
+/// Keys for a server's salt: known from the client's own login, or computed from the password.
+async fn find_keys(target: &ConnectTarget, salt: Vec<u8>, iterations: u32) -> Result<ScramKeys, BackendError> {
+    if let Some(keys) = target.secret.find_keys(&salt, iterations) {
+        return Ok(keys);
+    }
+    if target.secret.known_password().is_none() {
+        return Err(BackendError::OtherVerifier { node: target.node, user: target.user.clone() });
+    }
+    let secret: ServerSecret = target.secret.clone();
+    // Milliseconds of arithmetic, more if the server asks for more iterations.
+    let computed = tokio::task::spawn_blocking(move || secret.derive_keys(&salt, iterations)).await;
+    computed.ok().flatten().ok_or_else(|| nothing_known(target))
+}
+
+/// The password, if it may be sent as it is.
+fn cleartext(framed: &Framed, target: &ConnectTarget) -> Result<Secret, BackendError> {
+    let stays_here = framed.peer().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    if framed.tls().is_none() && !stays_here {
+        return Err(refused(target, "the server asks for the password in clear text, which is sent over TLS only"));
+    }
+    target.secret.known_password().cloned().ok_or_else(|| nothing_known(target))
 }
 
 async fn await_ready(framed: &mut Framed, target: &ConnectTarget) -> Result<Greeting, BackendError> {
@@ -177,7 +223,8 @@ fn read_request(frame: &Frame) -> Option<Request> {
 }
 
 /// PasswordMessage, SASLInitialResponse and SASLResponse share a tag.
-fn write_password(output: &mut BytesMut, body: &[u8], terminated: bool) {
+fn write_password(framed: &mut Framed, body: &[u8], terminated: bool) {
+    let output = framed.output();
     output.put_u8(b'p');
     output.put_u32((4 + body.len() + usize::from(terminated)) as u32);
     output.put_slice(body);
@@ -201,8 +248,8 @@ async fn flush(framed: &mut Framed, target: &ConnectTarget) -> Result<(), Backen
     framed.flush().await.map_err(|error| net_error(target.node, LostWhile::Idle, &error))
 }
 
-fn password(target: &ConnectTarget) -> Result<&str, BackendError> {
-    target.password.as_deref().ok_or_else(|| refused(target, "the server asks for a password and none is configured"))
+fn nothing_known(target: &ConnectTarget) -> BackendError {
+    refused(target, "the server asks for a password, and none is known that it accepts")
 }
 
 fn refused(target: &ConnectTarget, reason: &str) -> BackendError {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
+use crate::auth::ServerSecret;
 use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::tls::Connector;
@@ -35,8 +36,8 @@ pub struct ConnectTarget {
     pub database: String,
     /// Role.
     pub user: String,
-    /// Password, if the server asks for one.
-    pub password: Option<String>,
+    /// What opens the server, if it asks who the proxy is.
+    pub secret: ServerSecret,
     /// More startup parameters, `options` among them; empty in transaction mode, where the settings of
     /// a session are applied to the connection it gets.
     pub parameters: Vec<(String, String)>,
@@ -82,6 +83,10 @@ pub struct Connection {
     pub schema_version: u64,
     /// Id of the unnamed statement; 0: none that is known.
     pub unnamed: u64,
+    /// Process id of the session that used it last.
+    pub last_session: u32,
+    /// NotificationResponses as they came, while somebody wants them.
+    pub notifications: Option<Vec<Frame>>,
     framed: Framed,
     target: Arc<ConnectTarget>,
     key: CancelKey,
@@ -152,8 +157,10 @@ impl Connection {
             settings_key: 0,
             settings: Arc::default(),
             needs_reset: false,
+            notifications: None,
             schema_version: 0,
             unnamed: 0,
+            last_session: 0,
             framed,
             target: Arc::new(target.clone()),
             key: greeting.key,
@@ -255,6 +262,11 @@ impl Connection {
                     self.is_running = false;
                 }
             }
+            tag::NOTIFICATION_RESPONSE => {
+                if let Some(notifications) = &mut self.notifications {
+                    notifications.push(frame.clone());
+                }
+            }
             tag::PARAMETER_STATUS => {
                 if let Some((name, value)) = read_parameter_status(frame) {
                     self.parameters.insert(name, value);
@@ -277,6 +289,7 @@ impl Connection {
             status: &mut self.status,
             prepared: &mut self.prepared,
             unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
             settings_key: &mut self.settings_key,
             schema_version: &mut self.schema_version,
             parameters: &mut self.parameters,
@@ -478,6 +491,7 @@ impl Connection {
     /// Ends the present use: earlier cancel handles do nothing any more. `false`: the connection is not
     /// clean, or a cancel request is on its way that could hit the next user.
     pub fn end_turn(&mut self) -> bool {
+        self.notifications = None;
         let no_cancel_under_way = self.gate.end_turn();
         no_cancel_under_way && self.take_asynchronous() && self.is_clean()
     }
@@ -522,6 +536,7 @@ impl Connection {
         self.prepared.clear();
         self.settings_key = 0;
         self.settings = Arc::default();
+        self.unnamed = 0;
         self.needs_reset = false;
         Ok(())
     }

@@ -42,6 +42,15 @@ pub enum BackendError {
         /// Without secrets.
         reason: String,
     },
+    /// The server's verifier of a role is not the one by which the client proved who it is, so what the
+    /// client's login left does not open it.
+    #[error("node {node} has a SCRAM verifier of its own for role \"{user}\"")]
+    OtherVerifier {
+        /// The server.
+        node: NodeId,
+        /// The role.
+        user: String,
+    },
     /// The connection broke.
     #[error("connection to node {node} lost: {reason}")]
     Lost {
@@ -88,7 +97,9 @@ impl BackendError {
     /// Nothing that was sent over this connection can have run.
     pub fn nothing_ran(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Refused { .. } | Self::Authentication { .. } => true,
+            Self::Connect { .. } | Self::Refused { .. } | Self::Authentication { .. } | Self::OtherVerifier { .. } => {
+                true
+            }
             Self::Lost { during, .. } | Self::Timeout { during, .. } | Self::Protocol { during, .. } => {
                 *during == LostWhile::Idle
             }
@@ -99,7 +110,7 @@ impl BackendError {
     pub fn connect_failure(&self) -> ConnectFailure {
         let Self::Refused { error, .. } = self else {
             return match self {
-                Self::Authentication { .. } => ConnectFailure::Refused,
+                Self::Authentication { .. } | Self::OtherVerifier { .. } => ConnectFailure::Refused,
                 _ => ConnectFailure::Unavailable,
             };
         };
@@ -116,6 +127,9 @@ impl BackendError {
 
     /// The error in the client's words.
     pub fn to_client_error(&self, shard: &str) -> ClientError {
+        if let Self::OtherVerifier { node, user } = self {
+            return other_verifier(shard, *node, user);
+        }
         let detail = match self {
             Self::Refused { node, error } => {
                 let message = crate::wire::server_message::read_error(&error.body())
@@ -144,6 +158,19 @@ impl BackendError {
             .with_hint("Whether the statement completed is not known; outside of a transaction block it may have.")
         }
     }
+}
+
+fn other_verifier(shard: &str, node: NodeId, user: &str) -> ClientError {
+    let text = format!("role \"{user}\" has another SCRAM verifier on shard \"{shard}\"");
+    ClientError::new(ErrorId::InvalidAuthorization, text)
+        .with_detail(format!(
+            "The client's login opens servers with the verifier that it was checked against; node {node} has a \
+             different salt for the same role."
+        ))
+        .with_hint(
+            "Give the role one verifier on all shards: copy rolpassword of pg_authid with ALTER ROLE ... PASSWORD \
+             through the proxy. Or write the role's password in [[users]].",
+        )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::net::deadline;
 use crate::wire::frame::Frame;
 
 use super::gate::Gate;
-use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Pool, PoolError, PoolLease};
+use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Member, Pool, PoolError, PoolLease};
 use super::{BackendError, ConnectTarget, Connection};
 
 /// How pools are made.
@@ -110,6 +110,10 @@ impl Connector for ServerConnector {
         connection.is_usable()
     }
 
+    fn label(&self, connection: &Connection) -> u32 {
+        connection.pid()
+    }
+
     fn is_clean(&self, connection: &Connection) -> bool {
         connection.is_clean() && !connection.needs_reset
     }
@@ -168,6 +172,8 @@ pub struct PoolStats {
     pub size: usize,
     /// Its places.
     pub counts: Counts,
+    /// Its connections by age; their labels are process ids of the server.
+    pub members: Vec<Member>,
 }
 
 type ServerPool = Arc<Pool<ServerConnector>>;
@@ -194,7 +200,7 @@ impl Pools {
     /// A connection to the target, pooled by node, database and user; one with other startup parameters
     /// is never given.
     ///
-    /// A target whose address or password has changed gets a new pool; connections of the old one are
+    /// A target whose address or secret has changed gets a new pool; connections of the old one are
     /// closed when they come back.
     ///
     /// # Errors
@@ -262,7 +268,14 @@ impl Pools {
         let stats_of = |pool: &ServerPool| {
             let target = &pool.connector().target;
             let (database, user) = (target.database.clone(), target.user.clone());
-            PoolStats { node: target.node, database, user, size: pool.size(), counts: pool.counts() }
+            PoolStats {
+                node: target.node,
+                database,
+                user,
+                size: pool.size(),
+                counts: pool.counts(),
+                members: pool.members(),
+            }
         };
         let mut stats: Vec<PoolStats> = self.all().iter().map(stats_of).collect();
         stats.sort_by(|a, b| (a.node, &a.database, &a.user).cmp(&(b.node, &b.database, &b.user)));
@@ -310,6 +323,6 @@ fn is_same_server(pool: &ServerPool, target: &ConnectTarget) -> bool {
     is_same_user(pool, target)
         && own.port == target.port
         && own.host == target.host
-        && own.password == target.password
+        && own.secret == target.secret
         && own.tls == target.tls
 }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use crate::backend::connection::Rows;
 use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
-use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility};
+use crate::topology::schema::{
+    Column, ColumnDefault, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, UniqueKey, Volatility,
+};
 use crate::wire::frame::Frame;
 
 /// The database's default collation. `to_jsonb`, since the columns' names differ between versions.
@@ -133,6 +135,41 @@ pub async fn read_schema(connection: &mut Connection) -> Result<Schema, SchemaEr
         return Err(SchemaError::Postgres(error));
     }
     build_schema(results.statements.into_iter().map(|(rows, _)| rows).collect())
+}
+
+/// What holds for relations that all sessions see, in the queries above.
+const PERMANENT: &str = "c.relpersistence <> 't' AND pg_catalog.left(n.nspname::text, 3) <> 'pg_' \
+    AND n.nspname NOT IN ('information_schema', 'ostrakon')";
+
+/// Reads the temporary tables of a connection, under [`TEMPORARY_SCHEMA`].
+///
+/// # Errors
+/// As [`read_schema`].
+///
+/// # Cancel safety
+/// That of [`Connection::simple`].
+pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relation>>, SchemaError> {
+    let own = "c.relnamespace = pg_catalog.pg_my_temp_schema()";
+    let queries = [RELATIONS_SQL, COLUMNS_SQL].map(|query| query.replace(PERMANENT, own));
+    let results = connection.simple_several(&queries.join(";")).await?;
+    if let Some(error) = results.error {
+        return Err(SchemaError::Postgres(error));
+    }
+    let rows: Vec<Rows> = results.statements.into_iter().map(|(rows, _)| rows).collect();
+    let [relations, columns]: [Rows; 2] = rows.try_into().map_err(|_| SchemaError::Malformed("number of results"))?;
+    let mut builder = Builder::read_relations(&relations)?;
+    builder.add_columns(&columns, false)?;
+    let tables = builder
+        .relations
+        .into_values()
+        .filter(|relation| matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned));
+    Ok(tables
+        .map(|mut relation| {
+            TEMPORARY_SCHEMA.clone_into(&mut relation.name.schema);
+            relation.parent = None;
+            Arc::new(relation)
+        })
+        .collect())
 }
 
 /// Builds the schema from the rows of [`schema_queries`]; its version is 0, the caller counts.
@@ -373,6 +410,13 @@ mod tests {
         }
         for locale in ["en_US.UTF-8", "und", "", "C.ISO-8859-1"] {
             assert!(!is_bytewise_locale(locale), "{locale}");
+        }
+    }
+
+    #[test]
+    fn the_queries_hold_the_words_that_temporary_tables_replace() {
+        for query in [RELATIONS_SQL, COLUMNS_SQL] {
+            assert!(query.contains(PERMANENT), "{query}");
         }
     }
 

@@ -5,8 +5,10 @@
 pub mod datetime;
 pub mod ids;
 pub mod numeric;
+pub mod secret;
 
 pub use ids::{BucketId, Epoch, NodeId, ShardId, Term};
+pub use secret::Secret;
 
 /// Checks a numbered invariant of `docs/INVARIANTS.md`.
 ///

@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::Failure;
 use super::output::{self, Output};
-use crate::config::{Config, ConfigError};
+use crate::backend::{ServersTls, ServersTlsSettings};
+use crate::config::{Config, ConfigError, Position};
+use crate::net::tls::{Acceptor, TlsError};
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -21,7 +23,7 @@ pub struct CheckArguments {
 pub fn run(arguments: &CheckArguments, output: Output) -> Result<(), Failure> {
     let name = arguments.config.display().to_string();
     let errors = match Config::parse(&read(&arguments.config)?, &name) {
-        Ok(config) => {
+        Ok(config) if certificate_errors(&config).is_empty() => {
             let nodes: usize = config.shards.iter().map(|shard| shard.nodes.len()).sum();
             return match output {
                 Output::Json => output::json(&serde_json::json!({ "file": name, "valid": true, "errors": [] })),
@@ -30,6 +32,7 @@ pub fn run(arguments: &CheckArguments, output: Output) -> Result<(), Failure> {
                 }
             };
         }
+        Ok(config) => certificate_errors(&config),
         Err(errors) => errors,
     };
     if output == Output::Json {
@@ -46,6 +49,29 @@ pub fn run(arguments: &CheckArguments, output: Output) -> Result<(), Failure> {
         return Err(Failure::new(format!("{name} has {} mistakes", errors.len())));
     }
     Err(mistakes(&name, &errors))
+}
+
+/// What is wrong with the certificates that a configuration names: they have to be there and to fit.
+fn certificate_errors(config: &Config) -> Vec<ConfigError> {
+    let clients = config.tls.accept.clone().map(|settings| (config.tls.position, Acceptor::load(settings).err()));
+    let servers = (config.servers_tls.position, ServersTls::load(&servers_tls(config)).err());
+    let error_at = |(position, error): (Position, Option<TlsError>)| {
+        error.map(|error| ConfigError {
+            file_name: config.file_name.clone(),
+            line: position.line,
+            column: position.column,
+            message: error.to_string(),
+            hint: None,
+        })
+    };
+    clients.into_iter().chain([servers]).filter_map(error_at).collect()
+}
+
+/// TLS towards the nodes, as the configuration has it.
+pub fn servers_tls(config: &Config) -> ServersTlsSettings {
+    let nodes = config.shards.iter().flat_map(|shard| &shard.nodes);
+    let modes = nodes.filter_map(|node| Some((node.name.clone(), node.tls?))).collect();
+    ServersTlsSettings { all: config.servers_tls.connect.clone(), modes }
 }
 
 /// Reads a configuration.

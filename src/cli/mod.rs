@@ -13,6 +13,7 @@ mod explain;
 mod failure;
 mod keep;
 mod output;
+mod passwords;
 mod progress;
 mod proxy;
 mod serve;

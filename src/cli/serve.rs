@@ -11,10 +11,10 @@ use super::directory::Lock;
 use super::output::{self, Output};
 use super::proxy::Proxy;
 use super::signals::StopSignals;
-use super::{Failure, check};
+use super::{Failure, check, passwords};
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
-use crate::frontend::ClientLimits;
+use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::store::{self, EmbeddedStore, Store};
@@ -38,7 +38,7 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     port::check_free(listen, " or change [proxy] listen")?;
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&directory.join("store.redb"))?);
     let epoch = bring_up_to_date(&config, &arguments.config, store.as_ref()).await?;
-    let starting = Proxy::start(settings(&config, listen), store);
+    let starting = Proxy::start(settings(&config, &arguments.config, listen)?, store);
     let mut proxy = tokio::select! {
         proxy = starting => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the proxy was ready")),
@@ -83,11 +83,11 @@ async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
     addresses.next().ok_or_else(|| failure("the name has none".to_owned()))
 }
 
-fn settings(config: &Config, listen: SocketAddr) -> Settings {
+fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings, Failure> {
     let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    Settings {
-        control_password: config.control.password.as_ref().map(|password| password.expose().to_owned()),
-        passwords: of_users(config, |user| user.password.as_ref().map(|password| password.expose().to_owned())),
+    Ok(Settings {
+        control_password: passwords::control(config, path)?,
+        access: passwords::access(config, path)?,
         pool: PoolSettings {
             size: config.pool.size,
             user_sizes: of_users(config, |user| user.pool_size),
@@ -108,8 +108,21 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
             users: of_users(config, |user| user.clients_max),
             reserved: config.proxy.clients_reserved,
         },
+        clients_tls: config.tls.accept.clone(),
+        login: LoginSettings {
+            tls: None,
+            tls_required: config.tls.required,
+            timeout_ms: milliseconds(config.proxy.login_timeout),
+            max: config.proxy.logins_max,
+        },
+        session_limits: SessionLimits {
+            message_bytes_max: config.proxy.message_bytes_max,
+            idle_transaction_ms: config.proxy.idle_transaction_timeout.map(milliseconds),
+        },
+        servers_tls: check::servers_tls(config),
+        reload_on_hangup: true,
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
-    }
+    })
 }
 
 /// What users have that is of their own, by name.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::error::{Position, Report, nearest};
+use super::tls::CA_HINT;
 use super::{Config, NodeConfig, TablePlacement};
+use crate::net::tls::TlsMode;
 use crate::topology::Role;
 use crate::topology::validate::is_name;
 
@@ -63,6 +65,11 @@ fn check_nodes(config: &Config, report: &mut Report) {
     for node in nodes() {
         if !node.name.is_empty() && !is_name(&node.name) {
             report.at(node.position, format!("{:?} cannot be the name of a node", node.name), Some(NAME_HINT.into()));
+        }
+    }
+    for node in nodes().filter(|node| node.tls.is_some_and(TlsMode::verifies)) {
+        if config.servers_tls.connect.ca.is_none() {
+            report.at(node.position, format!("the TLS of node {} needs a CA", node.name), Some(CA_HINT.to_owned()));
         }
     }
     let names = nodes().filter(|node| !node.name.is_empty());

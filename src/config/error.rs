@@ -14,6 +14,13 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Default for Position {
+    /// The start of the file.
+    fn default() -> Self {
+        Self { line: 1, column: 1 }
+    }
+}
+
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {

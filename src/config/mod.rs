@@ -6,22 +6,27 @@
 //! Must not know: files (the caller reads them), the store, what runs. Only `server` and `cli` import
 //! this room; settings flow up to the rooms as their own types.
 
+mod auth;
 mod check;
 mod error;
 mod read;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod topology;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::net::tls::TlsMode;
 use crate::session::PoolMode;
 use crate::topology::{Role, TableName};
 
+pub use crate::base::Secret;
+pub use auth::{AuthConfig, AuthQuery, PasswordSource};
 pub use error::{ConfigError, Position};
+pub use tls::{ServersTlsConfig, TlsConfig};
 
 /// A whole `ostrakon.toml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +39,12 @@ pub struct Config {
     pub pool: PoolConfig,
     /// `[control]`
     pub control: ControlConfig,
+    /// `[auth]`, `[[hba]]`, `[[ident]]`
+    pub auth: AuthConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
+    /// `[servers_tls]`
+    pub servers_tls: ServersTlsConfig,
     /// `[[users]]`
     pub users: Vec<UserConfig>,
     /// `[keyspace] key_columns`: a table that has all columns of an entry is sharded by it.
@@ -59,6 +70,14 @@ pub struct ProxyConfig {
     pub clients_max_per_user: usize,
     /// Clients beyond `clients_max` that may connect to the admin database; default 3.
     pub clients_reserved: usize,
+    /// Most clients at a time that have connected and not logged in; default 1,000.
+    pub logins_max: usize,
+    /// How long a login may take; default 60 s.
+    pub login_timeout: Duration,
+    /// Longest message of a client in bytes; default 1 GiB.
+    pub message_bytes_max: usize,
+    /// A session that does nothing inside a transaction for so long is ended; default: never.
+    pub idle_transaction_timeout: Option<Duration>,
 }
 
 /// `[pool]`: connections to the nodes.
@@ -90,7 +109,7 @@ pub struct ControlConfig {
     /// Role; default `postgres`.
     pub user: String,
     /// Password; none for trust and peer.
-    pub password: Option<Secret>,
+    pub password: Option<PasswordSource>,
 }
 
 /// `[[users]]`: a role that clients may connect as.
@@ -98,8 +117,8 @@ pub struct ControlConfig {
 pub struct UserConfig {
     /// Role.
     pub name: String,
-    /// Its password on the nodes; none for trust.
-    pub password: Option<Secret>,
+    /// Its password, for clients that come as this role and on the nodes; a verifier is for clients only.
+    pub password: Option<PasswordSource>,
     /// When its sessions give their connections back; default: that of `[pool]`.
     pub pool_mode: Option<PoolMode>,
     /// Most connections to one node for this user; default: that of `[pool]`.
@@ -136,6 +155,8 @@ pub struct NodeConfig {
     pub zone: String,
     /// Its part when the cluster is first made; afterwards the store knows better.
     pub role: Role,
+    /// Whether it is spoken to under TLS; default: as `[servers_tls]` says.
+    pub tls: Option<TlsMode>,
     /// Where it is written.
     pub position: Position,
 }
@@ -166,28 +187,6 @@ pub enum TablePlacement {
         /// `home = "s1"`
         home: Option<String>,
     },
-}
-
-/// Text that must not appear in logs or messages.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(secret)")
-    }
 }
 
 impl Config {

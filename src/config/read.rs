@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::auth;
 use super::error::{Report, nearest};
 use super::reader::{At, Section};
+use super::tls;
 use super::{
-    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, Secret, ShardConfig, TableConfig, TablePlacement,
-    UserConfig,
+    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement, UserConfig,
 };
 use crate::session::PoolMode;
 use crate::topology::ring::WEIGHT_NORMAL;
 use crate::topology::{Role, TableName};
+use crate::wire::limits::MESSAGE_BYTES_MAX;
 
 /// Milliseconds of a day: no timeout is longer.
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
@@ -38,6 +40,9 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     let proxy = read_proxy(root.section("proxy", report), report);
     let pool = read_pool(root.section("pool", report), report);
     let control = read_control(root.section("control", report), report);
+    let auth = auth::read(&mut root, report);
+    let tls = tls::read_tls(root.section("tls", report), report);
+    let servers_tls = tls::read_servers_tls(root.section("servers_tls", report), report);
     let users = root.sections("users", "users", report).into_iter().filter_map(|section| read_user(section, report));
     let users = users.collect();
     let key_columns = root.section("keyspace", report).map(|section| read_keyspace(section, report));
@@ -52,6 +57,9 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
         proxy,
         pool,
         control,
+        auth,
+        tls,
+        servers_tls,
         users,
         key_columns: key_columns.unwrap_or_default(),
         shards,
@@ -67,6 +75,10 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
         clients_max: 1_000,
         clients_max_per_user: CLIENTS_MAX as usize,
         clients_reserved: 3,
+        logins_max: 1_000,
+        login_timeout: Duration::from_secs(60),
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        idle_transaction_timeout: None,
     };
     let Some(mut section) = section else {
         let hint = "add a section [proxy] with data and database".to_owned();
@@ -91,6 +103,12 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     proxy.clients_max = number("clients_max", 1..=CLIENTS_MAX, 1_000);
     proxy.clients_max_per_user = number("clients_max_per_user", 1..=CLIENTS_MAX, CLIENTS_MAX);
     proxy.clients_reserved = number("clients_reserved", 0..=1_000, 3);
+    proxy.logins_max = number("logins_max", 1..=CLIENTS_MAX, 1_000);
+    proxy.message_bytes_max = number("message_bytes_max", 65_536..=MESSAGE_BYTES_MAX as u64, MESSAGE_BYTES_MAX as u64);
+    proxy.login_timeout =
+        Duration::from_millis(section.integer("login_timeout_ms", 100..=TIMEOUT_MS_MAX, 60_000, report));
+    let idle = section.integer("idle_transaction_timeout_ms", 0..=TIMEOUT_MS_MAX, 0, report);
+    proxy.idle_transaction_timeout = (idle > 0).then(|| Duration::from_millis(idle));
     section.finish(report);
     proxy
 }
@@ -134,19 +152,15 @@ fn read_control(section: Option<Section>, report: &mut Report) -> ControlConfig 
     if let Some(user) = section.text("user", report) {
         control.user = user.value;
     }
-    control.password = read_password(&mut section, report);
+    control.password = auth::read_password(&mut section, report);
     section.finish(report);
     control
-}
-
-fn read_password(section: &mut Section, report: &mut Report) -> Option<Secret> {
-    section.text("password", report).map(|password| Secret::new(password.value))
 }
 
 fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
     let position = section.position(report);
     let name = section.required_text("name", "app", report);
-    let password = read_password(&mut section, report);
+    let password = auth::read_password(&mut section, report);
     let pool_mode = read_mode(&mut section, "pool_mode", report);
     let pool_size = section.optional_integer("pool_size", 1..=POOL_SIZE_MAX, report).map(|size| size as usize);
     let clients_max = section.optional_integer("clients_max", 1..=CLIENTS_MAX, report).map(|max| max as usize);
@@ -217,8 +231,9 @@ fn read_node(mut section: Section, first: bool, report: &mut Report) -> NodeConf
             default
         }
     });
+    let tls = tls::read_mode(&mut section, "tls", report);
     section.finish(report);
-    NodeConfig { name, host, port, zone, role, position }
+    NodeConfig { name, host, port, zone, role, tls, position }
 }
 
 fn read_table(mut section: Section, report: &mut Report) -> Option<TableConfig> {

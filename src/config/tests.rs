@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::{Epoch, ShardId};
+use crate::net::tls::TlsVersion;
 use crate::topology::Topology;
 use crate::topology::validate::validate;
 
@@ -81,6 +82,11 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "clients_max",
         "clients_max_per_user",
         "clients_reserved",
+        "logins_max",
+        "login_timeout_ms",
+        "message_bytes_max",
+        "idle_transaction_timeout_ms",
+        "version_min",
         "mode",
         "size",
         "size_min",
@@ -90,6 +96,8 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "lifetime_ms",
         "connects_max",
         "connects_per_s",
+        "auth_query_ttl_ms",
+        "cleartext_without_tls",
         "user",
     ];
     let written: String = text
@@ -101,7 +109,9 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         .collect();
     assert_ne!(written, text);
     let written = parse(&written).unwrap();
+    assert_eq!(written.auth, config.auth);
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
+    assert_eq!(written.servers_tls, config.servers_tls);
 }
 
 #[test]
@@ -115,6 +125,45 @@ fn a_user_has_limits_and_a_mode_of_its_own() {
     let limits = |user: &UserConfig| (user.pool_mode, user.pool_size, user.clients_max);
     assert_eq!(limits(&config.users[0]), (Some(PoolMode::Statement), Some(5), Some(50)));
     assert_eq!(limits(&config.users[1]), (None, None, None));
+}
+
+#[test]
+fn tls_is_used_when_there_is_a_certificate() {
+    assert_eq!(parse(SOUND).unwrap().tls, TlsConfig::default());
+    assert_eq!(parse(SOUND).unwrap().servers_tls.connect.mode, TlsMode::Prefer);
+    let pair = "certificate = \"s.crt\"\nkey = \"s.key\"\n";
+    let read = |rest: &str| parse(&format!("{SOUND}[tls]\n{pair}{rest}")).unwrap().tls;
+    let own = read("").accept.unwrap();
+    assert_eq!((own.certificate.to_str(), own.key.to_str(), own.client_ca), (Some("s.crt"), Some("s.key"), None));
+    assert_eq!((read("").required, read("mode = \"require\"\n").required), (false, true));
+    assert_eq!(read("mode = \"disable\"\n").accept, None);
+    let old = read("client_ca = \"ca.crt\"\nversion_min = \"1.3\"\n").accept.unwrap();
+    assert_eq!((old.client_ca.unwrap().to_str(), old.oldest), (Some("ca.crt"), TlsVersion::V1_3));
+    let text = SOUND.replacen("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ntls = \"disable\"", 1);
+    let nodes = parse(&text).unwrap().shards[0].nodes.iter().map(|node| node.tls).collect::<Vec<_>>();
+    assert_eq!(nodes, [None, Some(TlsMode::Disable)]);
+}
+
+#[test]
+fn tls_that_cannot_be_is_refused() {
+    assert_eq!(
+        appended("[tls]\nmode = \"require\"\n"),
+        "o.toml:22:1: [tls] has no certificate\n  \
+         hint: add certificate = \"/etc/ostrakon/server.crt\" and key = \"/etc/ostrakon/server.key\""
+    );
+    assert_eq!(
+        appended("[tls]\ncertificate = \"s.crt\"\n"),
+        "o.toml:22:1: the certificate has no key\n  hint: add key = \"…/server.key\""
+    );
+    assert_eq!(
+        appended("[servers_tls]\nmode = \"verify-full\"\nversion_min = \"1.1\"\n"),
+        "o.toml:22:1: mode verify-full needs a CA\n  hint: add ca = \"/etc/ostrakon/root.crt\" to [servers_tls]\n\
+         o.toml:24:15: unknown version_min 1.1\n  hint: did you mean 1.2?"
+    );
+    assert_eq!(
+        replaced("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ntls = \"verify-ca\""),
+        "o.toml:10:1: the TLS of node s1b needs a CA\n  hint: add ca = \"/etc/ostrakon/root.crt\" to [servers_tls]"
+    );
 }
 
 #[test]
@@ -139,6 +188,24 @@ fn a_pool_keeps_no_more_ready_than_it_holds() {
 }
 
 #[test]
+fn the_reference_of_pools_shows_the_defaults_of_the_example() {
+    let example = include_str!("../../docs/operate/ostrakon.example.toml");
+    let reference = include_str!("../../docs/reference/pools.md");
+    let mut shown = 0;
+    for row in reference.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, setting, default, ..] = cells.as_slice() else { continue };
+        let Some(key) = setting.trim_matches('`').split(' ').next_back().filter(|_| default.parse::<u64>().is_ok())
+        else {
+            continue;
+        };
+        assert!(example.contains(&format!("\n# {key} = {default}\n")), "{key}: {default} is not what the example says");
+        shown += 1;
+    }
+    assert_eq!(shown, 11);
+}
+
+#[test]
 fn broken_toml_is_shown_where_it_breaks() {
     assert_eq!(replaced("\"app\"", "app"), "o.toml:3:12: string values must be quoted, expected literal string");
     assert!(parse("[proxy").unwrap_err().starts_with("o.toml:1:7: "));
@@ -156,7 +223,7 @@ fn an_unknown_key_gets_the_nearest_known_one() {
     assert_eq!(appended("[pol]\nsize = 3\n"), "o.toml:22:2: unknown key pol\n  hint: did you mean pool?");
     assert_eq!(
         replaced("host = \"10.0.0.2\"", "host = \"10.0.0.2\"\ncolour = 1"),
-        "o.toml:13:1: unknown key colour in [[shards.nodes]]\n  hint: known here: name, host, port, zone, role"
+        "o.toml:13:1: unknown key colour in [[shards.nodes]]\n  hint: known here: name, host, port, zone, role, tls"
     );
 }
 
@@ -302,7 +369,7 @@ fn passwords_are_not_printed() {
     let config =
         parse(&format!("{SOUND}[control]\npassword = \"hunter2\"\n[[users]]\nname = \"a\"\npassword = \"hunter2\"\n"));
     let config = config.unwrap();
-    assert_eq!(config.control.password.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(config.control.password, Some(PasswordSource::Text(Secret::new("hunter2"))));
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -390,4 +457,68 @@ fn reconciling_twice_changes_once() {
     let text = SOUND.replacen("10.0.0.2", "10.0.0.9", 1);
     let once = reconciled(&text, &stored()).unwrap();
     assert_eq!(reconciled(&text, &once).unwrap(), once);
+}
+
+const IDENT: &str = "[[ident]]\nmap = \"m\"\ncommon_name = \"Bob Smith\"\nuser = \"bob\"\n";
+
+#[test]
+fn rules_keep_their_order_and_their_words() {
+    let text = format!(
+        "{SOUND}{IDENT}[[hba]]\ntype = \"hostssl\"\ndatabase = \"app\"\nuser = [\"bob\", \"eve\"]\naddress = \"10.0.0.0/8\"\n\
+         method = \"cert\"\nmap = \"m\"\n[[hba]]\ntype = \"local\"\nmethod = \"reject\"\n[[hba]]\ntype = \"hostssl\"\n\
+         address = \"all\"\nmethod = \"scram-sha-256\"\nclientcert = \"verify-ca\"\n"
+    );
+    let auth = parse(&text).unwrap().auth;
+    let rules = auth.rules.unwrap();
+    let methods: Vec<&str> = rules.iter().map(|rule| rule.method.name()).collect();
+    assert_eq!(methods, ["cert", "reject", "scram-sha-256"]);
+    assert_eq!((rules[0].users.names.len(), rules[0].databases.all, rules[1].users.all), (2, false, true));
+    assert_eq!(rules[0].map.as_deref(), Some("m"));
+    assert_eq!(rules[2].certificate, Some(crate::auth::CertificateCheck::VerifyCa));
+    assert_eq!(parse(SOUND).unwrap().auth.rules, None);
+}
+
+#[test]
+fn a_rule_that_cannot_be_kept_is_refused_where_it_stands() {
+    let rule = |lines: &str| appended(&format!("{IDENT}[[hba]]\n{lines}\n"));
+    let sound = "type = \"host\"\naddress = \"all\"\nmethod = \"md5\"\n";
+    assert_eq!(rule(sound), "");
+    for (lines, mistake) in [
+        ("address = \"all\"\nmethod = \"md5\"", "o.toml:26:1: type is missing in [[hba]]"),
+        ("type = \"host\"\naddress = \"all\"", "o.toml:26:1: method is missing in [[hba]]"),
+        ("type = \"host\"\nmethod = \"md5\"", "o.toml:26:1: address is missing in [[hba]]"),
+        ("type = \"hosts\"\naddress = \"all\"\nmethod = \"md5\"", "unknown type hosts\n  hint: did you mean host?"),
+        ("type = \"host\"\naddress = \"all\"\nmethod = \"scram\"", "unknown method scram\n  hint: known are trust"),
+        ("type = \"host\"\naddress = \"db.example.com\"\nmethod = \"md5\"", "address is none: \"db.example.com\""),
+        ("type = \"local\"\naddress = \"all\"\nmethod = \"md5\"", "a local rule has no address"),
+        (&format!("{sound}user = \"+staff\""), "groups are not supported"),
+        (&format!("{sound}user = \"/^a\""), "regular expressions are not supported"),
+        (&format!("{sound}database = [\"app\", \"replication\"]"), "replication is not supported"),
+        (&format!("{sound}clientcert = \"verify-ca\""), "clientcert can only be configured for hostssl rules"),
+        (&format!("{sound}map = \"m\""), "map is for certificates only"),
+        ("type = \"host\"\naddress = \"all\"\nmethod = \"cert\"", "cert authentication is only supported on hostssl"),
+        ("type = \"hostssl\"\naddress = \"all\"\nmethod = \"cert\"\nmap = \"x\"", "there is no map x"),
+    ] {
+        let found = rule(lines);
+        assert!(found.contains(mistake), "{lines}\n{found}");
+    }
+}
+
+#[test]
+fn a_password_is_in_one_place_only() {
+    let user = |lines: &str| appended(&format!("[[users]]\nname = \"a\"\n{lines}"));
+    assert_eq!(user("password_file = \"secret\"\n"), "");
+    assert_eq!(user("password_env = \"SECRET\"\n"), "");
+    assert!(user("password = \"hunter2\"\npassword_env = \"SECRET\"\n").contains("the password is there twice"));
+    assert!(user("password = \"\"\n").contains("the password is empty"));
+    assert!(!user("password = \"hunter2\"\npassword_env = \"S\"\n").contains("hunter2"));
+}
+
+#[test]
+fn a_query_for_verifiers_asks_for_somebody() {
+    assert!(appended("[auth]\nauth_query = \"SELECT 1\"\n").contains("auth_query has no $1"));
+    let auth = parse(&format!("{SOUND}[auth]\nauth_query = \"pg_authid\"\nadmin_users = \"dba\"\n")).unwrap().auth;
+    assert_eq!(auth.auth_query, Some(AuthQuery::Catalog));
+    assert_eq!(auth.auth_query_ttl, Duration::from_secs(10));
+    assert_eq!(auth.admin_users, Some(vec!["dba".to_owned()]));
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Config, SimpleQueryMessage, Socket};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Config, Row, SimpleQueryMessage, Socket};
 
+use super::roles::Column;
 use crate::backend::ConnectTarget;
 use crate::backend::connection::Rows;
-use crate::base::NodeId;
+use crate::base::{NodeId, Secret};
 use crate::net::deadline;
 
 use super::tls::{ControlStream, ControlTls};
@@ -119,6 +121,31 @@ impl ControlClient {
         Ok(rows)
     }
 
+    /// The first row of a query with one text parameter, which is never part of the statement's text.
+    ///
+    /// # Units
+    /// `limit_ms` in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::rows`].
+    pub async fn first_row(
+        &self,
+        sql: &str,
+        parameter: &str,
+        limit_ms: u64,
+    ) -> Result<Option<Vec<Column>>, ControlError> {
+        let parameters: [&(dyn ToSql + Sync); 1] = [&parameter];
+        let rows = deadline("a control statement", limit_ms, self.client.query(sql, &parameters))
+            .await
+            .map_err(|late| ControlError::Timeout { node: self.node(), what: late.what, after_ms: late.after_ms })?
+            .map_err(|error| translate(self.node(), &error))?;
+        let columns = |row: &Row| (0..row.len()).map(|at| row.try_get(at).unwrap_or(Column::Other)).collect();
+        Ok(rows.first().map(columns))
+    }
+
     /// Where it is connected to.
     pub fn target(&self) -> &ConnectTarget {
         &self.target
@@ -132,6 +159,27 @@ impl ControlClient {
     /// It has been lost.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+}
+
+impl<'a> FromSql<'a> for Column {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match *kind {
+            Type::TIMESTAMPTZ | Type::TIMESTAMP => Self::Time(i64::from_sql(&Type::INT8, raw)?),
+            Type::BOOL => Self::Flag(bool::from_sql(kind, raw)?),
+            Type::TEXT | Type::VARCHAR | Type::NAME | Type::BPCHAR | Type::UNKNOWN => {
+                Self::Text(Secret::new(std::str::from_utf8(raw)?))
+            }
+            _ => Self::Other,
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
     }
 }
 
@@ -150,8 +198,8 @@ async fn open(target: &ConnectTarget) -> Result<Opened, tokio_postgres::Error> {
         .application_name("ostrakon control")
         .ssl_mode(tls.mode())
         .connect_timeout(Duration::from_millis(target.connect_timeout_ms));
-    if let Some(password) = &target.password {
-        config.password(password);
+    if let Some(password) = target.secret.known_password() {
+        config.password(password.expose());
     }
     match config.connect(tls.clone()).await {
         Err(error) if tls.mode() == SslMode::Prefer && error.as_db_error().is_none() => {

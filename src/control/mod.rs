@@ -5,5 +5,6 @@
 pub mod client;
 pub mod probe;
 pub mod recovery;
+pub mod roles;
 pub mod sequences;
 mod tls;

@@ -66,6 +66,8 @@ pub enum ErrorId {
     LimitExceeded,
     /// The transaction is aborted; only ROLLBACK is accepted.
     InFailedTransaction,
+    /// A transaction was left idle for too long.
+    IdleInTransaction,
     /// The statement needs a transaction block.
     NoActiveTransaction,
     /// The statement cannot run inside a transaction block.
@@ -82,7 +84,9 @@ pub enum ErrorId {
     UndefinedDatabase,
     /// The client may not connect.
     InvalidAuthorization,
-    /// The role may not do that.
+    /// The client could not prove who it is.
+    InvalidPassword,
+    /// The role may not do this.
     InsufficientPrivilege,
     /// Text is not valid in its encoding.
     InvalidEncoding,
@@ -147,6 +151,7 @@ impl ErrorId {
             Self::MergeBudgetExceeded => ("merge_budget_exceeded", "53200", Client, Useless),
             Self::LimitExceeded => ("limit_exceeded", "54000", Client, Useless),
             Self::InFailedTransaction => ("in_failed_transaction", "25P02", Client, Useless),
+            Self::IdleInTransaction => ("idle_in_transaction", "25P03", Client, Safe),
             Self::NoActiveTransaction => ("no_active_transaction", "25P01", Client, Useless),
             Self::ActiveTransaction => ("active_transaction", "25001", Client, Useless),
             Self::UndefinedPreparedStatement => ("undefined_prepared_statement", "26000", Client, Useless),
@@ -155,6 +160,7 @@ impl ErrorId {
             Self::UndefinedSavepoint => ("undefined_savepoint", "3B001", Client, Useless),
             Self::UndefinedDatabase => ("undefined_database", "3D000", Client, Useless),
             Self::InvalidAuthorization => ("invalid_authorization", "28000", Client, Useless),
+            Self::InvalidPassword => ("invalid_password", "28P01", Client, Useless),
             Self::InsufficientPrivilege => ("insufficient_privilege", "42501", Client, Useless),
             Self::InvalidEncoding => ("invalid_encoding", "22021", Client, Useless),
             Self::InvalidTextRepresentation => ("invalid_text_representation", "22P02", Client, Useless),

@@ -76,7 +76,7 @@ impl Session {
     async fn read_committed_schema(&mut self, home: ShardId) -> Result<Schema, Failure> {
         let held = self.links.contains_key(&home);
         let outcome = self.schema_seen_on(home).await;
-        if !held && !self.transaction.is_open() {
+        if !held && !self.transaction.is_open() && !self.keeps(home) {
             self.cancel.remove(home);
             self.links.remove(&home);
         }
@@ -90,8 +90,8 @@ impl Session {
         if self.own_schema.is_some() || self.transaction.is_failed() {
             return Ok(());
         }
-        let schema = self.cluster.schema.load();
-        if !crate::planner::names_unknown_relation(&schema, &self.search_path, statement) {
+        let schema = self.schema();
+        if !crate::planner::names_unknown_relation(&schema, &self.planning_path(), statement) {
             return Ok(());
         }
         // Answers that are owed come first; a connection that is held is asked in its transaction.

@@ -31,12 +31,14 @@ impl Session {
         if plan.class > Class::Read && !plan.outside_transaction {
             self.open_block().await?;
         }
+        let text = self.with_one_verifier(parsed).await?;
+        let text = text.as_deref().unwrap_or(&parsed.text);
         let mut count = 0;
         let mut first: Option<Done> = None;
         for shard in shards {
             let is_first = first.is_none();
             let show = Show { header: is_first && mode.describes(), rows: is_first || sum, notices: is_first || sum };
-            let done = self.exchange(client, *shard, &parsed.text, mode, show).await?;
+            let done = self.exchange(client, *shard, text, mode, show).await?;
             self.note_effects(*shard, parsed, plan);
             if plan.class == Class::Ddl && is_first && plan.changes_schema {
                 self.after_ddl(*shard).await?;

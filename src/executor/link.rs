@@ -22,9 +22,16 @@ pub struct Link {
     pub(super) expects: VecDeque<Expect>,
     /// Extended messages were written since the last Sync.
     pub(super) unsynced: bool,
+    /// It was used since it was taken, or since the last transaction of a session that keeps it.
+    pub(super) touched: bool,
 }
 
 impl Link {
+    /// A connection that was just taken.
+    pub(super) fn new(lease: Lease) -> Self {
+        Self { lease, begun: false, wrote: false, expects: VecDeque::new(), unsynced: false, touched: false }
+    }
+
     /// Appends a simple query whose answer nobody sees.
     pub(super) fn quiet_query(&mut self, sql: &str) {
         client_message::encode_query(self.lease.output(), sql);
@@ -39,19 +46,34 @@ impl Session {
     /// # Errors
     /// The shard cannot be reached, its pool is exhausted, or a setting is refused; nothing ran.
     pub(super) async fn link(&mut self, shard: ShardId) -> Result<(), Failure> {
-        if self.links.contains_key(&shard) {
-            return Ok(());
+        let name = shard_name(&self.topology, shard);
+        if let Some(link) = self.links.get_mut(&shard) {
+            if link.touched && (link.begun || !self.transaction.is_open()) {
+                return Ok(());
+            }
+            if let Some(link) = self.links.remove(&shard) {
+                return self.take(shard, link, &name).await;
+            }
         }
         let target = self.cluster.target(&self.topology, shard, &self.user)?;
-        let name = shard_name(&self.topology, shard);
         let lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
-            Some(frame) => Failure::Postgres(frame.clone()),
+            Some(frame) => {
+                self.was_refused = true;
+                Failure::Postgres(frame.clone())
+            }
             None => Failure::Ours(error.to_client_error(&name)),
         })?;
-        let mut link = Link { lease, begun: false, wrote: false, expects: VecDeque::new(), unsynced: false };
+        let mut link = Link::new(lease);
+        link.lease.notifications = Some(Vec::new());
         self.cancel.add(shard, link.lease.cancel_handle());
         self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
-        let outcome = self.dress(&mut link, &name).await;
+        self.take(shard, link, &name).await
+    }
+
+    /// Makes a connection ready for what comes, and holds it.
+    async fn take(&mut self, shard: ShardId, mut link: Link, name: &str) -> Result<(), Failure> {
+        let outcome = self.dress(&mut link, name).await;
+        link.touched = true;
         self.links.insert(shard, link);
         if let Err(failure) = outcome {
             self.drop_link(shard);
@@ -65,7 +87,7 @@ impl Session {
         let schema_version = self.cluster.schema.load().version;
         let mut first = String::new();
         let is_sure = self.settings_are_taken && self.settings.are_sure();
-        if link.lease.schema_version != schema_version {
+        if link.lease.schema_version != schema_version && !link.touched {
             if !link.lease.prepared.is_empty() {
                 // A plan kept from before a schema change may answer with other columns.
                 first.push_str("DEALLOCATE ALL;");
@@ -73,7 +95,7 @@ impl Session {
             }
             link.lease.schema_version = schema_version;
         }
-        if link.lease.settings_key != self.settings.key() {
+        if link.lease.settings_key != self.settings.key() && !link.touched {
             first.push_str(&self.settings.apply_sql());
             // Until the answer is known the connection belongs to no settings.
             link.lease.settings_key = u64::MAX;
@@ -84,10 +106,11 @@ impl Session {
             link.expects.push_back(Expect::Dressing { is_sure });
             if !is_sure {
                 self.settle_quiet(link, name).await?;
+                self.settings_are_taken = true;
             }
             link.lease.settings_key = self.settings.key();
         }
-        if self.transaction.is_open() {
+        if self.transaction.is_open() && !link.begun {
             let opening = self.transaction.opening_sql(&self.settings);
             link.begun = true;
             link.quiet_query(&opening);
@@ -116,10 +139,32 @@ impl Session {
         read_quiet(link, name).await
     }
 
-    /// Gives all connections back; those that are not clean are closed.
+    /// Gives connections back, but those that the session keeps; what is not clean is closed.
+    pub(super) fn let_go(&mut self) {
+        let shards: Vec<ShardId> = self.links.keys().copied().collect();
+        for shard in shards {
+            let keeps = self.keeps(shard);
+            match self.links.get_mut(&shard) {
+                Some(link) if keeps && link.lease.is_clean() => {
+                    (link.touched, link.begun, link.wrote) = (false, false, false);
+                }
+                Some(_) if keeps => self.drop_link(shard),
+                _ => {
+                    self.cancel.remove(shard);
+                    self.links.remove(&shard);
+                }
+            }
+        }
+    }
+
+    /// Whether a connection is in the middle of something.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.links.values().any(|link| link.touched)
+    }
+
+    /// As [`Session::let_go`], at the end of a message or transaction.
     pub(super) fn release(&mut self) {
-        self.cancel.clear();
-        self.links.clear();
+        self.let_go();
         if !self.transaction.is_open() {
             self.epoch_guard = None;
         }
@@ -131,6 +176,7 @@ impl Session {
         if let Some(mut link) = self.links.remove(&shard) {
             link.lease.poison();
         }
+        self.note_lost(shard);
     }
 
     /// The link of a shard that [`Session::link`] just prepared.
@@ -151,6 +197,7 @@ pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failur
     while let Some(expect @ (Expect::Quiet | Expect::Dressing { .. })) = link.expects.front().cloned() {
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
+            tag::ERROR_RESPONSE if super::relay::is_good_bye(&frame) => return Err(Failure::Postgres(frame)),
             tag::ERROR_RESPONSE => {
                 if matches!(expect, Expect::Dressing { .. }) {
                     // Whatever settings it has now, they are nobody's.

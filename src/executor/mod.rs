@@ -3,19 +3,25 @@
 //! One file for each way a statement can run. Must not know: how clients are accepted, how the
 //! topology is stored, who leads a shard.
 
+mod answers;
 mod copy;
 mod ddl;
 pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
+mod function_call;
 mod insert;
+mod last_ids;
 mod link;
+mod one_verifier;
 mod peers;
+mod pins;
 mod pipeline;
 mod prepare;
 mod relay;
 mod scatter;
+pub mod secrets;
 mod session;
 mod set;
 mod signal;
@@ -34,6 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::auth::ServerSecret;
 use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::ShardId;
 use crate::cache::{PlanCache, TreeCache};
@@ -45,6 +52,7 @@ use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
 pub use peers::{Joined, Peer, Peers};
+pub use secrets::Secrets;
 pub use session::{CancelSlot, Session};
 
 /// A future that is boxed, so that rooms above can be called through a trait.
@@ -105,13 +113,13 @@ impl Default for Settings {
     }
 }
 
-/// A role and its password.
+/// A role and what opens servers for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Role.
     pub user: String,
-    /// Password; none for trust.
-    pub password: Option<String>,
+    /// Its password or what stands for it.
+    pub secret: ServerSecret,
 }
 
 /// What all sessions share.
@@ -130,8 +138,8 @@ pub struct Cluster {
     pub ids: Box<dyn Ids>,
     /// Two-phase commit.
     pub coordinator: two_phase::Coordinator,
-    /// Passwords for the servers by client role.
-    pub passwords: HashMap<String, String>,
+    /// What opens the servers, by client role.
+    pub secrets: Secrets,
     /// The role that looks after the servers; no client borrows its password.
     pub control: Credentials,
     /// Limits.
@@ -156,7 +164,7 @@ impl Cluster {
         pools: Pools,
         ids: Box<dyn Ids>,
         coordinator: two_phase::Coordinator,
-        passwords: HashMap<String, String>,
+        secrets: Secrets,
         control: Credentials,
         settings: Settings,
     ) -> Self {
@@ -169,7 +177,7 @@ impl Cluster {
             trees: TreeCache::new(settings.plan_cache_bytes_max),
             ids,
             coordinator,
-            passwords,
+            secrets,
             control,
             settings,
             peers: Arc::default(),
@@ -193,8 +201,8 @@ impl Cluster {
         let node = topology.primary(shard).ok_or_else(|| {
             ClientError::new(ErrorId::ShardUnreachable, format!("shard {} has no primary", shard_name(topology, shard)))
         })?;
-        let password = self.passwords.get(user).cloned();
-        Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), password }))
+        let secret = self.secrets.of(user);
+        Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
     }
 
     /// How the control role reaches a shard's primary.
@@ -203,7 +211,7 @@ impl Cluster {
     /// The shard has no primary in this topology.
     pub fn control_target(&self, topology: &Topology, shard: ShardId) -> Result<ConnectTarget, ClientError> {
         let target = self.target(topology, shard, &self.control.user)?;
-        Ok(ConnectTarget { password: self.control.password.clone(), ..target })
+        Ok(ConnectTarget { secret: self.control.secret.clone(), ..target })
     }
 
     /// How a node is reached by a role.
@@ -214,7 +222,7 @@ impl Cluster {
             port: node.port,
             database: topology.database.clone(),
             user: role.user,
-            password: role.password,
+            secret: role.secret,
             parameters: Vec::new(),
             connect_timeout_ms: self.settings.connect_timeout_ms,
             tls: self.settings.servers_tls.of(&node.name),

@@ -8,7 +8,6 @@ use super::link::failure_of;
 use super::relay::{Done, FirstError};
 use super::statement::Mode;
 use super::{Failure, Session, shard_name};
-use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::session::sql_prepare::{self, Argument};
@@ -177,25 +176,24 @@ impl Session {
     pub(super) async fn ask_any(&mut self, client: &mut Framed, sql: &str) -> Result<String, Failure> {
         self.settle(client).await?;
         let shard = self.any_shard();
-        let held = self.links.contains_key(&shard);
+        let was_at_work = self.is_at_work();
         self.settled_link(shard).await?;
         let answer = self.ask(shard, sql).await;
-        self.let_go_unless(held, shard);
+        self.let_go_unless(was_at_work);
         answer
     }
 
     /// A connection that was taken for a question only goes back.
-    fn let_go_unless(&mut self, held: bool, shard: ShardId) {
-        if !held && !self.transaction.is_open() {
-            self.cancel.remove(shard);
-            self.links.remove(&shard);
+    fn let_go_unless(&mut self, was_at_work: bool) {
+        if !was_at_work && !self.transaction.is_open() {
+            self.let_go();
         }
     }
 
     async fn describe_text(&mut self, client: &mut Framed, sql: &str, types: &[u32]) -> Result<Described, Failure> {
         self.settle(client).await?;
         let shard = self.any_shard();
-        let held = self.links.contains_key(&shard);
+        let was_at_work = self.is_at_work();
         self.settled_link(shard).await?;
         let name = shard_name(&self.topology, shard);
         let link = self.held(shard)?;
@@ -207,7 +205,7 @@ impl Session {
         link.unsynced = false;
         let outcome = read_described(link, &name).await;
         let outcome = self.after_exchange(shard, outcome);
-        self.let_go_unless(held, shard);
+        self.let_go_unless(was_at_work);
         outcome
     }
 }
@@ -220,7 +218,7 @@ async fn read_described(link: &mut super::link::Link, name: &str) -> Result<Desc
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => return error.into_result(described),
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::PARAMETER_DESCRIPTION => {
                 described.types = server_message::read_parameter_description(&frame.body()).unwrap_or_default();
             }

@@ -46,7 +46,7 @@ impl Session {
         let offset = values.row_count(merge.offset.as_ref(), "OFFSET")?.unwrap_or(0);
         let pushed = limit.map(|limit| limit.saturating_add(offset));
         let sql = rewrite::apply(&parsed.text, &parsed.lexed, splices, pushed);
-        if class > Class::Read || (!self.links.is_empty() && !self.transaction.is_open()) {
+        if class > Class::Read || (self.is_at_work() && !self.transaction.is_open()) {
             self.open_block().await?;
         }
         let mut sources = Vec::with_capacity(shards.len());

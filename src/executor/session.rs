@@ -8,15 +8,17 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
+use super::last_ids::LastIds;
 use super::link::Link;
-use super::relay::Done;
+use super::pins::Pins;
+use super::relay::{Done, is_good_bye};
 use super::{Cluster, Failure, Joined};
 use crate::backend::CancelHandle;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::identity;
-use crate::session::{Parsed, PreparedStatement, Settings, Statements, Transaction};
+use crate::session::{Parsed, PoolMode, PreparedStatement, Settings, Statements, Transaction};
 use crate::sql::{Lexed, fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
@@ -181,6 +183,10 @@ pub struct Session {
     pub(super) suspended: BTreeMap<String, Suspended>,
     /// The shard that owes answers to extended messages.
     pub(super) current: Option<ShardId>,
+    /// Shards that owe answers before the present one does, in the order of the client's messages.
+    pub(super) order: VecDeque<ShardId>,
+    /// Bytes of messages that were sent and not answered yet.
+    pub(super) pipelined_bytes: usize,
     /// A server took every setting that the session has: others will, too.
     pub(super) settings_are_taken: bool,
     /// What the client was told of reported settings before the open transaction changed one.
@@ -189,6 +195,18 @@ pub struct Session {
     pub(super) parameters_told: BTreeMap<String, String>,
     /// ParameterStatus messages that go before the next ReadyForQuery.
     pub(super) status_owed: BytesMut,
+    /// How long connections stay with the session.
+    pub(super) mode: PoolMode,
+    /// What the session keeps beyond its transactions.
+    pub(super) pins: Pins,
+    /// Ids that the proxy gave out last.
+    pub(super) ids: LastIds,
+    /// Why the session cannot go on.
+    pub(super) ended: Option<ClientError>,
+    /// The server has said good-bye in its own words, which the client was told.
+    pub(super) was_closed: bool,
+    /// A server did not let a new connection in: that ends no session.
+    pub(super) was_refused: bool,
     /// Where other sessions find this one.
     _joined: Joined,
 }
@@ -198,6 +216,7 @@ impl Session {
     pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
         let topology = cluster.topology.load_full();
         let joined = cluster.peers.join(user, &cancel);
+        let mode = cluster.pool_mode(user);
         let mut session = Self {
             cluster,
             user: user.to_owned(),
@@ -217,10 +236,18 @@ impl Session {
             cursors: BTreeMap::new(),
             suspended: BTreeMap::new(),
             current: None,
+            order: VecDeque::new(),
+            pipelined_bytes: 0,
             settings_are_taken: false,
             parameters_before: None,
             parameters_told: BTreeMap::new(),
             status_owed: BytesMut::new(),
+            mode,
+            pins: Pins::default(),
+            ids: LastIds::default(),
+            ended: None,
+            was_closed: false,
+            was_refused: false,
             _joined: joined,
         };
         session.update_search_path();
@@ -238,11 +265,6 @@ impl Session {
             // A session has as many of them here as it had there.
             let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
         }
-    }
-
-    /// The schema to plan with.
-    pub(super) fn schema(&self) -> Arc<Schema> {
-        self.own_schema.clone().unwrap_or_else(|| self.cluster.schema.load_full())
     }
 
     /// Outside of transactions every statement sees the newest topology, and holds it still until it
@@ -311,8 +333,11 @@ impl Session {
     }
 
     /// A cancel that ends a deadlock over several shards is told as what it is.
-    pub(super) fn name_deadlock(&self, failure: Failure) -> Failure {
+    pub(super) fn name_deadlock(&mut self, failure: Failure) -> Failure {
         let Failure::Postgres(frame) = &failure else { return failure };
+        // PostgreSQL closes a client's connection behind such an error, and so does the proxy.
+        let was_refused = std::mem::take(&mut self.was_refused);
+        self.was_closed |= !was_refused && is_good_bye(frame);
         let is_cancel = server_message::read_error(&frame.body()).is_ok_and(|fields| fields.code == "57014");
         if !is_cancel || !self.cancel.take_deadlock() {
             return failure;
@@ -344,7 +369,7 @@ impl Session {
     }
 
     /// The status byte of ReadyForQuery.
-    pub(super) fn status_byte(&self) -> u8 {
+    pub fn status_byte(&self) -> u8 {
         self.transaction.status().byte()
     }
 
@@ -359,8 +384,36 @@ impl Session {
                 tracing::debug!("rollback at the end of a session took too long; its connections are closed");
             }
         }
+        for link in self.links.values_mut() {
+            // What a session kept for itself is wiped before the next one comes.
+            link.lease.needs_reset |= self.mode == PoolMode::Session;
+        }
         self.links.clear();
         self.cancel.clear();
+    }
+
+    /// The end of a message: what is owed to the client, then ReadyForQuery; or the end of the session.
+    pub(super) async fn ready(&mut self, client: &mut Framed) -> Result<(), NetError> {
+        if let Some(error) = self.ended.take() {
+            server_message::write_error(
+                client.output(),
+                "FATAL",
+                error.sqlstate(),
+                &error.message,
+                error.detail.as_deref(),
+                error.hint.as_deref(),
+            );
+            self.was_closed = true;
+        }
+        if self.was_closed {
+            client.flush().await?;
+            return Err(NetError::Closed);
+        }
+        self.owe_notifications();
+        self.write_owed(client);
+        let status = self.status_byte();
+        server_message::write_ready_for_query(client.output(), status);
+        client.flush().await
     }
 }
 

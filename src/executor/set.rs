@@ -65,6 +65,7 @@ impl Session {
                 .into());
             }
             self.statements.remove_all();
+            self.ids.forget();
             let sql = self.settings.change_sql(&Change::ResetAll);
             self.tell_shards_quietly(client, &format!("{sql};RESET ROLE")).await?;
             self.settings.discard();
@@ -206,8 +207,9 @@ impl Session {
         }
     }
 
-    /// Tells of settings that changed without a SET, before ReadyForQuery as PostgreSQL does.
-    pub(super) fn write_owed_parameters(&mut self, client: &mut Framed) {
+    /// Tells of settings that changed without a SET, and of notifications, before ReadyForQuery as PostgreSQL
+    /// does.
+    pub fn write_owed(&mut self, client: &mut Framed) {
         if !self.status_owed.is_empty() {
             client.output().extend_from_slice(&self.status_owed.split());
         }

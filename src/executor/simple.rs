@@ -24,14 +24,17 @@ impl Session {
             Self::write_failure(client, failure)?;
             self.fail_transaction().await;
         }
+        self.end_message().await;
+        self.ready(client).await
+    }
+
+    /// Outside of a transaction nothing is kept of a message that is answered but what pins the session.
+    pub(super) async fn end_message(&mut self) {
         if !self.transaction.is_open() {
             self.statements.end_portals();
+            self.settle_pins().await;
             self.release();
         }
-        self.write_owed_parameters(client);
-        let status = self.status_byte();
-        server_message::write_ready_for_query(client.output(), status);
-        client.flush().await
     }
 
     async fn run_message(&mut self, client: &mut Framed, text: &str) -> Result<(), Failure> {
@@ -80,6 +83,7 @@ impl Session {
         for (index, parsed) in statements.iter().enumerate() {
             if !opens_no_block(parsed) {
                 self.transaction.begin_implicit();
+                self.join_block();
             }
             let done = self.run(client, parsed, Mode::Simple).await?;
             if index == last {

@@ -13,7 +13,6 @@ use crate::plan::{Class, Plan, Several};
 use crate::planner::{self, BindError, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
-use crate::sql::walk;
 use crate::wire::client_message::{self, Bind};
 
 /// By which protocol a statement came.
@@ -102,16 +101,10 @@ impl Session {
                 .with_hint("Explain the statement itself.")
                 .into())
             }
-            Statement::Notification => Err(not_in_pooling(
-                "LISTEN, UNLISTEN and NOTIFY",
-                "Connect to a PostgreSQL server directly for notifications.",
-            )),
+            Statement::Notification => self.run_notification(client, parsed).await,
             Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,
             Statement::TwoPhase => {
                 Err(not_in_pooling("PREPARE TRANSACTION", "The proxy commits across shards by itself."))
-            }
-            Statement::Declare { hold: true, .. } => {
-                Err(not_in_pooling("DECLARE … WITH HOLD", "Declare the cursor without HOLD inside a transaction."))
             }
             _ => self.run_planned(client, parsed, mode).await,
         }
@@ -120,10 +113,11 @@ impl Session {
     /// The plan of a statement, from the cache when its fingerprint is known there.
     pub(super) fn plan(&self, parsed: &Parsed) -> Result<Arc<Plan>, ClientError> {
         let schema = self.schema();
+        let search_path = self.planning_path();
         let context = planner::Context {
             topology: &self.topology,
             schema: &schema,
-            search_path: &self.search_path,
+            search_path: &search_path,
             text: &parsed.text,
         };
         let statement = match &*parsed.statement {
@@ -134,8 +128,9 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
-        refuse_session_bound(statement)?;
-        let Some(fingerprint) = parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none()) else {
+        let Some(fingerprint) =
+            parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none() && !self.pins.has_temporary())
+        else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
         };
         let key = crate::cache::PlanKey {
@@ -216,6 +211,9 @@ impl Session {
 
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        if let Some(text) = self.answered_id(parsed, &StatementValues::new(&parsed.lexed, mode)) {
+            return self.run_answered(client, &text, mode).await;
+        }
         self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
@@ -268,14 +266,27 @@ impl Session {
         }
     }
 
+    /// A text of the proxy's own without parameters, in the client's mode.
+    async fn run_answered(&mut self, client: &mut Framed, text: &str, mode: Mode<'_>) -> Result<Done, Failure> {
+        let parsed = self.understand(text)?;
+        let Mode::Extended { bind, describe, .. } = mode else {
+            return Box::pin(self.run(client, &parsed, mode)).await;
+        };
+        let bind = Bind { parameters: Vec::new(), parameter_formats: Vec::new(), ..bind.clone() };
+        Box::pin(self.run(client, &parsed, Mode::Extended { bind: &bind, types: &[], describe })).await
+    }
+
     /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.
     async fn run_fixed(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
         if let Ok(Statement::Close(None)) = &*parsed.statement {
             self.tell_links(&parsed.text).await?;
             self.cursors.clear();
+            let shards: Vec<ShardId> = self.links.keys().copied().collect();
+            shards.into_iter().for_each(|shard| self.note_pins(shard, parsed));
             return Ok(Done::with_tag("CLOSE CURSOR ALL"));
         }
         let shard = self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard());
+        self.note_pins(shard, parsed);
         match mode {
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await,
             Mode::Extended { .. } => {
@@ -338,6 +349,7 @@ impl Session {
         if plan.changes_schema {
             self.after_ddl(shard).await?;
         }
+        self.learn_temporary(shard, parsed).await?;
         Ok(done)
     }
 
@@ -345,6 +357,7 @@ impl Session {
     pub(super) fn note_effects(&mut self, shard: ShardId, parsed: &Parsed, plan: &Plan) {
         let may_set = matches!(*parsed.statement, Err(_) | Ok(Statement::Do | Statement::Call(_)));
         self.note_cursor(shard, parsed);
+        self.note_pins(shard, parsed);
         if let Some(link) = self.links.get_mut(&shard) {
             link.wrote |= plan.class > Class::ReadLock;
             if may_set {
@@ -369,42 +382,6 @@ pub(super) fn in_failed_transaction() -> ClientError {
         ErrorId::InFailedTransaction,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
-}
-
-/// Functions that leave a lock on the connection beyond the transaction.
-const SESSION_LOCKS: &[&str] = &[
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_advisory_unlock",
-    "pg_advisory_unlock_all",
-    "pg_advisory_unlock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-];
-
-/// What would stay on a connection that other sessions use next.
-///
-/// # Errors
-/// 0A000 with what to use instead.
-fn refuse_session_bound(statement: &Statement) -> Result<(), ClientError> {
-    if let Statement::Ddl(ddl) = statement
-        && ddl.temporary
-    {
-        return Err(pooling_refusal("a temporary object", "Use an ordinary table, or a CTE."));
-    }
-    let mut found = None;
-    walk::for_each_call(statement, |call| {
-        if SESSION_LOCKS.contains(&call.name.name.as_str()) {
-            found = Some(call.name.name.clone());
-        }
-    });
-    match found {
-        Some(name) => Err(pooling_refusal(
-            &format!("{name}()"),
-            "Use pg_advisory_xact_lock or pg_try_advisory_xact_lock inside a transaction.",
-        )),
-        None => Ok(()),
-    }
 }
 
 fn not_in_pooling(what: &str, hint: &str) -> Failure {

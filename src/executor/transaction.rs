@@ -1,13 +1,13 @@
 //! BEGIN, COMMIT, ROLLBACK, savepoints: one shard commits in one phase, several writers in two.
 
-use super::link::failure_of;
+use super::link::{Link, failure_of};
 use super::relay::{Done, FirstError, command_tag};
 use super::two_phase::Branch;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
-use crate::session::Parsed;
+use crate::session::{Parsed, PoolMode};
 use crate::sql::ast::Statement;
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
@@ -65,6 +65,9 @@ impl Session {
                 self.update_search_path();
                 self.owe_parameters_inside();
                 self.own_schema = None;
+                if self.pins.has_temporary() || self.keeps(self.topology.home()) {
+                    self.read_temporary().await?;
+                }
                 if self.schema_changed {
                     self.read_own_schema().await?;
                 }
@@ -75,6 +78,14 @@ impl Session {
     }
 
     async fn begin(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
+        if self.mode == PoolMode::Statement {
+            return Err(ClientError::new(
+                ErrorId::FeatureNotSupported,
+                "transaction blocks not allowed in statement pooling mode",
+            )
+            .with_hint("Set pool_mode to transaction for this user.")
+            .into());
+        }
         let known = parsed.lexed.tokens.iter().all(|token| {
             let text = parsed.text.get(token.start..token.end).unwrap_or_default().to_ascii_lowercase();
             BEGIN_WORDS.contains(&text.as_str())
@@ -208,6 +219,11 @@ impl Session {
 
     async fn commit_several(&mut self, writers: Vec<ShardId>) -> Result<(), Failure> {
         let mut branches = Vec::with_capacity(writers.len());
+        let mut writers = writers;
+        // The last one decides without being prepared: PostgreSQL does not prepare what has touched temporary
+        // tables, cursors WITH HOLD or notifications, and these are on the home shard, or on one that is kept.
+        let home = self.topology.home();
+        writers.sort_by_key(|shard| (*shard == home, self.keeps(*shard), *shard));
         let changes_settings = self.transaction.changes_settings();
         for shard in writers {
             if let Some(mut link) = self.links.remove(&shard) {
@@ -218,17 +234,32 @@ impl Session {
                 branches.push(Branch { shard, lease: link.lease });
             }
         }
+        let kept: Vec<ShardId> =
+            branches.iter().map(|branch| branch.shard).filter(|shard| self.keeps(*shard)).collect();
         let cluster = std::sync::Arc::clone(&self.cluster);
         // Once it has begun, a commit is carried through even if the client goes away.
         let commit = tokio::spawn(async move { cluster.coordinator.commit(branches).await });
-        match commit.await {
-            Ok(Ok(_)) => Ok(()),
+        let outcome = match commit.await {
+            Ok(Ok(outcome)) => {
+                for branch in outcome.branches.into_iter().filter(|branch| kept.contains(&branch.shard)) {
+                    let mut link = Link::new(branch.lease);
+                    link.lease.settings_key = if changes_settings { u64::MAX } else { link.lease.settings_key };
+                    self.links.insert(branch.shard, link);
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(match error.error_frame() {
                 Some(frame) => Failure::Postgres(frame.clone()),
                 None => Failure::Ours(error.to_client_error()),
             }),
             Err(_) => Err(ClientError::new(ErrorId::CommitOutcomeUnknown, "the commit was interrupted").into()),
+        };
+        for shard in kept {
+            if !self.links.get(&shard).is_some_and(|link| link.lease.is_clean()) {
+                self.drop_link(shard);
+            }
         }
+        outcome
     }
 
     /// Rolls back on every shard; connections that cannot are closed, which rolls back too.
@@ -267,7 +298,7 @@ impl Session {
             if outcome.is_err() {
                 // Closing the connection ends its part of the transaction, too.
                 self.drop_link(shard);
-            } else if savepoint.is_none() {
+            } else if savepoint.is_none() && !self.keeps(shard) {
                 self.cancel.remove(shard);
                 self.links.remove(&shard);
             }
@@ -286,12 +317,15 @@ impl Session {
             if link.lease.settings_key != key {
                 link.lease.settings_key = u64::MAX;
             }
+            link.begun = false;
         }
         self.update_search_path();
         self.own_schema = None;
         self.schema_changed = false;
         self.statements.end_portals();
-        self.cursors.clear();
+        let kept: Vec<ShardId> = self.links.keys().copied().filter(|shard| self.keeps(*shard)).collect();
+        // Cursors that outlive the transaction are told apart when the server is asked for them.
+        self.cursors.retain(|_, shard| kept.contains(shard));
         self.suspended.clear();
         self.release();
     }
@@ -324,7 +358,7 @@ pub(super) async fn read_answer(link: &mut super::link::Link, name: &str) -> Res
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE => complete = Some(frame),
             _ => {}
         }

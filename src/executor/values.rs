@@ -166,7 +166,11 @@ impl Session {
                 // Nobody else can see yet what this transaction made of the sequence.
                 self.learn(&fill.sequence).await?;
             }
-            taken.push(self.cluster.ids.next(&fill.sequence, rows).await?);
+            let values = self.cluster.ids.next(&fill.sequence, rows).await?;
+            if let Some(last) = values.last() {
+                self.ids.note(&fill.sequence, *last);
+            }
+            taken.push(values);
         }
         Ok(taken)
     }
@@ -188,7 +192,7 @@ impl Session {
         unreadable: &[Unreadable],
         values: &mut StatementValues<'_>,
     ) -> Result<(), Failure> {
-        let outside = !self.transaction.is_open() && self.links.is_empty();
+        let outside = !self.transaction.is_open() && !self.is_at_work();
         // Answers that are owed come first.
         self.settle(client).await?;
         for part in unreadable {
@@ -205,8 +209,7 @@ impl Session {
             let sql = format!("SELECT ({value})::{}", part.key_type.name());
             let outcome = self.ask(shard, &sql).await;
             if outside {
-                self.links.clear();
-                self.cancel.clear();
+                self.let_go();
             }
             let answer = outcome?;
             // What the server prints is plain, unless the session's DateStyle makes it not so.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ADMIN_DATABASE, Frontend, Trust, refuse};
+use super::authenticate::Denied;
+use super::{ADMIN_DATABASE, Frontend, refuse};
 use crate::error::{ClientError, ErrorId};
 use crate::net::tls::Acceptor;
 use crate::net::{Framed, NetError};
@@ -148,22 +149,24 @@ impl Frontend {
 
     async fn admit(&self, client: &mut Framed, parameters: Vec<(String, String)>) -> Result<Option<Wanted>, NetError> {
         let value = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let refusal = match (value("user"), self.trust, client.peer()) {
-            (None, ..) => {
-                ClientError::new(ErrorId::InvalidAuthorization, "no PostgreSQL user name specified in startup packet")
-            }
-            (Some(_), Trust::Loopback, Some(peer)) if !peer.ip().is_loopback() => {
-                ClientError::new(ErrorId::InvalidAuthorization, "clients from other hosts are not accepted").with_hint(
-                    "Passwords for clients are not supported yet: connect over loopback, e.g. through a tunnel.",
-                )
-            }
-            (Some(user), ..) => {
-                let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
-                match self.unserved(&database, value("client_encoding"), value("replication")) {
-                    None => return Ok(Some(Wanted { user, database, parameters })),
-                    Some(error) => error,
+        let Some(user) = value("user").filter(|user| !user.is_empty()) else {
+            let text = "no PostgreSQL user name specified in startup packet";
+            refuse(client, &ClientError::new(ErrorId::InvalidAuthorization, text)).await;
+            return Ok(None);
+        };
+        let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+        // Who a client is comes first: what exists here is told to nobody else.
+        let refusal = match self.access.authenticate(client, &user, &database).await {
+            Ok(identity) => match self.unserved(&database, value("client_encoding"), value("replication")) {
+                None => {
+                    self.cluster.secrets.learn(&user, &identity.secret);
+                    return Ok(Some(Wanted { user, database, parameters }));
                 }
-            }
+                Some(error) => error,
+            },
+            Err(Denied::Refused { error, .. }) => error,
+            Err(Denied::Gone) => return Ok(None),
+            Err(Denied::Broken(error)) => return Err(error),
         };
         refuse(client, &refusal).await;
         Ok(None)

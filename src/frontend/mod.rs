@@ -2,6 +2,7 @@
 //!
 //! Must not know: how statements run, where the topology is kept.
 
+mod authenticate;
 mod deadlock;
 mod door;
 mod gone;
@@ -30,22 +31,15 @@ use crate::wire::server_message;
 pub use limits::ClientLimits;
 pub use login::LoginSettings;
 
-/// The name of the admin database.
-pub const ADMIN_DATABASE: &str = "ostrakon";
-
-/// Who may connect without proving who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Clients on this machine's loopback addresses; everybody else is refused.
-    Loopback,
-}
+pub use crate::admin::DATABASE as ADMIN_DATABASE;
+pub use authenticate::{Access, AccessSettings, MockKey};
 
 /// Everything that serving a client needs.
 pub struct Frontend {
     cluster: Arc<Cluster>,
     admin: Arc<Admin>,
     sessions: Sessions,
-    trust: Trust,
+    access: Access,
     seats: limits::Seats,
     login: LoginSettings,
     door: door::Door,
@@ -160,12 +154,12 @@ impl Drop for Registered<'_> {
 
 impl Frontend {
     /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, trust: Trust, clients: ClientLimits) -> Self {
+    pub fn new(cluster: Arc<Cluster>, admin: Arc<Admin>, access: Access, clients: ClientLimits) -> Self {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
         let seats = limits::Seats::new(clients);
         let limits = SessionLimits::default();
-        Self { cluster, admin, sessions: Sessions::default(), trust, seats, login, door, limits }
+        Self { cluster, admin, sessions: Sessions::default(), access, seats, login, door, limits }
     }
 
     /// Sets how clients log in.

@@ -3,6 +3,7 @@
 //! Must not know: who speaks on the other side, SQL, the topology.
 
 pub mod deadline;
+pub mod descriptors;
 pub mod framed;
 pub mod listener;
 pub mod stream;

@@ -34,12 +34,6 @@ pub fn changes_schema(ddl: &Ddl) -> bool {
 }
 
 fn check_kind(ddl: &Ddl) -> Result<(), ClientError> {
-    if ddl.temporary {
-        return Err(ClientError::refused(
-            "temporary objects are not supported across shards",
-            "Use WITH queries, or an ordinary table.",
-        ));
-    }
     if ddl.query.is_some() {
         return Err(ClientError::refused(
             format!("CREATE {} AS is not supported across shards", ddl.object),
@@ -85,6 +79,11 @@ fn check_index(subject: &Subject<'_>, ddl: &Ddl) -> Result<(), ClientError> {
         ));
     }
     Ok(())
+}
+
+/// The table that CREATE INDEX is for.
+pub fn table_of_index(subject: &Subject<'_>, ddl: &Ddl) -> Option<ObjectName> {
+    (ddl.verb == "CREATE" && ddl.object == "INDEX").then(|| indexed_table(&words(subject))).flatten()
 }
 
 fn indexed_table(words: &[String]) -> Option<ObjectName> {

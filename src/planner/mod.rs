@@ -30,6 +30,7 @@ mod schema_check;
 mod scope;
 mod select;
 mod select_facts;
+mod temporary;
 mod visit;
 mod walk;
 mod walk_finish;
@@ -103,15 +104,27 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
         return Ok(forward::plan(&subject, statement));
     }
     match statement {
-        Statement::Query(query) => select::plan(&subject, statement, query),
+        Statement::Query(query) => match temporary::plan_into(&subject, statement, query) {
+            Some(plan) => plan,
+            None => select::plan(&subject, statement, query),
+        },
         Statement::Insert(insert) => insert::plan(&subject, statement, insert),
         Statement::Update(update) => write::plan_update(&subject, statement, update),
         Statement::Delete(delete) => write::plan_delete(&subject, statement, delete),
         Statement::Merge(merge) => write::plan_merge(&subject, statement, merge),
         Statement::Copy(copy) => copy::plan(&subject, statement, copy),
-        Statement::Truncate(tables) => ddl::plan_truncate(&subject, tables),
-        Statement::Lock(tables) => ddl::plan_lock(&subject, tables),
-        Statement::Ddl(ddl) => ddl::plan(&subject, ddl),
+        Statement::Truncate(tables) => match temporary::plan_tables(&subject, tables) {
+            Some(plan) => plan,
+            None => ddl::plan_truncate(&subject, tables),
+        },
+        Statement::Lock(tables) => match temporary::plan_tables(&subject, tables) {
+            Some(plan) => plan.map(|plan| Plan { inside_transaction: Some(LOCK), ..plan }),
+            None => ddl::plan_lock(&subject, tables),
+        },
+        Statement::Ddl(ddl) => match temporary::plan_ddl(&subject, statement, ddl) {
+            Some(plan) => plan,
+            None => ddl::plan(&subject, ddl),
+        },
         Statement::Declare { query, hold } => plan_declare(&subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),

@@ -1,6 +1,8 @@
-//! Numbers that tell clusters and processes apart in the identifiers of prepared transactions.
+//! What a cluster is given once and keeps: its number, which tells it apart in the identifiers of prepared
+//! transactions, and the key of its mock logins.
 
 use super::StartError;
+use crate::base::Secret;
 use crate::store::{Store, StoreError};
 
 /// Where the cluster's number is kept.
@@ -26,6 +28,27 @@ pub(super) async fn cluster_id(store: &dyn Store) -> Result<u64, StartError> {
             });
         }
         match store.put(CLUSTER_KEY, random()?.to_string().into_bytes(), None).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Where the key is kept from which users who do not exist get their salts.
+const MOCK_KEY: &str = "mock_authentication_key";
+
+/// The key of mock logins. It stays the same, so that the salt of a user who does not exist does not change
+/// when the proxy starts again, which would tell it from a real one.
+pub(super) async fn mock_key(store: &dyn Store) -> Result<Secret, StartError> {
+    loop {
+        if let Some(entry) = store.get(MOCK_KEY).await? {
+            return Ok(Secret::new(String::from_utf8_lossy(&entry.value).into_owned()));
+        }
+        let mut text = String::new();
+        for _ in 0..4 {
+            text.push_str(&format!("{:016x}", random()?));
+        }
+        match store.put(MOCK_KEY, text.into_bytes(), None).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }

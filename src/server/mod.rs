@@ -2,6 +2,7 @@
 //!
 //! Must not know: command lines and files of settings.
 
+mod certificates;
 mod identity;
 mod ids;
 
@@ -16,16 +17,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::schema::read_schema;
 use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
-use crate::base::ShardId;
+use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
+use crate::control::roles::Roles;
 use crate::control::sequences::{Sequences, StoreBlocks};
-use crate::executor::{self, Cluster, Credentials, two_phase::Coordinator};
-use crate::frontend::{ClientLimits, Frontend, Trust};
+use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
+use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::net::NetError;
+use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
+use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
@@ -40,9 +45,9 @@ pub struct Settings {
     /// Role that looks after the servers: reads catalogs, recovers transactions.
     pub control_user: String,
     /// Its password.
-    pub control_password: Option<String>,
-    /// Passwords of other roles, by name.
-    pub passwords: HashMap<String, String>,
+    pub control_password: Option<Secret>,
+    /// Which clients may connect, and by what proof; passwords that are known here open the servers, too.
+    pub access: AccessSettings,
     /// Connections to the nodes: how many, and for how long.
     pub pool: PoolSettings,
     /// When sessions give their connections back.
@@ -51,8 +56,16 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Clients at a time; more are told so and closed.
     pub clients: ClientLimits,
+    /// TLS for clients: the certificates. Whether it is required is among the settings of the login.
+    pub clients_tls: Option<AcceptSettings>,
     /// TLS towards the servers.
     pub servers_tls: ServersTlsSettings,
+    /// How clients log in; its TLS is made of `clients_tls`.
+    pub login: LoginSettings,
+    /// What clients may do at most.
+    pub session_limits: SessionLimits,
+    /// SIGHUP reads certificates again instead of ending the process.
+    pub reload_on_hangup: bool,
 }
 
 impl Settings {
@@ -63,13 +76,29 @@ impl Settings {
             data,
             control_user: control_user.to_owned(),
             control_password: None,
-            passwords: HashMap::new(),
+            access: AccessSettings::default(),
             pool: PoolSettings::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
+            clients_tls: None,
             servers_tls: ServersTlsSettings::default(),
+            login: LoginSettings::default(),
+            session_limits: SessionLimits::default(),
+            reload_on_hangup: false,
         }
+    }
+}
+
+impl Settings {
+    fn control_secret(&self) -> ServerSecret {
+        self.control_password.clone().map(ServerSecret::password).unwrap_or_default()
+    }
+
+    /// What opens the servers for clients; the control role's password is not among it.
+    fn server_secrets(&self) -> HashMap<String, ServerSecret> {
+        let users = self.access.users.iter();
+        users.map(|(user, verifier)| (user.clone(), ServerSecret::of_verifier(verifier))).collect()
     }
 }
 
@@ -158,8 +187,14 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    // Clients that have not logged in have places of their own.
+    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
+    let descriptors = descriptors::raise_limit();
+    if descriptors < sockets_max as u64 {
+        tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
+    }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: settings.clients.sockets_max(), ..ListenerSettings::default() };
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
@@ -167,14 +202,21 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
+    let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
+    let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
+    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
     let cluster =
         tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
             |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Arc::new(Frontend::new(Arc::clone(&cluster.shared), admin, Trust::Loopback, settings.clients));
+    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
+        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+        .with_limits(settings.session_limits);
+    let frontend = Arc::new(frontend);
     let tasks = vec![
+        tokio::spawn(watching),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
@@ -191,6 +233,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
 struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
+    access: Access,
 }
 
 async fn build(
@@ -199,10 +242,10 @@ async fn build(
     store: &Arc<dyn Store>,
     servers_tls: ServersTls,
 ) -> Result<Built, StartError> {
-    let access = Access {
+    let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
-        password: settings.control_password.clone(),
+        secret: settings.control_secret(),
         tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
@@ -226,8 +269,8 @@ async fn build(
         pools,
         Box::new(ids::ClusterIds::new(sequences)),
         coordinator,
-        settings.passwords.clone(),
-        Credentials { user: settings.control_user.clone(), password: settings.control_password.clone() },
+        Secrets::new(settings.server_secrets()),
+        Credentials { user: settings.control_user.clone(), secret: settings.control_secret() },
         executor::Settings {
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             pool_mode: settings.pool_mode,
@@ -236,19 +279,34 @@ async fn build(
             ..executor::Settings::default()
         },
     ));
-    Ok(Built { shared, recovery })
+    let access = build_access(settings, &access, store.as_ref()).await?;
+    Ok(Built { shared, recovery, access })
+}
+
+/// Who lets clients in. The control role may log in with its own password, too.
+async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn Store) -> Result<Access, StartError> {
+    let mut access = settings.access.clone();
+    if let Some(password) = &settings.control_password {
+        let known = access.users.entry(settings.control_user.clone());
+        known.or_insert_with(|| Verifier::Plain(password.clone()));
+    }
+    // What is in force was decided by what is written, not by this.
+    access.rules = Some(settings.access.effective_rules());
+    let roles = access.query.clone().map(|query| Roles::new(query, control.find_home()));
+    let mock_key = identity::mock_key(store).await?;
+    Ok(Access::new(access, &settings.control_user, roles, mock_key))
 }
 
 /// How the control role reaches the primaries of the topology in force.
 #[derive(Clone)]
-struct Access {
+struct ControlAccess {
     topology: Arc<arc_swap::ArcSwap<Topology>>,
     user: String,
-    password: Option<String>,
+    secret: ServerSecret,
     tls: ServersTls,
 }
 
-impl Access {
+impl ControlAccess {
     fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
         let node = topology.primary(shard)?;
         Some(ConnectTarget {
@@ -257,7 +315,7 @@ impl Access {
             port: node.port,
             database: topology.database.clone(),
             user: self.user.clone(),
-            password: self.password.clone(),
+            secret: self.secret.clone(),
             parameters: Vec::new(),
             connect_timeout_ms: 5_000,
             tls: self.tls.of(&node.name),
@@ -276,10 +334,18 @@ impl Access {
         let access = self.clone();
         Arc::new(move |shard| access.target(&access.topology.load(), shard))
     }
+
+    fn find_home(&self) -> crate::control::roles::FindHome {
+        let access = self.clone();
+        Arc::new(move || {
+            let topology = access.topology.load();
+            access.target(&topology, topology.home())
+        })
+    }
 }
 
 /// Makes the decision table on every shard.
-async fn prepare_shards(topology: &Topology, access: &Access) -> Result<(), StartError> {
+async fn prepare_shards(topology: &Topology, access: &ControlAccess) -> Result<(), StartError> {
     let preparing = topology.shards.iter().map(|shard| async move {
         let failed = |reason: String| StartError::Shard { shard: shard.name.clone(), reason };
         let target = access.target(topology, shard.id).ok_or_else(|| failed("it has no primary".to_owned()))?;

@@ -6,6 +6,7 @@
 pub mod direct;
 pub mod identity;
 pub mod mode;
+pub mod pins;
 pub mod prepared;
 pub mod server_statements;
 pub mod settings;

@@ -124,6 +124,9 @@ pub enum Volatility {
     Volatile,
 }
 
+/// The schema under which a session's temporary tables are known; PostgreSQL's alias for the real one.
+pub const TEMPORARY_SCHEMA: &str = "pg_temp";
+
 impl Relation {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
@@ -144,6 +147,9 @@ impl Schema {
     /// Where the rows of a relation are: declared, by rule, by its parent, else single.
     pub fn placement(&self, topology: &Topology, relation: &Relation) -> Placement {
         let mut relation = relation;
+        if relation.name.schema == TEMPORARY_SCHEMA {
+            return Placement::Single { home: None };
+        }
         for _ in 0..32 {
             if let Some(placement) = topology.tables.declared.get(&relation.name) {
                 return placement.clone();

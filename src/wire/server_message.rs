@@ -414,6 +414,14 @@ pub fn write_authentication_ok(buffer: &mut BytesMut) {
     cursor::message(buffer, tag::AUTHENTICATION, |body| body.put_u32(0));
 }
 
+/// Appends a request of authentication: its number, and what belongs to it.
+pub fn write_authentication_request(buffer: &mut BytesMut, method: u32, data: &[u8]) {
+    cursor::message(buffer, tag::AUTHENTICATION, |body| {
+        body.put_u32(method);
+        body.put_slice(data);
+    });
+}
+
 /// Appends NegotiateProtocolVersion: the newest minor version spoken, and the `_pq_.` options not known.
 pub fn write_negotiate_protocol_version(buffer: &mut BytesMut, minor: u16, options: &[&str]) {
     cursor::message(buffer, tag::NEGOTIATE_PROTOCOL_VERSION, |body| {

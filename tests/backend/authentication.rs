@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use ostrakon::auth::ServerSecret;
 use ostrakon::backend::{BackendError, Connection};
+use ostrakon::base::Secret;
 use ostrakon::wire::server_message::read_error;
 
 use crate::postgres::ThrowawayPostgres;
@@ -36,7 +38,7 @@ async fn every_authentication_method_works_and_wrong_passwords_do_not() {
     ] {
         let mut target = target(15900);
         target.user = user.into();
-        target.password = password.map(str::to_owned);
+        target.secret = secret(password);
         let mut connection = loop {
             // The reload is not there at once.
             match Connection::connect(&target).await {
@@ -47,19 +49,19 @@ async fn every_authentication_method_works_and_wrong_passwords_do_not() {
         };
         assert_eq!(run(&mut connection, "SELECT current_user").await, [user]);
         assert_eq!(connection.parameters().get("client_encoding").map(String::as_str), Some("UTF8"));
-        assert_eq!(connection.parameters().get("application_name").map(String::as_str), Some("ostrakon"));
+        assert_eq!(connection.parameters().get("application_name").map(String::as_str), Some(""));
         let pid = run(&mut connection, "SELECT pg_backend_pid()").await;
         assert_eq!(pid, [connection.pid().to_string()]);
         connection.close().await;
 
         if password.is_some() {
-            target.password = Some("wrong".into());
+            target.secret = secret(Some("wrong"));
             let refusal = Connection::connect(&target).await.unwrap_err();
             let fields = read_error(&refusal.error_frame().expect("PostgreSQL's own error").body()).unwrap();
             assert_eq!(fields.code, "28P01", "{user}");
             assert!(refusal.nothing_ran());
 
-            target.password = None;
+            target.secret = secret(None);
             let missing = Connection::connect(&target).await.unwrap_err();
             assert!(matches!(missing, BackendError::Authentication { .. }), "{missing}");
         }
@@ -71,6 +73,10 @@ async fn every_authentication_method_works_and_wrong_passwords_do_not() {
     let mut nowhere = target(15900);
     nowhere.database = "nowhere".into();
     assert_eq!(code_of(&nowhere).await, "3D000");
+}
+
+fn secret(password: Option<&str>) -> ServerSecret {
+    password.map(|password| ServerSecret::password(Secret::new(password))).unwrap_or_default()
 }
 
 async fn code_of(target: &ostrakon::backend::ConnectTarget) -> String {

@@ -64,7 +64,7 @@ async fn a_connection_with_other_startup_parameters_is_never_given() {
         ..target(15841)
     };
     let mut first = pools.checkout(&plain).await.unwrap();
-    assert_eq!(run(&mut first, "SHOW application_name").await, ["ostrakon"]);
+    assert_eq!(run(&mut first, "SHOW application_name").await, [""]);
     drop(first);
     let mut second = pools.checkout(&with("3MB")).await.unwrap();
     let pid = second.pid();

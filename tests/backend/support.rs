@@ -1,5 +1,6 @@
 //! What these tests share.
 
+use ostrakon::auth::ServerSecret;
 use ostrakon::backend::{ConnectTarget, Connection};
 use ostrakon::base::NodeId;
 
@@ -11,7 +12,7 @@ pub fn target(port: u16) -> ConnectTarget {
         port,
         database: "postgres".into(),
         user: "postgres".into(),
-        password: None,
+        secret: ServerSecret::default(),
         parameters: Vec::new(),
         connect_timeout_ms: 5_000,
         tls: std::sync::Arc::new(ostrakon::net::tls::Connector::disabled()),

@@ -271,3 +271,267 @@ fn statements_are_prepared_and_executed_by_sql() {
     assert!(two.error("EXECUTE see(1)").starts_with("26000"));
     assert!(two.error("DEALLOCATE see").starts_with("26000"));
 }
+
+#[test]
+fn a_temporary_table_belongs_to_its_session_until_it_is_dropped() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("CREATE TEMP TABLE notes (id bigint, body text)");
+    two.must("CREATE TEMP TABLE notes (x int)");
+    one.must("INSERT INTO notes VALUES (1, 'mine'), (2, 'too')");
+    for _ in 0..3 {
+        assert_eq!(one.value("SELECT count(*) FROM notes"), "2");
+        assert_eq!(two.value("SELECT count(*) FROM notes"), "0");
+        let answers = one.run("SELECT body FROM notes WHERE id = $1", &["1"]).sync().answers();
+        assert_eq!(answers, ["1", "2", "D mine", "C SELECT 1", "Z I"]);
+    }
+    // It hides a table of the same name, and works with what every shard has.
+    one.must("CREATE TEMP TABLE motto AS SELECT * FROM countries");
+    assert_eq!(one.value("SELECT name FROM motto"), "Deutschland");
+    assert_eq!(one.value("SELECT n.body FROM notes n, countries c WHERE n.id = 1"), "mine");
+    assert!(one.error("SELECT * FROM notes JOIN counters c ON c.id = notes.id").starts_with("0A000"));
+    one.must("SELECT 1 AS a INTO TEMP made");
+    assert_eq!(one.value("SELECT a FROM made"), "1");
+    // A transaction over both shards and the temporary table commits as one.
+    one.must("BEGIN");
+    for id in [&key, &other] {
+        one.must(&format!("UPDATE counters SET n = 7 WHERE id = {id}"));
+    }
+    one.must("UPDATE notes SET body = 'both' WHERE id = 1");
+    one.must("COMMIT");
+    assert_eq!(one.value("SELECT body FROM notes WHERE id = 1"), "both");
+    assert_eq!(one.value("SELECT sum(n) FROM counters"), "14");
+    // What a rollback takes away is gone, what it brings back is there.
+    one.must("BEGIN");
+    one.must("DROP TABLE notes");
+    assert!(one.error("SELECT * FROM notes").starts_with("42P01"));
+    one.must("ROLLBACK");
+    assert_eq!(one.value("SELECT count(*) FROM notes"), "2");
+    one.must("DROP TABLE notes, made; DROP TABLE motto");
+    assert_eq!(one.value("SELECT body FROM motto"), "so what");
+    one.must("BEGIN; CREATE TEMP TABLE gone (id int) ON COMMIT DROP; INSERT INTO gone VALUES (1); COMMIT");
+    assert!(one.error("SELECT * FROM gone").starts_with("42P01"));
+    drop(two);
+    // Nothing is left on any connection.
+    let mut others: Vec<Wire> = (0..3).map(|_| client(&cluster)).collect();
+    for client in &mut others {
+        client.must("BEGIN");
+        assert!(client.error("SELECT * FROM pg_temp.notes").starts_with("42P01"));
+        client.must("ROLLBACK");
+    }
+}
+
+#[test]
+fn a_session_lock_is_one_for_the_whole_cluster_and_ends_with_its_session() {
+    let cluster = cluster_with("[pool]\nsize = 3");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    assert_eq!(one.value("SELECT pg_try_advisory_lock(5)"), "t");
+    for id in [&key, &other, &key] {
+        one.must(&format!("UPDATE counters SET n = n + 1 WHERE id = {id}"));
+        assert_eq!(two.value("SELECT pg_try_advisory_lock(5)"), "f");
+    }
+    assert_eq!(two.value("SELECT pg_try_advisory_xact_lock(5)"), "f");
+    assert_eq!(one.value("SELECT pg_advisory_unlock(5)"), "t");
+    assert_eq!(two.value("SELECT pg_try_advisory_lock(5)"), "t");
+    drop(two);
+    let freed = crate::cluster::eventually(std::time::Duration::from_secs(5), || {
+        one.value("SELECT pg_try_advisory_xact_lock(5)") == "t"
+    });
+    assert!(freed, "the lock of a session that is gone is still held");
+}
+
+#[test]
+fn a_cursor_with_hold_outlives_its_transaction() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    for key in [&key, &other] {
+        one.must("BEGIN");
+        one.must(&format!(
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM counters WHERE id = {key} UNION ALL SELECT -1"
+        ));
+        one.must("COMMIT");
+        assert_eq!(one.value("FETCH 1 FROM c"), *key);
+        assert!(two.error("FETCH 1 FROM c").starts_with("34000"));
+        let answers = one.run("FETCH 1 FROM c", &[]).sync().answers();
+        assert_eq!(answers, ["1", "2", "D -1", "C FETCH 1", "Z I"]);
+        one.must("CLOSE c");
+        assert!(one.error("FETCH 1 FROM c").starts_with("34000"));
+    }
+}
+
+#[test]
+fn a_listener_hears_everybody_also_while_it_is_silent() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [key, other] = keys_apart(&cluster);
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("LISTEN news");
+    two.must("NOTIFY news, 'first'");
+    assert_eq!(one.next().unwrap(), format!("A {} news first", two.pid));
+    two.must("BEGIN");
+    for id in [&key, &other] {
+        two.must(&format!("UPDATE counters SET n = 1 WHERE id = {id}"));
+    }
+    two.must("SELECT pg_notify('news', 'second')");
+    two.must("COMMIT");
+    assert_eq!(one.next().unwrap(), format!("A {} news second", two.pid));
+    // Its own, among the answers.
+    let own = format!("A {} news own", one.pid);
+    let answers = one.query("NOTIFY news, 'own'").answers();
+    assert!(answers == ["C NOTIFY", &own, "Z I"] || one.next().unwrap() == own, "{answers:?}");
+    one.must("UNLISTEN *");
+    two.must("NOTIFY news, 'third'");
+    assert_eq!(one.query("SELECT 1").answers(), ["T", "D 1", "C SELECT 1", "Z I"]);
+    let mut three = client(&cluster);
+    assert_eq!(three.query("SELECT 1").answers(), ["T", "D 1", "C SELECT 1", "Z I"]);
+}
+
+#[test]
+fn session_mode_keeps_connections_and_statement_mode_refuses_blocks() {
+    let cluster = cluster_with("[pool]\nsize = 1\nmode = \"session\"");
+    let [key, _] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
+    assert_eq!(one.value("SELECT pg_try_advisory_lock(9)"), "t");
+    one.must("SET work_mem = '7MB'");
+    assert_eq!(one.value("SHOW work_mem"), "7MB");
+    drop(one);
+    let mut two = client(&cluster);
+    assert_eq!(two.value("SHOW work_mem"), "4MB");
+    assert_eq!(two.value("SELECT pg_try_advisory_lock(9)"), "t");
+    let cluster = cluster_with("[pool]\nmode = \"statement\"");
+    let mut one = client(&cluster);
+    assert!(one.error("BEGIN").starts_with("0A000 transaction blocks not allowed"));
+    assert_eq!(one.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_killed_server_connection_is_told_in_postgresqls_words_and_ends_the_session() {
+    let cluster = cluster();
+    let [key, _] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    one.must(&format!("UPDATE counters SET n = 5 WHERE id = {key}"));
+    let kill =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND pid <> pg_backend_pid()";
+    let mut administrator = cluster.shards[0].superuser();
+    administrator.must(kill);
+    let answers = one.query(&format!("UPDATE counters SET n = 6 WHERE id = {key}")).answers();
+    assert_eq!(answers, ["E FATAL 57P01 terminating connection due to administrator command"]);
+    assert_eq!(one.next(), None);
+    // A session that keeps a connection hears of it at once.
+    let mut two = client(&cluster);
+    two.must("CREATE TEMP TABLE t (id int)");
+    administrator.must(kill);
+    assert_eq!(two.next().unwrap(), "E FATAL 57P01 terminating connection due to administrator command");
+    assert_eq!(two.next(), None);
+    // One that keeps none does not.
+    let mut three = client(&cluster);
+    three.must("SELECT 1");
+    administrator.must(kill);
+    assert_eq!(three.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_pipeline_over_several_shards_is_answered_in_its_own_order() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let keys = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("see", "SELECT id, n FROM counters WHERE id = $1");
+    one.parse("add", "UPDATE counters SET n = n + 1 WHERE id = $1");
+    assert_eq!(one.sync().answers(), ["1", "1", "Z I"]);
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        for key in &keys {
+            one.bind("", "see", &[key]).execute("").bind("", "add", &[key]).execute("");
+            let seen = format!("D {key}|{round}");
+            expected.extend(["2", &seen, "C SELECT 1", "2", "C UPDATE 1"].map(str::to_owned));
+        }
+        // A statement of the proxy's own and one of all shards stand in their places.
+        one.close(b'S', "nothing").bind("", "see", &[&keys[1]]).execute("");
+        expected.extend(["3", "2", &format!("D {}|{}", keys[1], round + 1), "C SELECT 1"].map(str::to_owned));
+        one.run("SELECT count(*) FROM counters WHERE n > $1", &["-1"]);
+        expected.extend(["1", "2", &format!("D {KEYS}"), "C SELECT 1"].map(str::to_owned));
+    }
+    expected.push("Z I".to_owned());
+    assert_eq!(one.sync().answers(), expected);
+}
+
+#[test]
+fn an_error_in_a_pipeline_over_several_shards_undoes_all_of_it() {
+    let cluster = cluster_with("[pool]\nsize = 1");
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("add", "UPDATE counters SET n = n + 1 WHERE id = $1");
+    one.parse("divide", "UPDATE counters SET n = n / 0 WHERE id = $1");
+    one.sync().answers();
+    for (first, second) in [(&key, &other), (&other, &key)] {
+        one.bind("", "add", &[first]).execute("").bind("", "divide", &[second]).execute("");
+        one.bind("", "add", &[first]).execute("").parse("new", "SELECT 1").bind("", "new", &[]).execute("");
+        let answers = one.sync().answers();
+        assert_eq!(answers[..3], ["2", "C UPDATE 1", "2"]);
+        assert_eq!(answers[3..], ["E ERROR 22012 division by zero", "Z I"]);
+        // What comes next finds the connections in order, prepared statements included.
+        for key in [first, second] {
+            let answers = one.bind("", "add", &[key]).execute("").sync().answers();
+            assert_eq!(answers, ["2", "C UPDATE 1", "Z I"]);
+        }
+    }
+    assert_eq!(one.value("SELECT sum(n) FROM counters"), "4");
+    let mut two = client(&cluster);
+    let answers = two.parse("", "SELECT 1").bind("", "", &[]).execute("").sync().answers();
+    assert_eq!(answers, ["1", "2", "D 1", "C SELECT 1", "Z I"]);
+}
+
+#[test]
+fn portals_of_two_shards_are_open_at_a_time() {
+    let cluster = cluster();
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("see", "SELECT id FROM counters WHERE id = $1").bind("a", "see", &[&key]).bind("b", "see", &[&other]);
+    one.describe(b'P', "a").execute("b").execute("a").close(b'P', "b");
+    let answers = one.sync().answers();
+    let [first, second] = [format!("D {other}"), format!("D {key}")];
+    assert_eq!(answers, ["1", "2", "2", "T", &first, "C SELECT 1", &second, "C SELECT 1", "3", "Z I"]);
+}
+
+#[test]
+fn large_objects_are_called_by_the_protocol() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    let answers = one.call(715, &["0"]).answers();
+    let oid = answers[0].strip_prefix("V ").unwrap().to_owned();
+    assert_eq!(answers[1], "Z T", "{answers:?}");
+    assert_eq!(one.call(952, &[&oid, "131072"]).answers(), ["V 0", "Z T"]);
+    assert_eq!(one.call(955, &["0", "some bytes"]).answers(), ["V 10", "Z T"]);
+    one.must("COMMIT");
+    assert_eq!(one.value(&format!("SELECT convert_from(lo_get({oid}), 'UTF8')")), "some bytes");
+    let refused = one.call(1598, &[]).answers();
+    assert!(refused[0].starts_with("E ERROR 0A000 the function call protocol"), "{refused:?}");
+    assert_eq!(refused[1], "Z I");
+}
+
+#[test]
+fn the_ids_of_an_insert_are_asked_for_right_after_it() {
+    let cluster = cluster();
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("INSERT INTO rows (body) VALUES ('c')");
+    let mine = one.value("SELECT lastval()");
+    two.must("INSERT INTO rows (body) VALUES ('d')");
+    assert_ne!(two.value("SELECT lastval()"), mine);
+    assert_eq!(one.value(&format!("SELECT body FROM rows WHERE id = {mine}")), "c");
+    for ask in [
+        "SELECT currval('rows_id_seq')",
+        "SELECT currval('public.rows_id_seq'::regclass) AS id",
+        "SELECT currval(pg_get_serial_sequence('rows', 'id'))",
+    ] {
+        assert_eq!(one.value(ask), mine, "{ask}");
+        let answers = one.parse("", ask).bind("", "", &[]).describe(b'P', "").execute("").sync().answers();
+        assert_eq!(answers, ["1", "2", "T", &format!("D {mine}"), "C SELECT 1", "Z I"]);
+    }
+    let answers = one.run("SELECT currval($1)", &["rows_id_seq"]).sync().answers();
+    assert_eq!(answers, ["1", "2", &format!("D {mine}"), "C SELECT 1", "Z I"]);
+}

@@ -160,9 +160,17 @@ pub struct Server {
 impl Server {
     /// Starts it; [`Server::wait`] waits until it answers.
     pub fn start(name: &str) -> Self {
+        Self::start_with_hba(name, None)
+    }
+
+    /// The same with a pg_hba.conf of its own, in which `postgres` should stay trusted.
+    pub fn start_with_hba(name: &str, hba: Option<&str>) -> Self {
         let directory = server_directory(name);
         let data = directory.path().join("data");
         run(Command::new("cp").arg("-a").arg(template()).arg(&data));
+        if let Some(hba) = hba {
+            fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        }
         let port = free_port();
         let log = File::create(directory.path().join("log")).unwrap();
         let mut command = Command::new("setpriv");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The same table as in `src/lib.rs`.
 const FLOORS: &[&[&str]] = &[
     &["base", "error"],
-    &["wire", "sql", "topology"],
+    &["wire", "sql", "topology", "auth"],
     &["plan", "session"],
     &["planner", "merge", "cache"],
     &["telemetry"],

@@ -26,10 +26,6 @@ impl DirectHost {
         &self.user
     }
 
-    pub(super) fn session_pid(&self) -> u32 {
-        self.session_pid
-    }
-
     /// The node that the session's connection leads to.
     pub(super) fn note_node(&self, node: NodeId) {
         self.node.store(u64::from(node.0), Ordering::Relaxed);
@@ -37,6 +33,10 @@ impl DirectHost {
 }
 
 impl Host for DirectHost {
+    fn own_pid(&self) -> u32 {
+        self.session_pid
+    }
+
     fn unique_id(&self) -> u64 {
         self.cluster.statement_ids.unique()
     }

@@ -14,11 +14,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
-use crate::backend::Lease;
+use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::session::direct::Machine;
+use crate::session::direct::{Host as _, Machine, Pumped};
 use crate::session::{PoolMode, Settings};
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
@@ -51,6 +51,8 @@ pub struct Direct {
     held: Option<Held>,
     /// A message that waits for the server.
     waiting: Option<Frame>,
+    /// A session that does nothing inside a transaction for so long is ended.
+    idle_transaction: Option<Duration>,
     _joined: Joined,
 }
 
@@ -87,8 +89,19 @@ impl Direct {
             machine: Machine::new(mode, settings),
             held: None,
             waiting: None,
+            idle_transaction: None,
             _joined: joined,
         }
+    }
+
+    /// Ends the session when it does nothing inside a transaction for so long.
+    ///
+    /// # Units
+    /// Milliseconds; `None`: never.
+    #[must_use]
+    pub fn with_idle_limit(mut self, limit_ms: Option<u64>) -> Self {
+        self.idle_transaction = limit_ms.map(Duration::from_millis);
+        self
     }
 
     /// Opens the first connection, so that a user whom PostgreSQL does not know or a setting that it
@@ -159,7 +172,9 @@ impl Direct {
             return;
         }
         let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
-        if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
+        if self.machine.needs_client() && !self.machine.is_quiet() {
+            self.slot.cancel_running().await;
+        } else if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
             self.slot.cancel_running().await;
         }
         let Some(held) = &mut self.held else { return };
@@ -202,7 +217,7 @@ impl Direct {
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
         self.slot.add(shard, lease.cancel_handle());
-        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.session_pid());
+        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);
@@ -210,12 +225,14 @@ impl Direct {
         Ok(())
     }
 
-    fn pump(&mut self, to_client: &mut BytesMut) -> Result<crate::session::direct::Pumped, Failure> {
-        let Some(held) = &mut self.held else { return Ok(crate::session::direct::Pumped::default()) };
+    fn pump(&mut self, to_client: &mut BytesMut) -> Result<Pumped, Failure> {
+        let Some(held) = &mut self.held else { return Ok(Pumped::default()) };
         let (mut side, input) = held.lease.relay();
         let pumped = self.machine.pump(input, &mut side, &self.host, to_client);
         self.machine.look_after(&mut side);
-        held.lease.note_settled();
+        if self.machine.is_quiet() {
+            held.lease.note_settled();
+        }
         pumped.map_err(|error| {
             held.lease.poison();
             tracing::warn!(%error, "a server broke the protocol");
@@ -234,17 +251,23 @@ impl Direct {
     fn let_go(&mut self) {
         if let Some(mut held) = self.held.take() {
             self.slot.remove(held.shard);
-            if self.machine.needs_reset() || self.machine.is_uncertain() || self.machine.is_unsynced() {
+            if self.machine.is_uncertain() || self.machine.is_unsynced() {
                 held.lease.poison();
             }
+            held.lease.needs_reset |= self.machine.needs_reset();
         }
         self.machine.detach();
     }
 
     /// The server connection is lost.
-    fn lost(&self, error: &crate::backend::BackendError) -> Failure {
+    fn lost(&self, error: &BackendError) -> Failure {
         let topology = self.cluster.topology.load();
-        Failure::Ours(error.to_client_error(&shard_name(&topology, topology.home())))
+        let name = shard_name(&topology, topology.home());
+        if self.machine.owes_client() {
+            return Failure::Ours(error.to_client_error(&name));
+        }
+        let lost = ClientError::new(ErrorId::ShardUnreachable, format!("connection to shard \"{name}\" was lost"));
+        Failure::Ours(lost.with_detail(error.to_string()))
     }
 
     /// Does what the last message means for other sessions.

@@ -43,6 +43,8 @@ enum Woken {
     Stopped,
     /// Somebody has ended the session.
     Terminated,
+    /// Nothing happened inside a transaction for too long.
+    Idle,
 }
 
 impl Direct {
@@ -93,6 +95,11 @@ impl Direct {
             Woken::Stopped | Woken::Terminated => {
                 let text = "terminating connection due to administrator command";
                 send_away(client, &ClientError::new(ErrorId::ShuttingDown, text)).await;
+                Ok(Turn::Gone)
+            }
+            Woken::Idle => {
+                let text = "terminating connection due to idle-in-transaction timeout";
+                send_away(client, &ClientError::new(ErrorId::IdleInTransaction, text)).await;
                 Ok(Turn::Gone)
             }
         }
@@ -163,6 +170,7 @@ impl Direct {
         let may_stop = self.machine.is_quiet();
         let slot = std::sync::Arc::clone(&self.slot);
         let takes_client = self.machine.takes_client() && self.waiting.is_none();
+        let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
         let moved =
             poll_fn(|context| poll_both(context, client, held.as_mut().map(|held| &mut held.lease), takes_client));
@@ -171,6 +179,7 @@ impl Direct {
             woken = moved => woken.map_err(Failure::Client),
             () = slot.terminated() => Ok(Woken::Terminated),
             () = stopped(stop), if may_stop => Ok(Woken::Stopped),
+            () = tokio::time::sleep(idle.unwrap_or_default()), if idle.is_some() => Ok(Woken::Idle),
         }
     }
 }

@@ -34,6 +34,32 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+impl TlsMode {
+    /// All, from the least to the most careful.
+    pub const ALL: [Self; 5] = [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
+
+    /// libpq's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// The mode that a word means.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word)
+    }
+
+    /// A CA is needed.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
 /// How servers are connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectSettings {
@@ -158,7 +184,7 @@ fn paths(settings: &ConnectSettings) -> Vec<&Path> {
 
 fn load(settings: &ConnectSettings) -> Result<Loaded, TlsError> {
     let roots = match &settings.ca {
-        None if matches!(settings.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) => {
+        None if settings.mode.verifies() => {
             return Err(TlsError::Setup("the mode verifies servers and no CA is given".to_owned()));
         }
         None => None,

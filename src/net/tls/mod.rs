@@ -38,6 +38,24 @@ pub enum TlsVersion {
     V1_3,
 }
 
+impl TlsVersion {
+    /// All, oldest first.
+    pub const ALL: [Self; 2] = [Self::V1_2, Self::V1_3];
+
+    /// As it is written: `1.2`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        }
+    }
+
+    /// The version that a text means.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.as_str() == word)
+    }
+}
+
 /// Why certificates cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {

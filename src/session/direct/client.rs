@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::facts::{self, Facts, NameUse, NamedUse};
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
@@ -45,7 +45,9 @@ impl Machine {
                 // Left over from a COPY that has failed, unless something is under way.
                 if let Some(server) = server.filter(|_| !self.is_skipping && !self.owed.is_empty()) {
                     server.output.extend_from_slice(&frame.bytes);
-                    self.is_copying_in &= frame.tag == b'd';
+                    if frame.tag != b'd' && !std::mem::take(&mut self.is_copying_in) {
+                        self.owed.push_back(Owed::CopyEnd);
+                    }
                 }
                 return Ok(Taken::Done);
             }
@@ -61,7 +63,8 @@ impl Machine {
             }
             return Ok(Taken::NeedsServer(frame));
         };
-        if self.is_transparent() {
+        if self.is_transparent() || self.is_copying_in {
+            // In the middle of a COPY it is an error, which the server names by the message's type.
             self.pass(&frame, server)?;
             return Ok(Taken::Done);
         }
@@ -107,7 +110,7 @@ impl Machine {
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, prepares: Vec::new() }
+                Owed::Query { instead: None, names: Names::default() }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -146,28 +149,36 @@ impl Machine {
                 }
             });
         }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, server, host);
-        if facts.deallocates_all {
-            self.statements.clear();
-        }
         // What it does to prepared statements must be known before the next message is understood.
         self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
-        let (instead, prepares) = match &renamed {
+        let (instead, names) = match renamed {
             Some(renamed) => {
                 put_query(renamed.text.as_bytes(), server.output);
-                (renamed.instead.clone(), renamed.prepares.clone())
+                (renamed.instead, renamed.names)
             }
             None => {
                 server.output.extend_from_slice(&frame.bytes);
-                (None, Vec::new())
+                (None, Names::default())
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, prepares });
+        self.owed.push_back(Owed::Query { instead, names });
         Ok(Taken::Done)
+    }
+
+    /// What the connection remembers of sequences is another session's: rather none than a wrong value.
+    fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
+        if std::mem::take(&mut self.has_foreign_sequences) {
+            server.query("DISCARD SEQUENCES");
+            self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+        }
     }
 
     /// A query that has to fail with an error of the proxy's own.
@@ -175,7 +186,7 @@ impl Machine {
         let mut bytes = BytesMut::new();
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
-        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), prepares: Vec::new() });
+        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), names: Names::default() });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -269,7 +280,7 @@ impl Machine {
         host: &dyn Host,
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
-        let own = renamed.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
+        let own = renamed.names.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
         let known = own.clone().or_else(|| self.statements.get(name));
         match (used.usage, known) {
             (NameUse::Prepare, Some(_)) => Err(already_exists(name)),
@@ -283,7 +294,7 @@ impl Machine {
                     text.get(after..used.statement.end).unwrap_or_default()
                 );
                 let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
-                renamed.prepares.push((Bytes::copy_from_slice(name), Arc::new(statement)));
+                renamed.names.prepares.push_back((Bytes::copy_from_slice(name), Arc::new(statement)));
                 Ok(server_name)
             }
             (_, None) => Err(does_not_exist(name)),
@@ -293,8 +304,7 @@ impl Machine {
                 }
                 renamed.executes.push(Arc::clone(&statement));
                 if usage == NameUse::Deallocate {
-                    self.statements.remove(name);
-                    server.prepared.forget(statement.id);
+                    renamed.names.deallocates.push_back((Bytes::copy_from_slice(name), statement.id));
                 }
                 Ok(statement.server_name())
             }
@@ -309,9 +319,12 @@ impl Machine {
                 self.close_evicted(evicted, server);
                 statement.write_parse(parse_body, server.output);
                 self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
-                client_message::encode_sync(server.output);
-                *server.pending_ready += 1;
-                self.owed.push_back(Owed::Sync { forward: false });
+                // A Sync of ours must not end what an error of the client's pipeline skips.
+                if !self.is_unsynced {
+                    client_message::encode_sync(server.output);
+                    *server.pending_ready += 1;
+                    self.owed.push_back(Owed::Sync { forward: false });
+                }
             }
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
@@ -353,6 +366,16 @@ impl Machine {
             return Ok(());
         }
         let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
+            let text = "lastval and currval of another connection are not known";
+            let error = ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
+            self.fail(&error, server);
+            return Ok(());
+        }
+        if facts.asks_sequence {
+            self.forget_foreign_sequences(server);
+        }
         let renamed = self.rename_parsed(text, &facts, server, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
@@ -368,7 +391,7 @@ impl Machine {
         let mut statement = Statement::new(id, is_unnamed, Origin::Protocol(parse_body.clone()), facts);
         if let Some(renamed) = renamed {
             statement.executes = renamed.executes;
-            statement.prepares = renamed.prepares.into_iter().next();
+            statement.names = renamed.names;
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
@@ -498,7 +521,18 @@ impl Machine {
 
     /// Makes a statement known to the connection, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
-        let Origin::Protocol(parse_body) = &statement.origin else { return };
+        let parse_body = match &statement.origin {
+            Origin::Protocol(parse_body) => parse_body,
+            Origin::Sql(sql) => {
+                if !server.prepared.contains(statement.id) && !self.owed.iter().any(|owed| !owed.ends_with_ready()) {
+                    server.prepared.ensure(statement.id);
+                    *server.unnamed = 0;
+                    server.query(sql);
+                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                }
+                return;
+            }
+        };
         if statement.is_unnamed {
             if *server.unnamed == statement.id {
                 return;
@@ -592,8 +626,8 @@ impl Machine {
 #[derive(Debug, Default)]
 struct Renamed {
     text: String,
-    /// Statements that it prepares, by the client's names.
-    prepares: Vec<(Bytes, Arc<Statement>)>,
+    /// What it does to names.
+    names: Names,
     /// Statements that it executes.
     executes: Vec<Arc<Statement>>,
     /// What it means for other sessions.

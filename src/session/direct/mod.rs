@@ -42,6 +42,8 @@ pub struct ServerSide<'a> {
     pub status: &'a mut u8,
     /// Statements that the server holds for it.
     pub prepared: &'a mut PreparedSet,
+    /// Process id of the session that used it last.
+    pub last_session: &'a mut u32,
     /// Id of its unnamed statement.
     pub unnamed: &'a mut u64,
     /// Key of the settings in force.
@@ -63,6 +65,8 @@ impl ServerSide<'_> {
 
 /// What a session asks of the process it lives in.
 pub trait Host {
+    /// The process id of the session.
+    fn own_pid(&self) -> u32;
     /// An id that nothing else has.
     fn unique_id(&self) -> u64;
     /// The id of a text with its parameter types, prepared under these settings: equal ids always mean
@@ -150,6 +154,10 @@ pub struct Machine {
     is_pinned: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
+    /// ReadyForQuery waits until settings that were reset have the session's own values again.
+    is_ready_held: bool,
+    /// `lastval()` on this connection would tell of another session's work.
+    has_foreign_sequences: bool,
     effects: Effects,
     inspection: Inspection,
     /// The server's answer to whether the role may signal a session.
@@ -178,6 +186,8 @@ impl Machine {
             passing_bytes: 0,
             is_pinned: false,
             is_waiting: false,
+            is_ready_held: false,
+            has_foreign_sequences: false,
             effects: Effects::default(),
             inspection: Inspection::default(),
             permission: None,
@@ -204,6 +214,16 @@ impl Machine {
     /// Transaction status that the client was last told.
     pub fn status(&self) -> u8 {
         self.status
+    }
+
+    /// The server owes answers to messages of the client's.
+    pub fn owes_client(&self) -> bool {
+        self.passing_bytes > 0 || !self.owed.iter().all(|owed| matches!(owed, Owed::Quiet(_)))
+    }
+
+    /// The server waits for the client: without it, nothing under way comes to an end.
+    pub fn needs_client(&self) -> bool {
+        self.is_unsynced || self.is_copying_in
     }
 
     /// Nothing is owed by the server.
@@ -240,6 +260,8 @@ impl Machine {
     pub fn attach(&mut self, server: &mut ServerSide<'_>, host: &dyn Host, to_client: &mut BytesMut) {
         self.is_attached = true;
         self.status = b'I';
+        let last_session = std::mem::replace(server.last_session, host.own_pid());
+        self.has_foreign_sequences = last_session != host.own_pid();
         if self.is_transparent() {
             self.report_parameters(server, to_client);
             return;
@@ -274,6 +296,7 @@ impl Machine {
         self.is_attached = false;
         self.is_pinned = false;
         self.is_waiting = false;
+        self.is_ready_held = false;
         self.is_copying_in = false;
         self.syncs_in_copy = 0;
         self.passing_bytes = 0;

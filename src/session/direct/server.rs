@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
@@ -57,7 +57,7 @@ impl Machine {
                     to_client.extend_from_slice(&bytes);
                 }
             }
-            if self.owed.front().is_some_and(|owed| matches!(owed, Owed::Local { .. })) {
+            if matches!(self.owed.front(), Some(Owed::Local { .. } | Owed::CopyEnd)) {
                 flush_run(input, &mut run, header.end, to_client);
                 self.say_local(to_client);
             }
@@ -155,16 +155,17 @@ impl Machine {
                 (false, false)
             }
             Owed::Quiet(_) => (false, false),
-            Owed::Query { prepares, .. } => {
+            Owed::Query { names, .. } => {
                 if message == tag::COMMAND_COMPLETE {
-                    let made = (body == b"PREPARE\0" && !prepares.is_empty()).then(|| prepares.remove(0));
-                    if let Some((name, statement)) = made {
-                        server.prepared.ensure(statement.id);
-                        self.statements.insert(name, statement);
+                    let mut names = std::mem::take(names);
+                    self.note_names(body, &mut names, server);
+                    if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
+                        *left = names;
                     }
-                    forget_deallocated(body, server);
                 }
-                self.is_copying_in |= message == tag::COPY_IN_RESPONSE;
+                if message == tag::COPY_IN_RESPONSE {
+                    self.begin_copy_in(server);
+                }
                 (true, false)
             }
             Owed::FunctionCall => (true, false),
@@ -196,7 +197,7 @@ impl Machine {
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => return Err(WireError::UnknownTag(message)),
         };
         if is_over {
             self.owed.pop_front();
@@ -207,37 +208,56 @@ impl Machine {
     /// A portal has run to its end.
     fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
-        let prepares = statement.prepares.clone();
+        let mut names = statement.names.clone();
         let is_told = !statement.facts.names.is_empty() || statement.facts.deallocates_all;
-        if body == b"PREPARE\0"
-            && let Some((name, made)) = prepares
-        {
-            server.prepared.ensure(made.id);
-            self.statements.insert(name, made);
-        }
-        if forget_deallocated(body, server) {
-            self.statements.clear();
-        }
+        self.note_names(body, &mut names, server);
         if is_told {
             self.is_waiting = false;
         }
     }
 
-    /// COPY reads from the client: Syncs that were sent before it are ignored by the server.
+    /// A statement is done that may have made or ended prepared statements: its command tag tells.
+    fn note_names(&mut self, command_tag: &[u8], names: &mut Names, server: &mut ServerSide<'_>) {
+        match command_tag {
+            b"PREPARE\0" => {
+                if let Some((name, statement)) = names.prepares.pop_front() {
+                    server.prepared.ensure(statement.id);
+                    self.statements.insert(name, statement);
+                }
+            }
+            b"DEALLOCATE\0" => {
+                if let Some((name, id)) = names.deallocates.pop_front() {
+                    server.prepared.forget(id);
+                    self.statements.remove(&name);
+                }
+            }
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
+                server.prepared.clear();
+                *server.unnamed = 0;
+                self.statements.clear();
+            }
+            _ => {}
+        }
+    }
+
+    /// COPY reads from the client: Syncs that were sent before its end are ignored by the server.
     fn begin_copy_in(&mut self, server: &mut ServerSide<'_>) {
-        self.is_copying_in = true;
+        let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd));
+        self.is_copying_in = end.is_none();
+        let behind = self.owed.split_off(end.unwrap_or(self.owed.len()));
         let before = self.owed.len();
         self.owed.retain(|owed| !matches!(owed, Owed::Sync { .. }));
         let ignored = before - self.owed.len();
+        self.owed.extend(behind.into_iter().skip(usize::from(end.is_some())));
         self.syncs_in_copy += ignored;
         *server.pending_ready = server.pending_ready.saturating_sub(ignored);
-        self.is_unsynced = true;
+        self.is_unsynced |= ignored > 0 && end.is_none();
     }
 
     fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
         let (name, value) = server_message::read_parameter_status(body)?;
         server.parameters.insert(name.to_owned(), value.to_owned());
-        if matches!(self.owed.front(), Some(Owed::Quiet(_))) {
+        if matches!(self.owed.front(), Some(Owed::Quiet(_))) || self.effects.sets_any {
             // The client is told afterwards, if the value is another one for it.
             return Ok(Fate::Swallow);
         }
@@ -271,22 +291,39 @@ impl Machine {
             Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
             _ => None,
         };
-        let is_own_error = self.skip_to_sync(server);
-        match (is_own_error, instead) {
+        let named = instead.or_else(|| self.with_clients_name(whole));
+        let is_own = matches!(self.owed.front(), Some(Owed::Parse { forward: false, .. }));
+        let has_own_sync = self.skip_to_sync(server);
+        match (is_own && has_own_sync, named) {
             (true, _) => Fate::Swallow,
             (false, Some(bytes)) => Fate::Replace(bytes),
             (false, None) => Fate::Forward,
         }
     }
 
-    /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
+    /// An error that speaks of a prepared statement by its name on the server, with the client's name.
+    fn with_clients_name(&self, whole: &[u8]) -> Option<Bytes> {
+        let start = memchr::memmem::find(whole, b"\"os_")? + 1;
+        let end = start + memchr::memchr(b'"', whole.get(start..)?)?;
+        let id = std::str::from_utf8(whole.get(start + 3..end)?).ok()?.parse().ok()?;
+        let name = self.statements.name_of(id)?;
+        let body = [whole.get(HEADER_BYTES..start)?, &name, whole.get(end..)?];
+        let mut bytes = BytesMut::new();
+        super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &body);
+        Some(bytes.freeze())
+    }
+
+    /// The server skips to the next Sync, queries included, and so does what it owes. True: that Sync is the
     /// proxy's own.
     fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
         self.is_waiting = false;
         let mut undone = Vec::new();
         while let Some(owed) = self.owed.front() {
-            if owed.ends_with_ready() {
+            if matches!(owed, Owed::Sync { .. }) {
                 break;
+            }
+            if owed.ends_with_ready() {
+                *server.pending_ready = server.pending_ready.saturating_sub(1);
             }
             match self.owed.pop_front() {
                 Some(Owed::Parse { id, undo, .. }) => {
@@ -357,8 +394,7 @@ impl Machine {
             }
             Owed::Quiet(Quiet::Restore) => {
                 *server.settings_key = self.settings.key();
-                self.is_waiting = false;
-                self.report_parameters(server, to_client);
+                self.end_inspection(server, to_client);
                 return Ok(Fate::Swallow);
             }
             Owed::Quiet(Quiet::Prepare) => return Ok(Fate::Swallow),
@@ -379,6 +415,14 @@ impl Machine {
             if std::mem::take(&mut self.effects.changes_schema) {
                 host.schema_changed();
             }
+            if self.effects.sets_any && self.owed.is_empty() && !self.is_unsynced {
+                // What RESET returned to is the server's; the client is told when it is the session's.
+                self.is_ready_held = true;
+                return Ok(Fate::Swallow);
+            }
+        }
+        if self.effects.sets_any {
+            self.report_parameters(server, to_client);
         }
         Ok(Fate::Forward)
     }
@@ -417,7 +461,7 @@ impl Machine {
             // What the session has is not known, so it keeps the connection that has it.
             self.is_pinned = true;
             *server.settings_key = u64::MAX;
-            self.is_waiting = false;
+            self.end_inspection(server, to_client);
             return;
         }
         if let Some(pinned) = inspection.is_pinned {
@@ -426,8 +470,7 @@ impl Machine {
         let restore = inspection.apply(&mut self.settings);
         if restore.is_empty() {
             *server.settings_key = self.settings.key();
-            self.is_waiting = false;
-            self.report_parameters(server, to_client);
+            self.end_inspection(server, to_client);
         } else {
             *server.settings_key = u64::MAX;
             server.query(&restore);
@@ -435,9 +478,21 @@ impl Machine {
         }
     }
 
+    fn end_inspection(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+        self.is_waiting = false;
+        self.report_parameters(server, to_client);
+        if std::mem::take(&mut self.is_ready_held) {
+            server_message::write_ready_for_query(to_client, self.status);
+        }
+    }
+
     fn say_local(&mut self, to_client: &mut BytesMut) {
-        while let Some(Owed::Local { answer, .. }) = self.owed.front() {
-            to_client.extend_from_slice(answer);
+        loop {
+            match self.owed.front() {
+                Some(Owed::Local { answer, .. }) => to_client.extend_from_slice(answer),
+                Some(Owed::CopyEnd) => {}
+                _ => return,
+            }
             self.owed.pop_front();
         }
     }
@@ -459,16 +514,6 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
     let mut bytes = BytesMut::new();
     server_message::write_notification(&mut bytes, pid, &notification.channel, &notification.payload);
     Ok(Fate::Replace(bytes.freeze()))
-}
-
-/// After DEALLOCATE ALL and DISCARD ALL a connection has no prepared statements.
-fn forget_deallocated(command_tag: &[u8], server: &mut ServerSide<'_>) -> bool {
-    let is_over = matches!(command_tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
-    if is_over {
-        server.prepared.clear();
-        *server.unnamed = 0;
-    }
-    is_over
 }
 
 /// Names and types of columns; what else a description holds may differ without a difference to the client.

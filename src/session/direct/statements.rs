@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::facts::Facts;
+use super::owed::Names;
 use crate::session::identity::Signal;
 use crate::wire::client_message::{self, Target};
 
@@ -36,8 +37,8 @@ pub(super) struct Statement {
     pub(super) facts: Arc<Facts>,
     /// Statements that its text executes by name.
     pub(super) executes: Vec<Arc<Statement>>,
-    /// The statement that its text prepares, by the client's name.
-    pub(super) prepares: Option<(Bytes, Arc<Statement>)>,
+    /// What running it does to names of prepared statements.
+    pub(super) names: Names,
     /// What its text means for other sessions.
     pub(super) signals: Vec<Signal>,
     /// Signature of the columns that the client was told, and the schema's version then; 0: not told.
@@ -54,7 +55,7 @@ impl Statement {
             origin,
             facts,
             executes: Vec::new(),
-            prepares: None,
+            names: Names::default(),
             signals: Vec::new(),
             columns: AtomicU64::new(0),
             columns_version: AtomicU64::new(0),
@@ -138,6 +139,11 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn get(&self, name: &[u8]) -> Option<Arc<Statement>> {
         self.by_name.get(name).cloned()
+    }
+
+    /// The client's name of a statement.
+    pub(super) fn name_of(&self, id: u64) -> Option<Bytes> {
+        self.by_name.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| name.clone())
     }
 
     pub(super) fn contains(&self, name: &[u8]) -> bool {

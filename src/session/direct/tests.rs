@@ -21,6 +21,7 @@ struct Connection {
     status: u8,
     prepared: PreparedSet,
     unnamed: u64,
+    last_session: u32,
     settings_key: u64,
     schema_version: u64,
     parameters: BTreeMap<String, String>,
@@ -35,6 +36,7 @@ impl Connection {
             status: &mut self.status,
             prepared: &mut self.prepared,
             unnamed: &mut self.unnamed,
+            last_session: &mut self.last_session,
             settings_key: &mut self.settings_key,
             schema_version: &mut self.schema_version,
             parameters: &mut self.parameters,
@@ -54,9 +56,13 @@ struct Alone {
     ids: Cell<u64>,
     known: RefCell<Vec<(Vec<u8>, u64, u64)>>,
     version: Cell<u64>,
+    pid: Cell<u32>,
 }
 
 impl Host for Alone {
+    fn own_pid(&self) -> u32 {
+        self.pid.get()
+    }
     fn unique_id(&self) -> u64 {
         self.ids.set(self.ids.get() + 1);
         self.ids.get()
@@ -326,6 +332,63 @@ fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
 }
 
 #[test]
+fn an_error_skips_queries_too() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "nobody");
+        client_message::encode_query(output, "select 1");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.pending_ready, 2);
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[0].contains("\"nobody\" does not exist") && heard[1] == "Z:I", "{heard:?}");
+    assert!(scene.machine.may_release() && connection.pending_ready == 0);
+}
+
+#[test]
+fn a_deallocate_that_fails_has_not_happened() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "select 1");
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'E');
+    });
+    scene.say(&mut connection, query("deallocate a"));
+    scene.answer(&mut connection, |output| {
+        error(output, "25P02");
+        server::write_ready_for_query(output, b'E');
+    });
+    assert_eq!(scene.machine.prepared_texts().len(), 1);
+    assert!(!connection.prepared.is_empty() && scene.machine.takes_client());
+}
+
+#[test]
+fn errors_speak_of_statements_by_the_clients_names() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "mine", "select $1");
+        bind_execute(output, "mine");
+        client_message::encode_sync(output);
+    });
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_error(output, "ERROR", "08P01", "prepared statement \"os_1\" requires 1", None, None);
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[1].contains("prepared statement \"mine\" requires 1"), "{heard:?}");
+    assert_eq!(heard[2], "Z:I");
+}
+
+#[test]
 fn a_name_that_is_taken_fails_where_the_server_would_fail() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -440,6 +503,26 @@ fn a_look_that_fails_keeps_the_connection() {
 }
 
 #[test]
+fn the_last_value_of_a_sequence_is_never_another_sessions() {
+    let mut connection = Connection::default();
+    for (pid, expected) in [(1, vec!["Q:DISCARD SEQUENCES", "Q:select lastval()"]), (1, vec!["Q:select lastval()"])] {
+        let mut scene = Scene::new();
+        scene.host.pid.set(pid);
+        scene.attach(&mut connection);
+        scene.say(&mut connection, query("select lastval()"));
+        assert_eq!(connection.heard(), expected);
+    }
+    let mut scene = Scene::new();
+    scene.host.pid.set(2);
+    scene.attach(&mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "insert into t default values");
+        parse(output, "", "select currval('t_id_seq')");
+    });
+    assert_eq!(connection.heard(), ["P:insert into t default values", "D:Sos_0"], "inside a pipeline it is refused");
+}
+
+#[test]
 fn copy_ignores_syncs_that_were_sent_before_it() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -463,6 +546,28 @@ fn copy_ignores_syncs_that_were_sent_before_it() {
     let heard = scene.answer(&mut connection, |output| complete(output, "COPY 1", b'I'));
     assert_eq!(heard, ["C:COPY 1", "Z:I"]);
     assert!(scene.machine.may_release());
+}
+
+#[test]
+fn a_sync_behind_the_end_of_a_copy_counts() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "copy t from stdin");
+        bind_execute(output, "");
+        client_message::encode_copy_data(output, b"1\n");
+        client_message::encode_copy_done(output);
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
+    });
+    assert_eq!(connection.pending_ready, 1);
+    scene.answer(&mut connection, |output| server::write_command_complete(output, "COPY 1"));
+    assert!(scene.machine.owes_client() && !scene.machine.may_release());
+    scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
+    assert!(scene.machine.may_release() && !scene.machine.is_uncertain());
 }
 
 #[test]

@@ -4,6 +4,9 @@
 const fs = require('node:fs');
 const path = require('node:path');
 
+// Libraries talk on stdout, which is for the steps.
+console.log = console.info = console.error;
+
 const refused = new Set();
 
 /** The SQLSTATE of an error, however deep the library has wrapped the driver's. */

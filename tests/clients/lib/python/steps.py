@@ -1,12 +1,17 @@
 """Prints the steps of a client program as tests/clients/README.md asks for. Standard library only."""
 
+import asyncio
 import os
 import sys
+import threading
 import time
 import traceback
 
 MODE = os.environ["MODE"]
 URL = os.environ["DATABASE_URL"]
+
+#: A step that takes longer hangs.
+STEP_SECONDS_MAX = 20
 
 _refused = set()
 
@@ -89,35 +94,83 @@ def _timed(name, begun):
     print(f"# {name} {time.monotonic() - begun:.2f} s", file=sys.stderr)
 
 
-def walk(steps, recover=lambda: None):
-    """Runs (name, function, names of steps it needs); `recover` puts the connection right after a failure."""
+def otherwise(function, other):
+    """A step that, when it is refused, makes the same rows in another way: later steps find what they expect."""
+
+    def step():
+        return function()
+
+    step.otherwise = other
+    return step
+
+
+def chosen(name):
+    """Whether to run the step: all, unless STEPS=a,b says which."""
     only = os.environ.get("STEPS")
+    return not only or name in only.split(",")
+
+
+def bounded(function):
+    """Runs a step in a thread of its own, so that one that hangs ends with its time and not the whole run."""
+    result = []
+
+    def run():
+        try:
+            result.append((function(), None))
+        except Exception as error:  # whatever a step meets is its result
+            result.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(STEP_SECONDS_MAX)
+    return result[0] if result else (None, TimeoutError(f"nothing came in {STEP_SECONDS_MAX} s"))
+
+
+def _complain(name, error):
+    """Says on stderr why the rows of a refused step could not be made in the other way either."""
+    if error is not None:
+        print(f"--- {name}, otherwise", file=sys.stderr)
+        traceback.print_exception(error)
+
+
+def walk(steps, recover=lambda stuck: None):
+    """Runs (name, function, names of steps it needs); `recover` puts the connection right after a failure."""
     for name, function, *needs in steps:
-        if only and name not in only.split(","):
-            continue
-        if skipped(name, needs):
+        if not chosen(name) or skipped(name, needs):
             continue
         begun = time.monotonic()
-        try:
-            emit(name, function())
-        except Exception as error:  # whatever a step meets is its result
+        result, error = bounded(function)
+        if error is None:
+            emit(name, result)
+        else:
             outcome(name, error)
-            recover()
+            recover(isinstance(error, TimeoutError))
+            if name in _refused and hasattr(function, "otherwise"):
+                _, error = bounded(function.otherwise)
+                _complain(name, error)
         _timed(name, begun)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # without waiting for a thread that hangs
 
 
 async def walk_async(steps, recover):
     """The same for coroutines."""
-    only = os.environ.get("STEPS")
     for name, function, *needs in steps:
-        if only and name not in only.split(","):
-            continue
-        if skipped(name, needs):
+        if not chosen(name) or skipped(name, needs):
             continue
         begun = time.monotonic()
         try:
-            emit(name, await function())
+            emit(name, await asyncio.wait_for(function(), STEP_SECONDS_MAX))
         except Exception as error:  # whatever a step meets is its result
             outcome(name, error)
-            await recover()
+            await recover(isinstance(error, TimeoutError))
+            if name in _refused and hasattr(function, "otherwise"):
+                try:
+                    await asyncio.wait_for(function.otherwise(), STEP_SECONDS_MAX)
+                except Exception as error:
+                    _complain(name, error)
         _timed(name, begun)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
