@@ -198,7 +198,9 @@ impl Machine {
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => {
+                return Err(WireError::UnknownTag(message));
+            }
         };
         if is_over {
             self.owed.pop_front();
