@@ -42,6 +42,8 @@ clients! {
     #[ignore = "run by make clients"]
     drizzle,
     #[ignore = "run by make clients"]
+    knex,
+    #[ignore = "run by make clients"]
     node_postgres,
     #[ignore = "run by make clients"]
     pgjdbc,
@@ -50,7 +52,11 @@ clients! {
     #[ignore = "run by make clients"]
     php_pdo,
     #[ignore = "run by make clients"]
+    ruby_pg,
+    #[ignore = "run by make clients"]
     sequelize,
+    #[ignore = "run by make clients"]
+    sqlx,
     #[ignore = "run by make clients"]
     typeorm,
 }
