@@ -52,6 +52,8 @@ clients! {
     #[ignore = "run by make clients"]
     php_pdo,
     #[ignore = "run by make clients"]
+    prisma,
+    #[ignore = "run by make clients"]
     ruby_pg,
     #[ignore = "run by make clients"]
     sequelize,
