@@ -40,6 +40,8 @@ clients! {
     #[ignore = "run by make clients"]
     activerecord,
     #[ignore = "run by make clients"]
+    diesel,
+    #[ignore = "run by make clients"]
     drizzle,
     #[ignore = "run by make clients"]
     knex,
@@ -55,6 +57,8 @@ clients! {
     prisma,
     #[ignore = "run by make clients"]
     ruby_pg,
+    #[ignore = "run by make clients"]
+    seaorm,
     #[ignore = "run by make clients"]
     sequelize,
     #[ignore = "run by make clients"]
