@@ -47,6 +47,8 @@ pub struct Direct {
     mode: PoolMode,
     /// What the client said when it connected; a connection of its own is opened with it.
     startup: Vec<(String, String)>,
+    /// Another database than the cluster's.
+    database: Option<String>,
     machine: Machine,
     held: Option<Held>,
     /// A message that waits for the server.
@@ -86,12 +88,20 @@ impl Direct {
             slot,
             mode,
             startup,
+            database: None,
             machine: Machine::new(mode, settings),
             held: None,
             waiting: None,
             idle_transaction: None,
             _joined: joined,
         }
+    }
+
+    /// The database that the client wants; the cluster's own unless it is said.
+    #[must_use]
+    pub fn in_database(mut self, database: &str) -> Self {
+        self.database = (database != self.cluster.topology.load().database).then(|| database.to_owned());
+        self
     }
 
     /// Ends the session when it does nothing inside a transaction for so long.
@@ -209,6 +219,9 @@ impl Direct {
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
         let mut target = self.cluster.target(&topology, shard, self.host.user())?;
+        if let Some(database) = &self.database {
+            target.database.clone_from(database);
+        }
         if self.mode == PoolMode::Session {
             target.parameters.clone_from(&self.startup);
         }
