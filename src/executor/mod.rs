@@ -3,13 +3,16 @@
 //! One file for each way a statement can run. Must not know: how clients are accepted, how the
 //! topology is stored, who leads a shard.
 
+mod answers;
 mod copy;
 mod ddl;
 pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
+mod function_call;
 mod insert;
+mod last_ids;
 mod link;
 mod one_verifier;
 mod peers;

@@ -187,13 +187,13 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    // Clients that have not logged in have places of their own.
+    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
     let descriptors = descriptors::raise_limit();
-    if descriptors < settings.clients.sockets_max() as u64 {
+    if descriptors < sockets_max as u64 {
         tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
     }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    // Clients that have not logged in have places of their own.
-    let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
     let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
     let listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;

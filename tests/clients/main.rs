@@ -32,23 +32,32 @@ macro_rules! clients {
 }
 
 clients! {
-    asyncpg,
-    #[ignore = "run by make clients"]
-    psycopg2,
-    psycopg3,
-    psql,
     #[ignore = "run by make clients"]
     activerecord,
+    asyncpg,
+    django,
     #[ignore = "run by make clients"]
     drizzle,
     #[ignore = "run by make clients"]
     node_postgres,
+    pg_dump,
+    #[ignore = "run by make clients"]
+    pgbench,
     #[ignore = "run by make clients"]
     pgjdbc,
     #[ignore = "run by make clients"]
     pgx,
+    psql,
+    #[ignore = "run by make clients"]
+    psycopg2,
+    psycopg3,
+    #[ignore = "run by make clients"]
+    php_pdo,
     #[ignore = "run by make clients"]
     sequelize,
+    #[ignore = "run by make clients"]
+    sqlalchemy_asyncpg,
+    sqlalchemy_psycopg,
     #[ignore = "run by make clients"]
     typeorm,
 }

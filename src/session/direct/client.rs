@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::facts::{self, Facts, NameUse, NamedUse};
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
@@ -63,7 +63,8 @@ impl Machine {
             }
             return Ok(Taken::NeedsServer(frame));
         };
-        if self.is_transparent() {
+        if self.is_transparent() || self.is_copying_in {
+            // In the middle of a COPY it is an error, which the server names by the message's type.
             self.pass(&frame, server)?;
             return Ok(Taken::Done);
         }
@@ -109,7 +110,7 @@ impl Machine {
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, prepares: Vec::new() }
+                Owed::Query { instead: None, names: Names::default() }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -155,23 +156,20 @@ impl Machine {
         self.statements.remove(b"");
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
-        if facts.deallocates_all {
-            self.statements.clear();
-        }
         // What it does to prepared statements must be known before the next message is understood.
         self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
-        let (instead, prepares) = match &renamed {
+        let (instead, names) = match renamed {
             Some(renamed) => {
                 put_query(renamed.text.as_bytes(), server.output);
-                (renamed.instead.clone(), renamed.prepares.clone())
+                (renamed.instead, renamed.names)
             }
             None => {
                 server.output.extend_from_slice(&frame.bytes);
-                (None, Vec::new())
+                (None, Names::default())
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, prepares });
+        self.owed.push_back(Owed::Query { instead, names });
         Ok(Taken::Done)
     }
 
@@ -188,7 +186,7 @@ impl Machine {
         let mut bytes = BytesMut::new();
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
-        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), prepares: Vec::new() });
+        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), names: Names::default() });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -288,7 +286,7 @@ impl Machine {
         host: &dyn Host,
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
-        let own = renamed.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
+        let own = renamed.names.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
         let known = own.clone().or_else(|| self.statements.get(name));
         match (used.usage, known) {
             (NameUse::Prepare, Some(_)) => Err(already_exists(name)),
@@ -302,26 +300,20 @@ impl Machine {
                     text.get(after..used.statement.end).unwrap_or_default()
                 );
                 let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
-                renamed.prepares.push((Bytes::copy_from_slice(name), Arc::new(statement)));
+                renamed.names.prepares.push_back((Bytes::copy_from_slice(name), Arc::new(statement)));
                 Ok(server_name)
             }
             (_, None) => Err(does_not_exist(name)),
             (usage, Some(statement)) => {
                 renamed.executes.push(Arc::clone(&statement));
-                match server {
-                    Some(server) => {
-                        if own.is_none() && self.status != b'E' {
-                            self.ensure_before_query(&statement, server);
-                        }
-                        if usage == NameUse::Deallocate {
-                            self.statements.remove(name);
-                            server.prepared.forget(statement.id);
-                        }
-                    }
-                    None if usage == NameUse::Deallocate => {
-                        renamed.deallocates = Some((Bytes::copy_from_slice(name), statement.id));
-                    }
-                    None => {}
+                if let Some(server) = server
+                    && own.is_none()
+                    && self.status != b'E'
+                {
+                    self.ensure_before_query(&statement, server);
+                }
+                if usage == NameUse::Deallocate {
+                    renamed.names.deallocates.push_back((Bytes::copy_from_slice(name), statement.id));
                 }
                 Ok(statement.server_name())
             }
@@ -336,9 +328,12 @@ impl Machine {
                 self.close_evicted(evicted, server);
                 statement.write_parse(parse_body, server.output);
                 self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
-                client_message::encode_sync(server.output);
-                *server.pending_ready += 1;
-                self.owed.push_back(Owed::Sync { forward: false });
+                // A Sync of ours must not end what an error of the client's pipeline skips.
+                if !self.is_unsynced {
+                    client_message::encode_sync(server.output);
+                    *server.pending_ready += 1;
+                    self.owed.push_back(Owed::Sync { forward: false });
+                }
             }
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
@@ -406,8 +401,7 @@ impl Machine {
         let mut statement = Statement::new(id, is_unnamed, Origin::Protocol(parse_body.clone()), facts);
         if let Some(renamed) = renamed {
             statement.executes = renamed.executes;
-            statement.prepares = renamed.prepares.into_iter().next();
-            statement.deallocates = renamed.deallocates;
+            statement.names = renamed.names;
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
@@ -610,10 +604,8 @@ impl Machine {
 #[derive(Debug, Default)]
 struct Renamed {
     text: String,
-    /// Statements that it prepares, by the client's names.
-    prepares: Vec<(Bytes, Arc<Statement>)>,
-    /// The statement that it gives up, by the client's name.
-    deallocates: Option<(Bytes, u64)>,
+    /// What it does to names.
+    names: Names,
     /// Statements that it executes.
     executes: Vec<Arc<Statement>>,
     /// What it means for other sessions.

@@ -1,5 +1,6 @@
 //! Answers that the server still owes, in order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,14 +33,22 @@ pub(super) enum Undo {
     Restore { name: Bytes, before: Option<Arc<Statement>> },
 }
 
+/// What a text does to names of prepared statements, once the server says that it has done it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// Statements that PREPARE makes, in order.
+    pub(super) prepares: VecDeque<(Bytes, Arc<Statement>)>,
+    /// Statements that DEALLOCATE ends, in order.
+    pub(super) deallocates: VecDeque<(Bytes, u64)>,
+}
+
 /// One answer.
 #[derive(Debug)]
 pub(super) enum Owed {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet(Quiet),
-    /// Everything up to ReadyForQuery. With `instead`, its error is another one. The statements that SQL's
-    /// PREPARE makes get their names when the server says that they are made.
-    Query { instead: Option<Bytes>, prepares: Vec<(Bytes, Arc<Statement>)> },
+    /// Everything up to ReadyForQuery. With `instead`, its error is another one.
+    Query { instead: Option<Bytes>, names: Names },
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.

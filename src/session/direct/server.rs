@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
@@ -155,14 +155,13 @@ impl Machine {
                 (false, false)
             }
             Owed::Quiet(_) => (false, false),
-            Owed::Query { prepares, .. } => {
+            Owed::Query { names, .. } => {
                 if message == tag::COMMAND_COMPLETE {
-                    let made = (body == b"PREPARE\0" && !prepares.is_empty()).then(|| prepares.remove(0));
-                    if let Some((name, statement)) = made {
-                        server.prepared.ensure(statement.id);
-                        self.statements.insert(name, statement);
+                    let mut names = std::mem::take(names);
+                    self.note_names(body, &mut names, server);
+                    if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
+                        *left = names;
                     }
-                    forget_deallocated(body, server);
                 }
                 if message == tag::COPY_IN_RESPONSE {
                     self.begin_copy_in(server);
@@ -212,25 +211,35 @@ impl Machine {
     /// A portal has run to its end, or to its limit of rows.
     fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
-        let (prepares, deallocates) = (statement.prepares.clone(), statement.deallocates.clone());
+        let mut names = statement.names.clone();
         let is_told = !statement.facts.names.is_empty() || statement.facts.deallocates_all;
-        if body == b"PREPARE\0"
-            && let Some((name, made)) = prepares
-        {
-            server.prepared.ensure(made.id);
-            self.statements.insert(name, made);
-        }
-        if body == b"DEALLOCATE\0"
-            && let Some((name, id)) = deallocates
-        {
-            server.prepared.forget(id);
-            self.statements.remove(&name);
-        }
-        if forget_deallocated(body, server) {
-            self.statements.clear();
-        }
+        self.note_names(body, &mut names, server);
         if is_told {
             self.is_waiting = false;
+        }
+    }
+
+    /// A statement is done that may have made or ended prepared statements: its command tag tells.
+    fn note_names(&mut self, command_tag: &[u8], names: &mut Names, server: &mut ServerSide<'_>) {
+        match command_tag {
+            b"PREPARE\0" => {
+                if let Some((name, statement)) = names.prepares.pop_front() {
+                    server.prepared.ensure(statement.id);
+                    self.statements.insert(name, statement);
+                }
+            }
+            b"DEALLOCATE\0" => {
+                if let Some((name, id)) = names.deallocates.pop_front() {
+                    server.prepared.forget(id);
+                    self.statements.remove(&name);
+                }
+            }
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
+                server.prepared.clear();
+                *server.unnamed = 0;
+                self.statements.clear();
+            }
+            _ => {}
         }
     }
 
@@ -295,8 +304,9 @@ impl Machine {
             _ => None,
         };
         let named = instead.or_else(|| self.with_clients_name(whole));
-        let is_own_error = self.skip_to_sync(server);
-        match (is_own_error, named) {
+        let is_own = matches!(self.owed.front(), Some(Owed::Parse { forward: false, .. }));
+        let has_own_sync = self.skip_to_sync(server);
+        match (is_own && has_own_sync, named) {
             (true, _) => Fate::Swallow,
             (false, Some(bytes)) => Fate::Replace(bytes),
             (false, None) => Fate::Forward,
@@ -315,14 +325,17 @@ impl Machine {
         Some(bytes.freeze())
     }
 
-    /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
+    /// The server skips to the next Sync, queries included, and so does what it owes. True: that Sync is the
     /// proxy's own.
     fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
         self.is_waiting = false;
         let mut undone = Vec::new();
         while let Some(owed) = self.owed.front() {
-            if owed.ends_with_ready() {
+            if matches!(owed, Owed::Sync { .. }) {
                 break;
+            }
+            if owed.ends_with_ready() {
+                *server.pending_ready = server.pending_ready.saturating_sub(1);
             }
             match self.owed.pop_front() {
                 Some(Owed::Parse { id, undo, .. }) => {
@@ -517,16 +530,6 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
     let mut bytes = BytesMut::new();
     server_message::write_notification(&mut bytes, pid, &notification.channel, &notification.payload);
     Ok(Fate::Replace(bytes.freeze()))
-}
-
-/// After DEALLOCATE ALL and DISCARD ALL a connection has no prepared statements.
-fn forget_deallocated(command_tag: &[u8], server: &mut ServerSide<'_>) -> bool {
-    let is_over = matches!(command_tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
-    if is_over {
-        server.prepared.clear();
-        *server.unnamed = 0;
-    }
-    is_over
 }
 
 /// Names and types of columns; what else a description holds may differ without a difference to the client.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::facts::Facts;
+use super::owed::Names;
 use crate::session::identity::Signal;
 use crate::wire::client_message::{self, Target};
 
@@ -36,10 +37,8 @@ pub(super) struct Statement {
     pub(super) facts: Arc<Facts>,
     /// Statements that its text executes by name.
     pub(super) executes: Vec<Arc<Statement>>,
-    /// The statement that its text prepares, by the client's name.
-    pub(super) prepares: Option<(Bytes, Arc<Statement>)>,
-    /// The statement that its text deallocates: the client's name and the id.
-    pub(super) deallocates: Option<(Bytes, u64)>,
+    /// What running it does to names of prepared statements.
+    pub(super) names: Names,
     /// What its text means for other sessions.
     pub(super) signals: Vec<Signal>,
     /// Signature of the columns that the client was told, and the schema's version then; 0: not told.
@@ -56,8 +55,7 @@ impl Statement {
             origin,
             facts,
             executes: Vec::new(),
-            prepares: None,
-            deallocates: None,
+            names: Names::default(),
             signals: Vec::new(),
             columns: AtomicU64::new(0),
             columns_version: AtomicU64::new(0),

@@ -332,6 +332,45 @@ fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
 }
 
 #[test]
+fn an_error_skips_queries_too() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "nobody");
+        client_message::encode_query(output, "select 1");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.pending_ready, 2);
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[0].contains("\"nobody\" does not exist") && heard[1] == "Z:I", "{heard:?}");
+    assert!(scene.machine.may_release() && connection.pending_ready == 0);
+}
+
+#[test]
+fn a_deallocate_that_fails_has_not_happened() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "select 1");
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'E');
+    });
+    scene.say(&mut connection, query("deallocate a"));
+    scene.answer(&mut connection, |output| {
+        error(output, "25P02");
+        server::write_ready_for_query(output, b'E');
+    });
+    assert_eq!(scene.machine.prepared_texts().len(), 1);
+    assert!(!connection.prepared.is_empty() && scene.machine.takes_client());
+}
+
+#[test]
 fn errors_speak_of_statements_by_the_clients_names() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
