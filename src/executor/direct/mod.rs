@@ -230,7 +230,10 @@ impl Direct {
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
         self.slot.add(shard, lease.cancel_handle());
-        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
+        // In session mode the client knows the server's own process.
+        let is_own = self.mode == PoolMode::Session;
+        let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
+        self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);
@@ -264,7 +267,10 @@ impl Direct {
     fn let_go(&mut self) {
         if let Some(mut held) = self.held.take() {
             self.slot.remove(held.shard);
-            if self.machine.is_uncertain() || self.machine.is_unsynced() {
+            // DISCARD ALL leaves a temporary schema and loaded libraries behind: who is promised a connection
+            // of his own gets a new one.
+            let is_own = self.mode == PoolMode::Session;
+            if is_own || self.machine.is_uncertain() || self.machine.is_unsynced() {
                 held.lease.poison();
             }
             held.lease.needs_reset |= self.machine.needs_reset();
