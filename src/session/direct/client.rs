@@ -386,7 +386,6 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        // What it executes is made known when it is bound or described.
         let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
@@ -406,6 +405,10 @@ impl Machine {
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
+        // Its columns are those of what it executes, as the server knows it by now.
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
         let before = self.statements.insert(name.clone(), Arc::clone(&statement));
         // A Parse that fails has thrown the old unnamed statement away, too.
         let undo = Undo::Restore { name, before: before.filter(|_| !is_unnamed) };
@@ -501,11 +504,12 @@ impl Machine {
 
     /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
+        let was_complete = statement.executes.iter().all(|needed| server.prepared.contains(needed.id));
         for needed in &statement.executes {
             self.ensure(needed, server);
         }
         if statement.is_unnamed {
-            if *server.unnamed == statement.id {
+            if *server.unnamed == statement.id && was_complete {
                 return;
             }
             *server.unnamed = statement.id;

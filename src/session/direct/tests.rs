@@ -769,14 +769,13 @@ fn a_statement_of_sql_is_prepared_within_a_pipeline() {
         bind_execute(output, "");
     });
     let steps = ["P:os_prepare.prepare os_1 as select 1", "B:os_prepare.os_prepare", "E:os_prepare"];
-    let mut expected = vec!["P:execute os_1"];
-    expected.extend(steps);
-    expected.extend(["C:Pos_prepare", "C:Sos_prepare", "D:S", "B", "E", "H"]);
+    let mut expected = steps.to_vec();
+    expected.extend(["C:Pos_prepare", "C:Sos_prepare", "P:execute os_1", "D:S", "B", "E", "H"]);
     assert_eq!(connection.heard(), expected);
     let heard = scene.answer(&mut connection, |output| {
-        answers(output, b"112");
+        answers(output, b"12");
         server::write_command_complete(output, "PREPARE");
-        answers(output, b"33");
+        answers(output, b"331");
         server::write_parameter_description(output, &[]);
         answers(output, b"n2");
     });
