@@ -155,7 +155,7 @@ impl Machine {
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
-        let renamed = self.rename(text, &facts, server, host);
+        let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
         self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
         let (instead, names) = match renamed {
@@ -177,7 +177,7 @@ impl Machine {
     fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
         if std::mem::take(&mut self.has_foreign_sequences) {
             server.query("DISCARD SEQUENCES");
-            self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+            self.owed.push_back(Owed::Quiet(Quiet::Aside));
         }
     }
 
@@ -239,8 +239,14 @@ impl Machine {
     }
 
     /// The text with the server's names of prepared statements and the session's own identity in it; `None`
-    /// when it can be sent as it is.
-    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
+    /// when it can be sent as it is. With a connection, it is made ready to run the text at once.
+    fn rename(
+        &mut self,
+        text: &[u8],
+        facts: &Facts,
+        mut server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+    ) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
             return host.identify(text).map(|found| Renamed {
@@ -254,7 +260,7 @@ impl Machine {
         for used in &facts.names {
             renamed.text.push_str(text.get(at..used.range.start)?);
             at = used.range.end;
-            match self.rename_one(text, used, &mut renamed, server, host) {
+            match self.rename_one(text, used, &mut renamed, server.as_deref_mut(), host) {
                 Ok(name) => renamed.text.push_str(&name),
                 Err(error) => {
                     // The server has to fail where it would: a name that nobody has does that.
@@ -276,7 +282,7 @@ impl Machine {
         text: &str,
         used: &NamedUse,
         renamed: &mut Renamed,
-        server: &mut ServerSide<'_>,
+        server: Option<&mut ServerSide<'_>>,
         host: &dyn Host,
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
@@ -299,10 +305,13 @@ impl Machine {
             }
             (_, None) => Err(does_not_exist(name)),
             (usage, Some(statement)) => {
-                if own.is_none() && self.status != b'E' {
+                renamed.executes.push(Arc::clone(&statement));
+                if let Some(server) = server
+                    && own.is_none()
+                    && self.status != b'E'
+                {
                     self.ensure_before_query(&statement, server);
                 }
-                renamed.executes.push(Arc::clone(&statement));
                 if usage == NameUse::Deallocate {
                     renamed.names.deallocates.push_back((Bytes::copy_from_slice(name), statement.id));
                 }
@@ -329,10 +338,10 @@ impl Machine {
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
                     server.query(&format!("DEALLOCATE {}", statements::server_name(evicted)));
-                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                    self.owed.push_back(Owed::Quiet(Quiet::Aside));
                 }
                 server.query(sql);
-                self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                self.owed.push_back(Owed::Quiet(Quiet::Prepare(statement.id)));
             }
         }
     }
@@ -376,7 +385,8 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        let renamed = self.rename_parsed(text, &facts, server, host);
+        // What it executes is made known when it is bound or described.
+        let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
             return Ok(());
@@ -433,33 +443,6 @@ impl Machine {
         self.owed.push_back(Owed::Parse { forward: true, id: statement.id, undo });
     }
 
-    fn rename_parsed(
-        &mut self,
-        text: &[u8],
-        facts: &Facts,
-        server: &mut ServerSide<'_>,
-        host: &dyn Host,
-    ) -> Option<Renamed> {
-        // What SQL's EXECUTE needs is made by queries of their own, which cannot stand inside a pipeline.
-        let is_possible = self.owed.is_empty() || facts.names.iter().all(|used| used.usage == NameUse::Prepare);
-        if !facts.names.is_empty() && !is_possible {
-            let all_known = facts.names.iter().all(|used| {
-                self.statements.get(used.name.as_bytes()).is_none_or(|known| server.prepared.contains(known.id))
-            });
-            if !all_known {
-                let error = ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXECUTE of this statement is not supported inside a pipeline",
-                )
-                .with_hint("Send Sync before it.");
-                let mut bytes = BytesMut::new();
-                write_error(&error, "ERROR", &mut bytes);
-                return Some(Renamed { instead: Some(bytes.freeze()), ..Renamed::default() });
-            }
-        }
-        self.rename(text, facts, server, host)
-    }
-
     fn bind(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
@@ -472,8 +455,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
-            self.fail(&error, server);
+            self.fail_with(stale_plan(), server);
             return Ok(Taken::Done);
         }
         if !statement.signals.is_empty()
@@ -487,9 +469,6 @@ impl Machine {
                     return Ok(Taken::Done);
                 }
             }
-        }
-        for needed in &statement.executes {
-            self.ensure(needed, server);
         }
         self.ensure(&statement, server);
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
@@ -519,20 +498,11 @@ impl Machine {
         true
     }
 
-    /// Makes a statement known to the connection, within the pipeline.
+    /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
-        let parse_body = match &statement.origin {
-            Origin::Protocol(parse_body) => parse_body,
-            Origin::Sql(sql) => {
-                if !server.prepared.contains(statement.id) && !self.owed.iter().any(|owed| !owed.ends_with_ready()) {
-                    server.prepared.ensure(statement.id);
-                    *server.unnamed = 0;
-                    server.query(sql);
-                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
-                }
-                return;
-            }
-        };
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
         if statement.is_unnamed {
             if *server.unnamed == statement.id {
                 return;
@@ -544,8 +514,16 @@ impl Machine {
                 Ensured::NeedsParse { evicted } => self.close_evicted(evicted, server),
             }
         }
-        statement.write_parse(parse_body, server.output);
-        self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+        match &statement.origin {
+            Origin::Protocol(parse_body) => {
+                statement.write_parse(parse_body, server.output);
+                self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+            }
+            Origin::Sql(sql) => {
+                let steps = statements::write_prepare(sql, server.output);
+                self.owed.extend((0..steps).map(|_| Owed::Step { id: statement.id }));
+            }
+        }
     }
 
     fn describe_statement(
@@ -642,6 +620,16 @@ enum Held {
     Later,
     /// It must fail.
     Refused(ClientError),
+}
+
+/// PostgreSQL's own words, with the place in its source: drivers that prepare such a statement anew know it
+/// by that.
+fn stale_plan() -> Bytes {
+    let fields =
+        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
+    let mut bytes = BytesMut::new();
+    statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[fields]);
+    bytes.freeze()
 }
 
 /// A statement that fails on every server and does nothing.

@@ -14,8 +14,10 @@ pub(super) enum Quiet {
     Settings,
     /// What the last transaction left behind.
     Inspection,
-    /// A statement that SQL's EXECUTE needs.
-    Prepare,
+    /// A statement that SQL's EXECUTE needs, by its id.
+    Prepare(u64),
+    /// Something whose answer is of no interest.
+    Aside,
     /// Whether the role may signal another session.
     Permission,
     /// Settings that RESET returned to other than the session's startup values.
@@ -63,6 +65,8 @@ pub(super) enum Owed {
     Execute { statement: Option<Arc<Statement>> },
     /// CloseComplete, forwarded or not.
     Close { forward: bool },
+    /// One message, seen by nobody: a step in preparing the statement of that id by SQL.
+    Step { id: u64 },
     /// ReadyForQuery, forwarded or not.
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.

@@ -171,6 +171,7 @@ impl Machine {
             Owed::FunctionCall => (true, false),
             Owed::Parse { forward, .. } | Owed::Close { forward } => (*forward, true),
             Owed::Bind | Owed::DescribePortal => (true, true),
+            Owed::Step { .. } => (false, true),
             Owed::DescribeStatement { of } => {
                 let is_over = message != tag::PARAMETER_DESCRIPTION;
                 if let Some((statement, version)) = of.as_ref().filter(|_| is_over) {
@@ -192,12 +193,14 @@ impl Machine {
                 }
                 let is_over =
                     matches!(message, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED);
-                if message == tag::COMMAND_COMPLETE {
+                if is_over {
                     self.executed(body, server);
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => {
+                return Err(WireError::UnknownTag(message));
+            }
         };
         if is_over {
             self.owed.pop_front();
@@ -205,7 +208,7 @@ impl Machine {
         Ok(if forward { Fate::Forward } else { Fate::Swallow })
     }
 
-    /// A portal has run to its end.
+    /// A portal has run to its end, or to its limit of rows.
     fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
         let mut names = statement.names.clone();
@@ -282,13 +285,22 @@ impl Machine {
                 self.inspection.has_failed = true;
                 return Fate::Swallow;
             }
+            Some(Owed::Quiet(Quiet::Prepare(id))) => {
+                server.prepared.forget(*id);
+                self.failed_prepare.get_or_insert(without_position(whole));
+                return Fate::Swallow;
+            }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
-            Some(Owed::Query { instead, .. }) => return instead.take().map_or(Fate::Forward, Fate::Replace),
+            Some(Owed::Query { instead, .. }) => {
+                let instead = self.failed_prepare.take().or_else(|| instead.take());
+                return instead.map_or(Fate::Forward, Fate::Replace);
+            }
             Some(Owed::FunctionCall) => return Fate::Forward,
             _ => {}
         }
         let instead = match self.owed.front_mut() {
             Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
+            Some(Owed::Step { .. }) => Some(without_position(whole)),
             _ => None,
         };
         let named = instead.or_else(|| self.with_clients_name(whole));
@@ -334,6 +346,7 @@ impl Machine {
                     undone.push(undo);
                 }
                 Some(Owed::Local { undo, .. }) => undone.push(undo),
+                Some(Owed::Step { id }) => server.prepared.forget(id),
                 _ => {}
             }
         }
@@ -397,7 +410,7 @@ impl Machine {
                 self.end_inspection(server, to_client);
                 return Ok(Fate::Swallow);
             }
-            Owed::Quiet(Quiet::Prepare) => return Ok(Fate::Swallow),
+            Owed::Quiet(Quiet::Prepare(_) | Quiet::Aside) => return Ok(Fate::Swallow),
             Owed::Quiet(Quiet::Permission) => {
                 // Without an answer there is no permission.
                 self.permission.get_or_insert_default();
@@ -405,7 +418,10 @@ impl Machine {
                 return Ok(Fate::Swallow);
             }
             Owed::Sync { forward: false } => return Ok(Fate::Swallow),
-            Owed::Query { .. } => self.is_waiting = false,
+            Owed::Query { .. } => {
+                self.is_waiting = false;
+                self.failed_prepare = None;
+            }
             _ => {}
         }
         self.status = status;
@@ -539,10 +555,21 @@ fn is_fatal(body: &[u8]) -> bool {
 
 /// The same error with severity FATAL, as a server answers to a login.
 fn as_fatal(whole: &[u8]) -> Bytes {
+    rewrite(whole, |kind, value| Some(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value }))
+}
+
+/// The same error without its place in a text that the client has not sent.
+fn without_position(whole: &[u8]) -> Bytes {
+    rewrite(whole, |kind, value| (kind != b'P').then_some(value))
+}
+
+/// An error with other fields, or fewer.
+fn rewrite<'a>(whole: &'a [u8], field: impl Fn(u8, &'a [u8]) -> Option<&'a [u8]>) -> Bytes {
     let mut body = Vec::with_capacity(whole.len());
     for (kind, value) in fields(whole.get(HEADER_BYTES..).unwrap_or_default()) {
+        let Some(value) = field(kind, value) else { continue };
         body.push(kind);
-        body.extend_from_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+        body.extend_from_slice(value);
         body.push(0);
     }
     body.push(0);

@@ -114,6 +114,20 @@ pub(super) fn write_bind(portal: &[u8], name: &str, rest: &[u8], output: &mut By
     put_message(output, b'B', &[portal, &[0], name.as_bytes(), &[0], rest]);
 }
 
+/// Appends the messages that run SQL's PREPARE inside a pipeline; returns how many. They have names of their
+/// own, as the unnamed statement and portal may be the client's.
+pub(super) fn write_prepare(sql: &str, output: &mut BytesMut) -> usize {
+    let name = "os_prepare";
+    write_parse(name, &[sql.as_bytes(), &[0, 0, 0]].concat(), output);
+    // No parameter formats, no parameters, no result formats.
+    write_bind(name.as_bytes(), name, &[0; 6], output);
+    // No limit of rows.
+    put_message(output, b'E', &[name.as_bytes(), &[0; 5]]);
+    client_message::encode_close(output, &Target::Portal(name.to_owned()));
+    client_message::encode_close(output, &Target::Statement(name.to_owned()));
+    5
+}
+
 /// Appends Close of a server's statement.
 pub(super) fn write_close(id: u64, output: &mut BytesMut) {
     client_message::encode_close(output, &Target::Statement(server_name(id)));

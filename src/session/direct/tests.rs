@@ -733,3 +733,63 @@ fn without_a_connection_only_what_needs_none_is_answered() {
     assert!(matches!(scene.say(&mut connection, client_message::encode_terminate), Taken::Goodbye));
     assert!(connection.heard().is_empty());
 }
+
+/// A session with `p`, made by SQL's PREPARE on another connection than the one it has now.
+fn with_prepared() -> (Scene, Connection) {
+    let mut first = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut first);
+    scene.say(&mut first, query("prepare p as select 1"));
+    scene.answer(&mut first, |output| complete(output, "PREPARE", b'I'));
+    scene.machine.detach();
+    let mut second = Connection::default();
+    scene.attach(&mut second);
+    (scene, second)
+}
+
+#[test]
+fn what_cannot_be_prepared_again_answers_the_execute() {
+    let (mut scene, mut connection) = with_prepared();
+    scene.say(&mut connection, query("execute p"));
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "42P01");
+        server::write_ready_for_query(output, b'I');
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard.len() == 2 && heard[0].contains("42P01"), "{heard:?}");
+    assert!(connection.prepared.is_empty());
+}
+
+#[test]
+fn a_statement_of_sql_is_prepared_within_a_pipeline() {
+    let (mut scene, mut connection) = with_prepared();
+    scene.say(&mut connection, |output| {
+        parse(output, "", "execute p");
+        client_message::encode_describe(output, &Target::Statement(String::new()));
+        bind_execute(output, "");
+    });
+    let steps = ["P:os_prepare.prepare os_1 as select 1", "B:os_prepare.os_prepare", "E:os_prepare"];
+    let mut expected = vec!["P:execute os_1"];
+    expected.extend(steps);
+    expected.extend(["C:Pos_prepare", "C:Sos_prepare", "D:S", "B", "E", "H"]);
+    assert_eq!(connection.heard(), expected);
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"112");
+        server::write_command_complete(output, "PREPARE");
+        answers(output, b"33");
+        server::write_parameter_description(output, &[]);
+        answers(output, b"n2");
+    });
+    assert_eq!(heard, ["1", "t", "n", "2"]);
+    assert!(!scene.machine.takes_client());
+    // A portal that is not at its end has answered, too.
+    scene.answer(&mut connection, |output| answers(output, b"s"));
+    assert!(scene.machine.takes_client());
+}
+
+#[test]
+fn a_query_of_the_proxys_own_ends_the_unnamed_statement() {
+    let mut connection = Connection { unnamed: 7, ..Connection::default() };
+    connection.side().query("DEALLOCATE ALL");
+    assert_eq!(connection.unnamed, 0);
+}
