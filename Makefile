@@ -1,8 +1,7 @@
 # make up     start a cluster with demo data on this machine, from nothing
 # make down   stop it
-# make test   run every test; of tests/clients the quick programs: psql
+# make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
-# make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
@@ -35,10 +34,6 @@ test: postgresql
 clients: postgresql
 	@OSTRAKON_FULL=1 UPDATE=1 cargo nextest run --locked --test clients --run-ignored all --no-fail-fast; ended=$$?; \
 	UPDATE=1 cargo nextest run --locked --test clients -E 'test(the_page_has_the_generated_form)' && exit $$ended
-
-faults: postgresql
-	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
-	cargo nextest run --locked --test faults --no-capture -E 'not test(saturation)'
 
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
