@@ -362,8 +362,10 @@ impl Session {
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
         if self.is_at_work() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
-            // Earlier statements of this pipeline are one transaction with this one.
+            // Earlier statements of this pipeline are one transaction with this one. What its beginning answers
+            // is read before the statement's own answers.
             self.open_block().await?;
+            self.settle(client).await?;
         }
         if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
             return self.run_limited(client, name, &parsed, mode, rows_max).await;

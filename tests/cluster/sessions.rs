@@ -486,6 +486,19 @@ fn an_error_in_a_pipeline_over_several_shards_undoes_all_of_it() {
 }
 
 #[test]
+fn rows_of_all_shards_come_by_and_by_outside_of_a_block() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    // As cursors of drivers ask: each step with a Flush, the Sync at the end only.
+    one.parse("", "SELECT id FROM counters ORDER BY id").bind("", "", &[]).describe(b'P', "").flush();
+    assert_eq!(one.take(3), ["1", "2", "T"]);
+    assert_eq!(one.execute_some("", 3).flush().take(4), ["D 1", "D 2", "D 3", "s"]);
+    assert_eq!(one.execute_some("", 2).flush().take(3), ["D 4", "D 5", "s"]);
+    assert_eq!(one.close(b'P', "").sync().answers(), ["3", "Z I"]);
+    assert_eq!(one.value("SELECT count(*) FROM counters"), KEYS.to_string());
+}
+
+#[test]
 fn portals_of_two_shards_are_open_at_a_time() {
     let cluster = cluster();
     let [key, other] = keys_apart(&cluster);
