@@ -372,7 +372,7 @@ impl Session {
     }
 
     /// The status byte of ReadyForQuery.
-    pub(super) fn status_byte(&self) -> u8 {
+    pub fn status_byte(&self) -> u8 {
         self.transaction.status().byte()
     }
 

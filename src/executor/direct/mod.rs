@@ -47,6 +47,8 @@ pub struct Direct {
     mode: PoolMode,
     /// What the client said when it connected; a connection of its own is opened with it.
     startup: Vec<(String, String)>,
+    /// Another database than the cluster's.
+    database: Option<String>,
     machine: Machine,
     held: Option<Held>,
     /// A message that waits for the server.
@@ -60,6 +62,8 @@ pub struct Direct {
 struct Held {
     shard: ShardId,
     lease: Lease,
+    /// Cancel requests reach it.
+    is_cancellable: bool,
     _epoch: OwnedRwLockReadGuard<()>,
 }
 
@@ -86,12 +90,20 @@ impl Direct {
             slot,
             mode,
             startup,
+            database: None,
             machine: Machine::new(mode, settings),
             held: None,
             waiting: None,
             idle_transaction: None,
             _joined: joined,
         }
+    }
+
+    /// The database that the client wants; the cluster's own unless it is said.
+    #[must_use]
+    pub fn in_database(mut self, database: &str) -> Self {
+        self.database = (database != self.cluster.topology.load().database).then(|| database.to_owned());
+        self
     }
 
     /// Ends the session when it does nothing inside a transaction for so long.
@@ -209,6 +221,9 @@ impl Direct {
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
         let mut target = self.cluster.target(&topology, shard, self.host.user())?;
+        if let Some(database) = &self.database {
+            target.database.clone_from(database);
+        }
         if self.mode == PoolMode::Session {
             target.parameters.clone_from(&self.startup);
         }
@@ -216,13 +231,27 @@ impl Direct {
             Some(frame) => Failure::Postgres(frame.clone()),
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
-        self.slot.add(shard, lease.cancel_handle());
-        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
+        // In session mode the client knows the server's own process.
+        let is_own = self.mode == PoolMode::Session;
+        let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
+        self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);
-        self.held = Some(Held { shard, lease, _epoch: epoch });
+        self.held = Some(Held { shard, lease, is_cancellable: false, _epoch: epoch });
+        self.open_to_cancel();
         Ok(())
+    }
+
+    /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
+    fn open_to_cancel(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        match (held.is_cancellable, self.machine.is_speaking()) {
+            (false, false) => self.slot.add(held.shard, held.lease.cancel_handle()),
+            (true, true) => self.slot.remove(held.shard),
+            _ => return,
+        }
+        held.is_cancellable = !held.is_cancellable;
     }
 
     fn pump(&mut self, to_client: &mut BytesMut) -> Result<Pumped, Failure> {
@@ -233,8 +262,11 @@ impl Direct {
         if self.machine.is_quiet() {
             held.lease.note_settled();
         }
+        self.open_to_cancel();
         pumped.map_err(|error| {
-            held.lease.poison();
+            if let Some(held) = &mut self.held {
+                held.lease.poison();
+            }
             tracing::warn!(%error, "a server broke the protocol");
             let error = ClientError::new(ErrorId::StatementCompletionUnknown, "the server broke the protocol");
             Failure::Ours(error.with_hint("Whether the statement has run is not known."))
@@ -251,7 +283,10 @@ impl Direct {
     fn let_go(&mut self) {
         if let Some(mut held) = self.held.take() {
             self.slot.remove(held.shard);
-            if self.machine.is_uncertain() || self.machine.is_unsynced() {
+            // DISCARD ALL leaves a temporary schema and loaded libraries behind: who is promised a connection
+            // of his own gets a new one.
+            let is_own = self.mode == PoolMode::Session;
+            if is_own || self.machine.is_uncertain() || self.machine.is_unsynced() {
                 held.lease.poison();
             }
             held.lease.needs_reset |= self.machine.needs_reset();

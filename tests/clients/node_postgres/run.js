@@ -237,7 +237,7 @@ async function reconnect() {
   const victim = new Pool({ connectionString: url, max: 1 });
   victim.on('error', () => {});
   const client = await victim.connect();
-  const ended = new Promise((resolve) => client.once('error', resolve));
+  const ended = new Promise((resolve) => client.on('error', resolve));
   await client.query('BEGIN');
   const { pid } = (await client.query('SELECT pg_backend_pid() AS pid')).rows[0];
   const asked = await pool.query('SELECT pg_terminate_backend($1) AS done', [pid]);
