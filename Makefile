@@ -4,12 +4,13 @@
 # make clients  install and run every client program, write docs/reference/clients.md
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
+# make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients saturation check postgresql upstream $(UPSTREAM)
+.PHONY: help up down build test clients faults saturation check postgresql upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -33,6 +34,10 @@ test: postgresql
 clients: postgresql
 	@OSTRAKON_FULL=1 UPDATE=1 cargo nextest run --locked --test clients --run-ignored all --no-fail-fast; ended=$$?; \
 	UPDATE=1 cargo nextest run --locked --test clients -E 'test(the_page_has_the_generated_form)' && exit $$ended
+
+faults: postgresql
+	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
+	cargo nextest run --locked --test faults --no-capture -E 'not test(saturation)'
 
 saturation: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test faults --no-capture -E 'test(saturation)'

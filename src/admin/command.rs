@@ -4,6 +4,8 @@ use crate::error::{ClientError, ErrorId};
 use crate::sql::lexer::{self, Lexed, TokenKind};
 use crate::topology::TableName;
 
+use super::reference::{COMMANDS, VIEWS};
+
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -15,6 +17,8 @@ pub(super) enum Command {
     Table { name: TableName, placement: Wanted },
     /// EXPLAIN statement
     Explain(String),
+    /// RECONNECT
+    Reconnect,
 }
 
 /// A placement as written: the home shard by its name.
@@ -24,10 +28,6 @@ pub(super) enum Wanted {
     Reference,
     Single { home: Option<String> },
 }
-
-const HINT: &str = "Known are SHOW STATUS, SHOW TOPOLOGY, SHOW SHARDS, SHOW NODES, SHOW TABLES, SHOW POOLS, SHOW VERSION \
-                    (each with FORMAT JSON), TABLE SHARD name KEY (columns), TABLE REFERENCE name, TABLE SINGLE name [HOME shard], \
-                    EXPLAIN statement.";
 
 /// Reads a command.
 pub(super) fn read(text: &str) -> Result<Command, ClientError> {
@@ -44,6 +44,8 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         let view = words.name()?.to_ascii_lowercase();
         let json = words.take("FORMAT") && words.expect("JSON")?;
         Command::Show { view, json }
+    } else if words.take("RECONNECT") {
+        Command::Reconnect
     } else if words.take("TABLE") {
         read_table(&mut words)?
     } else {
@@ -133,8 +135,15 @@ impl Words<'_> {
 
     fn unknown(&self) -> ClientError {
         let near = self.word().map_or_else(|| "at end of input".to_owned(), |word| format!("at or near \"{word}\""));
-        ClientError::new(ErrorId::SyntaxError, format!("syntax error {near}")).with_hint(HINT)
+        ClientError::new(ErrorId::SyntaxError, format!("syntax error {near}")).with_hint(hint())
     }
+}
+
+/// All commands.
+fn hint() -> String {
+    let views: Vec<String> = VIEWS.iter().map(|view| format!("SHOW {}", view.name.to_uppercase())).collect();
+    let others: Vec<&str> = COMMANDS.iter().map(|(command, _)| *command).collect();
+    format!("Known are {} (each with FORMAT JSON), {}.", views.join(", "), others.join(", "))
 }
 
 #[cfg(test)]

@@ -3,9 +3,13 @@
 //!
 //! Must not know: how its clients are connected.
 
+mod clients;
 mod command;
+mod pool_views;
+mod reference;
 pub mod status_document;
 
+pub use clients::{Client, Clients, Listed};
 pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 mod tables;
 mod views;
@@ -21,10 +25,14 @@ use crate::store::Store;
 use crate::wire::server_message::{self, Field};
 use command::Command;
 
+/// The name of the admin database.
+pub const DATABASE: &str = "ostrakon";
+
 /// Answers to admin commands.
 pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
+    clients: Clients,
 }
 
 /// Rows of a view.
@@ -42,7 +50,12 @@ enum Answer {
 impl Admin {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
-        Self { cluster, store }
+        Self { cluster, store, clients: Clients::default() }
+    }
+
+    /// The clients that are shown.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// Answers one command, without ReadyForQuery.
@@ -68,6 +81,11 @@ impl Admin {
             Command::Table { name, placement } => {
                 self.declare(name, placement).await?;
                 Ok(Answer::Done("TABLE"))
+            }
+            Command::Reconnect => {
+                self.cluster.pools.retire_all();
+                tracing::info!("server connections are replaced");
+                Ok(Answer::Done("RECONNECT"))
             }
             Command::Explain(sql) => {
                 // A session that never connects: planning needs no server.

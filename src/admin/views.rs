@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::reference::{COMMANDS, VIEWS};
 use super::status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 use super::{Admin, View};
 use crate::control::probe::{NodeProbe, ProbeTarget, probe};
@@ -15,6 +16,11 @@ const PROBE_MS: u64 = 1_000;
 impl Admin {
     pub(super) async fn show(&self, view: &str, as_json: bool) -> Result<View, ClientError> {
         let topology = self.cluster.topology.load_full();
+        let Some(spec) = VIEWS.iter().find(|known| known.name == view) else {
+            let known: Vec<String> = VIEWS.iter().map(|view| view.name.to_uppercase()).collect();
+            return Err(ClientError::new(ErrorId::UndefinedObject, format!("there is no view \"{view}\""))
+                .with_hint(format!("Known are {}.", known.join(", "))));
+        };
         let document = match view {
             "status" => serde_json::to_value(self.status().await).map_err(|error| {
                 ClientError::new(ErrorId::Internal, "the status cannot be written as JSON")
@@ -25,24 +31,21 @@ impl Admin {
             "nodes" => self.node_rows().await?,
             "tables" => self.table_rows(&topology),
             "pools" => self.pool_rows(),
-            "version" => json!([{ "version": env!("CARGO_PKG_VERSION") }]),
-            _ => {
-                return Err(ClientError::new(ErrorId::UndefinedObject, format!("there is no view \"{view}\""))
-                    .with_hint("Known are STATUS, TOPOLOGY, SHARDS, NODES, TABLES, POOLS and VERSION."));
-            }
+            "help" => help_rows(),
+            "servers" => self.server_rows(&topology),
+            "clients" => self.client_rows(&topology),
+            _ => json!([{ "version": env!("CARGO_PKG_VERSION") }]),
         };
         if as_json {
             return Ok(View { columns: vec!["document"], rows: vec![vec![Some(document.to_string())]] });
         }
-        Ok(match view {
-            "status" | "nodes" => table(NODE_COLUMNS, &self.node_rows().await?),
-            "topology" | "shards" => {
-                table(&["id", "name", "buckets", "term", "weight"], &Value::Array(shard_rows(&topology)))
-            }
-            "tables" => table(&["schema", "name", "placement", "key", "home", "declared", "exists"], &document),
-            "pools" => table(&["node", "database", "user", "idle", "used", "waiting"], &document),
-            _ => table(&["version"], &document),
-        })
+        let rows = match view {
+            "status" => self.node_rows().await?,
+            "topology" => Value::Array(shard_rows(&topology)),
+            _ => document,
+        };
+        let columns: Vec<&'static str> = spec.columns.iter().map(|(name, _)| *name).collect();
+        Ok(table(&columns, &rows))
     }
 
     /// The cluster as it is now; every node is asked.
@@ -142,26 +145,13 @@ impl Admin {
                 .collect(),
         )
     }
-
-    fn pool_rows(&self) -> Value {
-        Value::Array(
-            self.cluster
-                .pools
-                .stats()
-                .into_iter()
-                .map(|pool| {
-                    json!({
-                        "node": pool.node.to_string(), "database": pool.database, "user": pool.user,
-                        "idle": pool.counts.idle, "used": pool.counts.used, "opening": pool.counts.opening,
-                        "resetting": pool.counts.resetting, "waiting": pool.counts.waiting,
-                    })
-                })
-                .collect(),
-        )
-    }
 }
 
-const NODE_COLUMNS: &[&str] = &["shard", "name", "role", "host", "port", "state", "lag_bytes", "buckets"];
+fn help_rows() -> Value {
+    let views = VIEWS.iter().map(|view| (format!("SHOW {}", view.name.to_uppercase()), view.about));
+    let others = COMMANDS.iter().map(|(command, about)| ((*command).to_owned(), *about));
+    views.chain(others).map(|(command, about)| json!({ "command": command, "about": about })).collect()
+}
 
 fn shard_rows(topology: &Topology) -> Vec<Value> {
     topology

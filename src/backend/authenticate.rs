@@ -76,7 +76,10 @@ async fn authenticate(framed: &mut Framed, target: &ConnectTarget) -> Result<(),
         let frame = next(framed, target).await?;
         match frame.tag {
             tag::AUTHENTICATION => {}
-            tag::ERROR_RESPONSE => return Err(BackendError::Refused { node: target.node, error: frame }),
+            tag::ERROR_RESPONSE => {
+                tracing::warn!(node = %target.node, user = %target.user, "a node does not let a role in");
+                return Err(BackendError::Refused { node: target.node, error: frame });
+            }
             tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => continue,
             other => return Err(unexpected(target, other)),
         }

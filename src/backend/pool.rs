@@ -44,6 +44,8 @@ pub trait Connector: Send + Sync + 'static {
     fn reset(&self, connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
     /// It was idle: is it still there?
     fn is_usable(&self, connection: &mut Self::Connection) -> bool;
+    /// What it is known by outside, the process id of its server for one.
+    fn label(&self, connection: &Self::Connection) -> u32;
     /// It is idle and clean, for the pool's invariant.
     fn is_clean(&self, connection: &Self::Connection) -> bool;
 }
@@ -118,6 +120,30 @@ pub struct Counts {
     pub opened_total: u64,
     /// Connections reset since the pool was made.
     pub resets_total: u64,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// Waits for work.
+    Idle,
+    /// Is leased.
+    Used,
+    /// A session is being wiped from it.
+    Resetting,
+}
+
+/// A look at a connection of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it is known by.
+    pub label: u32,
+    /// What it is doing.
+    pub state: MemberState,
+    /// How long ago it was opened.
+    pub age_ms: u64,
+    /// How long it has been idle.
+    pub idle_ms: Option<u64>,
 }
 
 type Pooled<K> = places::Pooled<<K as Connector>::Connection, <K as Connector>::Kind>;
@@ -221,7 +247,7 @@ impl<K: Connector> Pool<K> {
         let runtime = tokio::runtime::Handle::try_current();
         match runtime {
             Ok(runtime) if !is_expired => {
-                self.state.lock().reset_begins();
+                self.state.lock().reset_begins(pooled.id);
                 let cleaner = Cleaner { pool: Arc::clone(self), pooled: Some(pooled) };
                 runtime.spawn(cleaner.run());
             }
@@ -262,6 +288,11 @@ impl<K: Connector> Pool<K> {
     /// A look at the pool.
     pub fn counts(&self) -> Counts {
         self.state.lock().counts(Instant::now())
+    }
+
+    /// A look at every connection, by age.
+    pub fn members(&self) -> Vec<Member> {
+        self.state.lock().members(Instant::now())
     }
 
     /// What makes the connections.
@@ -361,8 +392,9 @@ impl<K: Connector> Opener<K> {
         let effects = match outcome {
             Ok(connection) => {
                 let expires = self.pool.expiry(now);
-                let pooled = Pooled::<K> { connection, kind, expires, idle_since: now, generation };
-                self.pool.state.lock().connected(pooled, now)
+                let label = self.pool.connector.label(&connection);
+                let pooled = Pooled::<K> { id: 0, connection, kind, expires, idle_since: now, generation };
+                self.pool.state.lock().connected(pooled, label, now)
             }
             Err(error) => {
                 let failure = self.pool.connector.failure(&error);
@@ -399,7 +431,7 @@ impl<K: Connector> Cleaner<K> {
         let is_done = self.pool.connector.reset(&mut pooled.connection).await;
         let Some(mut pooled) = self.pooled.take() else { return };
         let is_done = is_done && self.pool.connector.end_turn(&mut pooled.connection) == Ended::Clean;
-        self.pool.state.lock().reset_ends(is_done);
+        self.pool.state.lock().reset_ends(pooled.id, is_done);
         if is_done { self.pool.put(pooled) } else { self.pool.close(pooled) }
     }
 }
@@ -407,7 +439,7 @@ impl<K: Connector> Cleaner<K> {
 impl<K: Connector> Drop for Cleaner<K> {
     fn drop(&mut self) {
         if let Some(pooled) = self.pooled.take() {
-            self.pool.state.lock().reset_dropped();
+            self.pool.state.lock().reset_dropped(pooled.id);
             drop(pooled);
         }
     }

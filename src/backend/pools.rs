@@ -11,7 +11,7 @@ use crate::net::deadline;
 use crate::wire::frame::Frame;
 
 use super::gate::Gate;
-use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Pool, PoolError, PoolLease};
+use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Member, Pool, PoolError, PoolLease};
 use super::{BackendError, ConnectTarget, Connection};
 
 /// How pools are made.
@@ -110,6 +110,10 @@ impl Connector for ServerConnector {
         connection.is_usable()
     }
 
+    fn label(&self, connection: &Connection) -> u32 {
+        connection.pid()
+    }
+
     fn is_clean(&self, connection: &Connection) -> bool {
         connection.is_clean() && !connection.needs_reset
     }
@@ -168,6 +172,8 @@ pub struct PoolStats {
     pub size: usize,
     /// Its places.
     pub counts: Counts,
+    /// Its connections by age; their labels are process ids of the server.
+    pub members: Vec<Member>,
 }
 
 type ServerPool = Arc<Pool<ServerConnector>>;
@@ -262,7 +268,14 @@ impl Pools {
         let stats_of = |pool: &ServerPool| {
             let target = &pool.connector().target;
             let (database, user) = (target.database.clone(), target.user.clone());
-            PoolStats { node: target.node, database, user, size: pool.size(), counts: pool.counts() }
+            PoolStats {
+                node: target.node,
+                database,
+                user,
+                size: pool.size(),
+                counts: pool.counts(),
+                members: pool.members(),
+            }
         };
         let mut stats: Vec<PoolStats> = self.all().iter().map(stats_of).collect();
         stats.sort_by(|a, b| (a.node, &a.database, &a.user).cmp(&(b.node, &b.database, &b.user)));

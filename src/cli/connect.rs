@@ -68,7 +68,12 @@ impl Admin {
 
     async fn open(mut config: Config, place: &str, database: &str) -> Result<Self, Failure> {
         if config.get_user().is_none() {
-            config.user("app");
+            config.user(std::env::var("PGUSER").as_deref().unwrap_or("app"));
+        }
+        if config.get_password().is_none()
+            && let Ok(password) = std::env::var("PGPASSWORD")
+        {
+            config.password(password);
         }
         config.dbname(database).application_name("ostrakon cli").connect_timeout(CONNECT_TIMEOUT);
         let refused = |error: String| {

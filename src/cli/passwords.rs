@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::auth::{Rules, Verifier};
+use crate::auth::{ConnectionKind, Method, Rule, Rules, Verifier};
 use crate::base::Secret;
 use crate::config::{AuthQuery, Config, PasswordSource};
 use crate::control::roles::{DEFAULT_SQL, RoleQuery};
@@ -31,6 +31,7 @@ pub fn access(config: &Config, path: &Path) -> Result<AccessSettings, Failure> {
             users.insert(user.name.clone(), Verifier::read(&fetch(source, directory)?));
         }
     }
+    warn_of_idle_rules(config);
     let query = auth.auth_query.as_ref().map(|query| RoleQuery {
         sql: match query {
             AuthQuery::Catalog => DEFAULT_SQL.to_owned(),
@@ -46,6 +47,19 @@ pub fn access(config: &Config, path: &Path) -> Result<AccessSettings, Failure> {
         cleartext_without_tls: auth.cleartext_without_tls,
         admin_users: auth.admin_users.clone(),
     })
+}
+
+/// Rules that can never match are not wrong, but hardly meant.
+fn warn_of_idle_rules(config: &Config) {
+    let rules = config.auth.rules.as_deref().unwrap_or_default();
+    if config.tls.accept.is_none() && rules.iter().any(|rule| rule.kind == ConnectionKind::HostSsl) {
+        tracing::warn!("hostssl rules cannot match: [tls] has no certificate");
+    }
+    let has_authority = config.tls.accept.as_ref().is_some_and(|accept| accept.client_ca.is_some());
+    let asks = |rule: &Rule| rule.method == Method::Certificate || rule.certificate.is_some();
+    if !has_authority && rules.iter().any(asks) {
+        tracing::warn!("rules that ask for certificates let nobody in: [tls] has no client_ca");
+    }
 }
 
 /// The control role's password. A verifier would open no server.

@@ -96,6 +96,8 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "lifetime_ms",
         "connects_max",
         "connects_per_s",
+        "auth_query_ttl_ms",
+        "cleartext_without_tls",
         "user",
     ];
     let written: String = text
@@ -107,6 +109,7 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         .collect();
     assert_ne!(written, text);
     let written = parse(&written).unwrap();
+    assert_eq!(written.auth, config.auth);
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
     assert_eq!(written.servers_tls, config.servers_tls);
 }
@@ -182,6 +185,24 @@ fn a_pool_keeps_no_more_ready_than_it_holds() {
         appended("[pool]\nsize = 3\nsize_min = 4\n"),
         "o.toml:24:12: size_min is out of range\n  hint: 0 to 3 is allowed, 0 is the default"
     );
+}
+
+#[test]
+fn the_reference_of_pools_shows_the_defaults_of_the_example() {
+    let example = include_str!("../../docs/operate/ostrakon.example.toml");
+    let reference = include_str!("../../docs/reference/pools.md");
+    let mut shown = 0;
+    for row in reference.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, setting, default, ..] = cells.as_slice() else { continue };
+        let Some(key) = setting.trim_matches('`').split(' ').next_back().filter(|_| default.parse::<u64>().is_ok())
+        else {
+            continue;
+        };
+        assert!(example.contains(&format!("\n# {key} = {default}\n")), "{key}: {default} is not what the example says");
+        shown += 1;
+    }
+    assert_eq!(shown, 11);
 }
 
 #[test]

@@ -458,7 +458,7 @@ async fn start_copy_in(link: &mut Link, sql: &str, name: &str) -> Result<(crate:
                     ClientError::new(ErrorId::Internal, format!("shard {name} answered COPY in an unknown way")).into()
                 });
             }
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::READY_FOR_QUERY => break,
             _ => {}
         }
@@ -501,7 +501,7 @@ async fn relay_copy_out(
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE => complete = Some(frame),
             tag::COPY_OUT_RESPONSE if part == 0 => client.output().extend_from_slice(&frame.bytes),
             tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),

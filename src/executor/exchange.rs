@@ -109,7 +109,7 @@ async fn relay_shown(
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE => done.complete = Some(frame),
             tag::ROW_DESCRIPTION | tag::NO_DATA if show.header => forward(client, &frame).await?,
             tag::DATA_ROW if rows.is_some() => rows.iter_mut().for_each(|rows| rows.push(frame.clone())),
@@ -131,7 +131,7 @@ async fn read_value(link: &mut Link, name: &str) -> Result<String, Failure> {
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::DATA_ROW => row = Some(frame),
             _ => {}
         }

@@ -57,7 +57,10 @@ impl Session {
         }
         let target = self.cluster.target(&self.topology, shard, &self.user)?;
         let lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
-            Some(frame) => Failure::Postgres(frame.clone()),
+            Some(frame) => {
+                self.was_refused = true;
+                Failure::Postgres(frame.clone())
+            }
             None => Failure::Ours(error.to_client_error(&name)),
         })?;
         let mut link = Link::new(lease);
@@ -194,6 +197,7 @@ pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failur
     while let Some(expect @ (Expect::Quiet | Expect::Dressing { .. })) = link.expects.front().cloned() {
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
+            tag::ERROR_RESPONSE if super::relay::is_good_bye(&frame) => return Err(Failure::Postgres(frame)),
             tag::ERROR_RESPONSE => {
                 if matches!(expect, Expect::Dressing { .. }) {
                     // Whatever settings it has now, they are nobody's.

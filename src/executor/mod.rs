@@ -3,13 +3,16 @@
 //! One file for each way a statement can run. Must not know: how clients are accepted, how the
 //! topology is stored, who leads a shard.
 
+mod answers;
 mod copy;
 mod ddl;
 pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
+mod function_call;
 mod insert;
+mod last_ids;
 mod link;
 mod one_verifier;
 mod peers;
@@ -266,11 +269,14 @@ impl From<NetError> for Failure {
     }
 }
 
+/// A text with what decides its meaning, and its parameter types.
+type StatementKey = (Vec<u8>, Vec<u32>);
+
 /// Texts of prepared statements and the ids that stand for them on server connections.
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(Vec<u8>, Vec<u32>), u64>>,
+    known: Mutex<HashMap<StatementKey, u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::link::{failure_of, read_quiet};
-use super::relay::{Expect, forward};
-use super::session::{CLIENT_FLUSH_BYTES, Suspended};
+use super::answers::PIPELINE_BYTES_MAX;
+use super::relay::Expect;
+use super::session::Suspended;
 use super::statement::{Mode, ends_failure, in_failed_transaction};
 use super::values::StatementValues;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session};
 use crate::backend::Ensured;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
@@ -27,20 +27,16 @@ use crate::wire::frame::take_frame;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message::{self, tag};
 
-/// A shard's messages are sent on, and its answers read, once they hold this much.
-///
-/// # Units
-/// Bytes.
-const PIPELINE_BYTES_MAX: usize = 256 << 10;
-
 impl Session {
     /// Takes one message of the extended protocol.
     ///
     /// # Errors
     /// The client is gone.
     pub async fn extended(&mut self, client: &mut Framed, message: ClientMessage) -> Result<(), NetError> {
-        if let ClientMessage::Sync = message {
-            return self.sync(client).await;
+        match message {
+            ClientMessage::Sync => return self.sync(client).await,
+            ClientMessage::FunctionCall(call) => return self.function_call(client, &call).await,
+            _ => {}
         }
         if self.skip_to_sync {
             return Ok(());
@@ -59,7 +55,7 @@ impl Session {
             ClientMessage::Parse(parse) => self.parse(client, parse).await,
             ClientMessage::Bind(bind) => self.bind_portal(client, bind).await,
             ClientMessage::Describe(Target::Statement(name)) => self.describe_statement(client, &name).await,
-            ClientMessage::Describe(Target::Portal(name)) => self.describe_portal(&name),
+            ClientMessage::Describe(Target::Portal(name)) => self.describe_portal(client, &name).await,
             ClientMessage::Execute { portal, rows_max } => self.execute(client, &portal, rows_max).await,
             ClientMessage::Close(target) => self.close_target(client, &target).await,
             ClientMessage::Flush => {
@@ -67,9 +63,7 @@ impl Session {
                 self.settle(client).await?;
                 client.flush().await.map_err(Failure::Client)
             }
-            _ => Err(ClientError::new(ErrorId::FeatureNotSupported, "the function call protocol is not supported")
-                .with_hint("Call the function by SELECT.")
-                .into()),
+            _ => Err(ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()),
         }?;
         let full = self
             .current
@@ -190,6 +184,10 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
+        let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe: false };
+        if self.answered_id(&parsed, &StatementValues::new(&parsed.lexed, mode)).is_some() {
+            return Ok(None);
+        }
         self.know_relations(client, &parsed).await?;
         let plan = match self.plan(&parsed) {
             Ok(plan) => plan,
@@ -257,10 +255,11 @@ impl Session {
         self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard())
     }
 
-    fn describe_portal(&mut self, name: &str) -> Result<(), Failure> {
+    async fn describe_portal(&mut self, client: &mut Framed, name: &str) -> Result<(), Failure> {
         let portal = self.statements.portal(name)?;
         match portal.shard {
             Some(shard) => {
+                self.attach(client, shard).await?;
                 let link = self.held(shard)?;
                 client_message::encode_describe(link.lease.output(), &Target::Portal(name.to_owned()));
                 link.expects.push_back(Expect::DescribePortal);
@@ -302,6 +301,7 @@ impl Session {
         if let Some(shard) = portal.shard {
             self.answer_describe(client).await?;
             self.send_signals(client, &portal.statement.parsed, Some(&portal.bind)).await?;
+            self.attach(client, shard).await?;
             let link = self.held(shard)?;
             client_message::encode_execute(link.lease.output(), name, rows_max);
             link.expects.push_back(Expect::Execute { forward: true });
@@ -404,9 +404,10 @@ impl Session {
                 self.statements.remove(name);
             }
             Target::Portal(name) => {
-                if let Some(shard) = self.statements.portal(name).ok().and_then(|portal| portal.shard)
-                    && let Some(link) = self.links.get_mut(&shard)
-                {
+                let shard = self.statements.portal(name).ok().and_then(|portal| portal.shard);
+                if let Some(shard) = shard.filter(|shard| self.links.contains_key(shard)) {
+                    self.attach(client, shard).await?;
+                    let link = self.held(shard)?;
                     client_message::encode_close(link.lease.output(), target);
                     link.expects.push_back(Expect::CloseQuietly);
                     link.unsynced = true;
@@ -416,28 +417,6 @@ impl Session {
             }
         }
         self.say(client, empty(tag::CLOSE_COMPLETE));
-        Ok(())
-    }
-
-    /// Says something of the proxy's own in its place among the answers.
-    fn say(&mut self, client: &mut Framed, answer: Bytes) {
-        match self.current.and_then(|shard| self.links.get_mut(&shard)) {
-            Some(link) if !link.expects.is_empty() => link.expects.push_back(Expect::Local(answer)),
-            _ => client.output().extend_from_slice(&answer),
-        }
-    }
-
-    /// Makes a shard the one that messages are written to.
-    async fn attach(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
-        if self.current != Some(shard) {
-            self.settle(client).await?;
-            let is_new = self.links.get(&shard).is_none_or(|link| !link.touched);
-            if is_new && self.is_at_work() {
-                self.open_block().await?;
-            }
-        }
-        self.link(shard).await?;
-        self.current = Some(shard);
         Ok(())
     }
 
@@ -480,98 +459,6 @@ impl Session {
         }
     }
 
-    /// Sends what is written and relays every answer that is owed.
-    ///
-    /// # Errors
-    /// The first error among the answers; the connection then skips to Sync.
-    pub(super) async fn settle(&mut self, client: &mut Framed) -> Result<(), Failure> {
-        let owing: Vec<ShardId> =
-            self.links.iter().filter(|(_, link)| !link.expects.is_empty()).map(|(shard, _)| *shard).collect();
-        for shard in owing {
-            let name = shard_name(&self.topology, shard);
-            let link = self.held(shard)?;
-            if link.unsynced {
-                client_message::encode_flush(link.lease.output());
-            }
-            link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
-            let outcome = relay_expected(link, client, &name).await;
-            self.after_exchange(shard, outcome)?;
-        }
-        Ok(())
-    }
-
-    /// Ends the pipeline of every connection; answers go to the client.
-    async fn sync_links(&mut self, client: &mut Framed) -> Result<(), Failure> {
-        let unsynced: Vec<ShardId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.unsynced || !link.expects.is_empty())
-            .map(|(shard, _)| *shard)
-            .collect();
-        let mut first = None;
-        for shard in unsynced {
-            let name = shard_name(&self.topology, shard);
-            let link = self.held(shard)?;
-            if link.unsynced {
-                client_message::encode_sync(link.lease.output());
-                link.lease.expect_ready();
-                link.expects.push_back(Expect::Ready);
-                link.unsynced = false;
-            }
-            let outcome = match link.lease.flush().await {
-                Ok(()) => relay_expected(link, client, &name).await,
-                Err(error) => Err(failure_of(error, &name)),
-            };
-            if let Err(Failure::Postgres(_)) = &outcome {
-                // The server skips to the Sync that is on its way.
-                while link.lease.pending_ready() > 0 {
-                    if link.lease.next_frame().await.is_err() {
-                        break;
-                    }
-                }
-                link.expects.clear();
-            }
-            if let Err(failure) = self.after_exchange(shard, outcome) {
-                first.get_or_insert(failure);
-            }
-        }
-        self.current = None;
-        first.map_or(Ok(()), Err)
-    }
-
-    /// After an error in a pipeline: answers of earlier messages first, then the error, then nothing
-    /// up to Sync.
-    async fn pipeline_failed(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
-        let first = if matches!(failure, Failure::Postgres(_)) {
-            // It came from the answers themselves.
-            for link in self.links.values_mut() {
-                link.expects.clear();
-            }
-            failure
-        } else {
-            match self.settle(client).await {
-                Ok(()) => failure,
-                Err(earlier) => {
-                    for link in self.links.values_mut() {
-                        link.expects.clear();
-                    }
-                    earlier
-                }
-            }
-        };
-        let first = self.name_deadlock(first);
-        Self::write_failure(client, first)?;
-        if let Some((name, _)) = self.parse_waiting.take() {
-            self.statements.remove(&name);
-        }
-        self.describe_waiting = None;
-        self.skip_to_sync = true;
-        // Nothing is left to say to the client; a failure here only costs the connection.
-        let _nothing_more = self.sync_links(client).await;
-        self.fail_transaction().await;
-        Ok(())
-    }
-
     async fn sync(&mut self, client: &mut Framed) -> Result<(), NetError> {
         if !self.skip_to_sync
             && let Err(failure) = self.end_pipeline(client).await
@@ -580,16 +467,15 @@ impl Session {
         }
         self.skip_to_sync = false;
         self.current = None;
+        self.order.clear();
         if !self.transaction.is_open() {
             if self.schema_changed {
                 self.schema_changed = false;
                 self.reload_schema().await;
             }
-            self.statements.end_portals();
             self.suspended.clear();
-            self.settle_pins().await;
-            self.release();
         }
+        self.end_message().await;
         self.ready(client).await
     }
 
@@ -661,75 +547,4 @@ fn empty(message: u8) -> Bytes {
     let mut buffer = BytesMut::new();
     server_message::write_empty(&mut buffer, message);
     buffer.freeze()
-}
-
-/// Relays answers until none is owed.
-async fn relay_expected(link: &mut super::link::Link, client: &mut Framed, name: &str) -> Result<(), Failure> {
-    loop {
-        match link.expects.front() {
-            None => return Ok(()),
-            Some(Expect::Quiet | Expect::Dressing { .. }) => {
-                read_quiet(link, name).await?;
-                continue;
-            }
-            Some(Expect::Local(answer)) => {
-                client.output().extend_from_slice(answer);
-                link.expects.pop_front();
-                continue;
-            }
-            Some(_) => {}
-        }
-        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
-        let expected = link.expects.front().cloned();
-        match frame.tag {
-            tag::ERROR_RESPONSE => {
-                if let Some(Expect::Parse { id, .. }) = expected {
-                    link.lease.prepared.forget(id);
-                }
-                forget_unparsed(link);
-                return Err(Failure::Postgres(frame));
-            }
-            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => {
-                forward(client, &frame).await?;
-                continue;
-            }
-            tag::NOTIFICATION_RESPONSE => continue,
-            _ => {}
-        }
-        let (shown, finished) = match (&expected, frame.tag) {
-            (Some(Expect::Parse { forward, .. } | Expect::Bind { forward }), _) => (*forward, true),
-            (Some(Expect::DescribeStatement), tag::PARAMETER_DESCRIPTION) => (true, false),
-            (Some(Expect::DescribeStatement | Expect::DescribePortal), _) => (true, true),
-            (
-                Some(Expect::Execute { forward }),
-                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED,
-            ) => (*forward, true),
-            (Some(Expect::Execute { forward }), _) => (*forward, false),
-            _ => (false, true),
-        };
-        if shown {
-            client.output().extend_from_slice(&frame.bytes);
-            if client.output().len() >= CLIENT_FLUSH_BYTES {
-                client.flush().await?;
-            }
-        }
-        if finished {
-            link.expects.pop_front();
-        }
-    }
-}
-
-/// Statements whose Parse the server skips after an error are not known to it.
-fn forget_unparsed(link: &mut super::link::Link) {
-    let skipped: Vec<u64> = link
-        .expects
-        .iter()
-        .filter_map(|expect| match expect {
-            Expect::Parse { id, .. } => Some(*id),
-            _ => None,
-        })
-        .collect();
-    for id in skipped {
-        link.lease.prepared.forget(id);
-    }
 }

@@ -218,7 +218,7 @@ async fn read_described(link: &mut super::link::Link, name: &str) -> Result<Desc
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => return error.into_result(described),
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::PARAMETER_DESCRIPTION => {
                 described.types = server_message::read_parameter_description(&frame.body()).unwrap_or_default();
             }

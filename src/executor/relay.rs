@@ -33,6 +33,8 @@ pub enum Expect {
     Execute { forward: bool },
     /// ReadyForQuery after Sync, seen by nobody.
     Ready,
+    /// No answer: the client's next message went to another shard.
+    Handover,
     /// No answer: what the proxy says itself, in its place among the others.
     Local(Bytes),
 }
@@ -89,8 +91,13 @@ pub(super) fn command_tag(frame: &Frame) -> Option<String> {
 pub(super) struct FirstError(Option<Frame>);
 
 impl FirstError {
-    pub(super) fn note(&mut self, frame: Frame) {
+    /// Remembers an error; more of the answer follows, unless the server closes the connection behind it.
+    pub(super) fn note(&mut self, frame: Frame) -> Result<(), Failure> {
+        if is_good_bye(&frame) {
+            return Err(Failure::Postgres(self.0.take().unwrap_or(frame)));
+        }
         self.0.get_or_insert(frame);
+        Ok(())
     }
 
     pub(super) fn into_result<T>(self, value: T) -> Result<T, Failure> {
@@ -126,12 +133,27 @@ impl Session {
         self.after_exchange(shard, outcome)
     }
 
+    /// Sends a FunctionCall to one shard and relays its answer.
+    ///
+    /// # Errors
+    /// As [`Session::forward_query`].
+    pub(super) async fn forward_call(
+        &mut self,
+        client: &mut Framed,
+        shard: ShardId,
+        call: &[u8],
+    ) -> Result<Done, Failure> {
+        self.link(shard).await?;
+        let name = shard_name(&self.topology, shard);
+        let link = self.held(shard)?;
+        crate::wire::client_message::encode_function_call(link.lease.output(), call);
+        link.lease.expect_ready();
+        let outcome = relay_query(link, client, &name).await;
+        self.after_exchange(shard, outcome)
+    }
+
     /// Drops the link if its connection is of no use any more.
     pub(super) fn after_exchange<T>(&mut self, shard: ShardId, outcome: Result<T, Failure>) -> Result<T, Failure> {
-        if let Err(Failure::Postgres(frame)) = &outcome {
-            // PostgreSQL closes the connection behind such an error, and so does the proxy.
-            self.was_closed |= is_good_bye(frame);
-        }
         let usable = self.links.get(&shard).is_some_and(|link| !link.lease.is_poisoned());
         if !usable || matches!(outcome, Err(Failure::Client(_))) {
             self.drop_link(shard);
@@ -155,7 +177,7 @@ async fn relay_query(link: &mut Link, client: &mut Framed, name: &str) -> Result
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE => {
                 if let Some(earlier) = done.complete.replace(frame) {
                     client.output().extend_from_slice(&earlier.bytes);

@@ -8,9 +8,10 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
+use super::last_ids::LastIds;
 use super::link::Link;
 use super::pins::Pins;
-use super::relay::Done;
+use super::relay::{Done, is_good_bye};
 use super::{Cluster, Failure, Joined};
 use crate::backend::CancelHandle;
 use crate::base::ShardId;
@@ -182,6 +183,10 @@ pub struct Session {
     pub(super) suspended: BTreeMap<String, Suspended>,
     /// The shard that owes answers to extended messages.
     pub(super) current: Option<ShardId>,
+    /// Shards that owe answers before the present one does, in the order of the client's messages.
+    pub(super) order: VecDeque<ShardId>,
+    /// Bytes of messages that were sent and not answered yet.
+    pub(super) pipelined_bytes: usize,
     /// A server took every setting that the session has: others will, too.
     pub(super) settings_are_taken: bool,
     /// What the client was told of reported settings before the open transaction changed one.
@@ -194,10 +199,14 @@ pub struct Session {
     pub(super) mode: PoolMode,
     /// What the session keeps beyond its transactions.
     pub(super) pins: Pins,
+    /// Ids that the proxy gave out last.
+    pub(super) ids: LastIds,
     /// Why the session cannot go on.
     pub(super) ended: Option<ClientError>,
     /// The server has said good-bye in its own words, which the client was told.
     pub(super) was_closed: bool,
+    /// A server did not let a new connection in: that ends no session.
+    pub(super) was_refused: bool,
     /// Where other sessions find this one.
     _joined: Joined,
 }
@@ -227,14 +236,18 @@ impl Session {
             cursors: BTreeMap::new(),
             suspended: BTreeMap::new(),
             current: None,
+            order: VecDeque::new(),
+            pipelined_bytes: 0,
             settings_are_taken: false,
             parameters_before: None,
             parameters_told: BTreeMap::new(),
             status_owed: BytesMut::new(),
             mode,
             pins: Pins::default(),
+            ids: LastIds::default(),
             ended: None,
             was_closed: false,
+            was_refused: false,
             _joined: joined,
         };
         session.update_search_path();
@@ -320,8 +333,11 @@ impl Session {
     }
 
     /// A cancel that ends a deadlock over several shards is told as what it is.
-    pub(super) fn name_deadlock(&self, failure: Failure) -> Failure {
+    pub(super) fn name_deadlock(&mut self, failure: Failure) -> Failure {
         let Failure::Postgres(frame) = &failure else { return failure };
+        // PostgreSQL closes a client's connection behind such an error, and so does the proxy.
+        let was_refused = std::mem::take(&mut self.was_refused);
+        self.was_closed |= !was_refused && is_good_bye(frame);
         let is_cancel = server_message::read_error(&frame.body()).is_ok_and(|fields| fields.code == "57014");
         if !is_cancel || !self.cancel.take_deadlock() {
             return failure;
@@ -353,7 +369,7 @@ impl Session {
     }
 
     /// The status byte of ReadyForQuery.
-    pub(super) fn status_byte(&self) -> u8 {
+    pub fn status_byte(&self) -> u8 {
         self.transaction.status().byte()
     }
 

@@ -65,6 +65,7 @@ impl Session {
                 .into());
             }
             self.statements.remove_all();
+            self.ids.forget();
             let sql = self.settings.change_sql(&Change::ResetAll);
             self.tell_shards_quietly(client, &format!("{sql};RESET ROLE")).await?;
             self.settings.discard();

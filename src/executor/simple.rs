@@ -24,12 +24,17 @@ impl Session {
             Self::write_failure(client, failure)?;
             self.fail_transaction().await;
         }
+        self.end_message().await;
+        self.ready(client).await
+    }
+
+    /// Outside of a transaction nothing is kept of a message that is answered but what pins the session.
+    pub(super) async fn end_message(&mut self) {
         if !self.transaction.is_open() {
             self.statements.end_portals();
             self.settle_pins().await;
             self.release();
         }
-        self.ready(client).await
     }
 
     async fn run_message(&mut self, client: &mut Framed, text: &str) -> Result<(), Failure> {

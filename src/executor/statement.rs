@@ -211,6 +211,9 @@ impl Session {
 
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        if let Some(text) = self.answered_id(parsed, &StatementValues::new(&parsed.lexed, mode)) {
+            return self.run_answered(client, &text, mode).await;
+        }
         self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
@@ -261,6 +264,16 @@ impl Session {
                 Several::Refuse(error) => Err(error.clone().into()),
             },
         }
+    }
+
+    /// A text of the proxy's own without parameters, in the client's mode.
+    async fn run_answered(&mut self, client: &mut Framed, text: &str, mode: Mode<'_>) -> Result<Done, Failure> {
+        let parsed = self.understand(text)?;
+        let Mode::Extended { bind, describe, .. } = mode else {
+            return Box::pin(self.run(client, &parsed, mode)).await;
+        };
+        let bind = Bind { parameters: Vec::new(), parameter_formats: Vec::new(), ..bind.clone() };
+        Box::pin(self.run(client, &parsed, Mode::Extended { bind: &bind, types: &[], describe })).await
     }
 
     /// SHOW, FETCH, MOVE, CLOSE: the shard is known without a plan.

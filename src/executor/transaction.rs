@@ -358,7 +358,7 @@ pub(super) async fn read_answer(link: &mut super::link::Link, name: &str) -> Res
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
         match frame.tag {
             tag::READY_FOR_QUERY => break,
-            tag::ERROR_RESPONSE => error.note(frame),
+            tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE => complete = Some(frame),
             _ => {}
         }

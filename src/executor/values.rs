@@ -166,7 +166,11 @@ impl Session {
                 // Nobody else can see yet what this transaction made of the sequence.
                 self.learn(&fill.sequence).await?;
             }
-            taken.push(self.cluster.ids.next(&fill.sequence, rows).await?);
+            let values = self.cluster.ids.next(&fill.sequence, rows).await?;
+            if let Some(last) = values.last() {
+                self.ids.note(&fill.sequence, *last);
+            }
+            taken.push(values);
         }
         Ok(taken)
     }

@@ -31,10 +31,8 @@ use crate::wire::server_message;
 pub use limits::ClientLimits;
 pub use login::LoginSettings;
 
+pub use crate::admin::DATABASE as ADMIN_DATABASE;
 pub use authenticate::{Access, AccessSettings, MockKey};
-
-/// The name of the admin database.
-pub const ADMIN_DATABASE: &str = "ostrakon";
 
 /// Everything that serving a client needs.
 pub struct Frontend {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -29,6 +30,13 @@ impl Frontend {
                 return Ok(());
             }
         };
+        let _listed = self.admin.clients().enter(crate::admin::Client {
+            pid: registered.pid,
+            user: wanted.user.clone(),
+            database: wanted.database.clone(),
+            address: client.peer(),
+            slot: Arc::clone(&registered.slot),
+        });
         if is_admin {
             return self.serve_admin(&mut client, &wanted, &registered, stop).await;
         }
@@ -119,9 +127,11 @@ impl Frontend {
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), NetError> {
         loop {
+            // A transaction holds locks and connections on the shards, which others wait for.
+            let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
-                message = next_message(client, &mut stop) => Heard::Client(message?),
+                message = next_message(client, &mut stop, limit) => Heard::Client(message?),
                 outcome = session.idle() => Heard::Server(outcome),
             };
             let message = match heard {
@@ -168,7 +178,7 @@ impl Frontend {
         welcome(client, parameters.into_iter(), registered);
         client.flush().await?;
         tracing::info!(user = %wanted.user, "admin session");
-        while let Some(message) = next_message(client, &mut stop).await? {
+        while let Some(message) = next_message(client, &mut stop, None).await? {
             match message {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
@@ -206,17 +216,27 @@ enum Heard {
     Server(Result<(), Failure>),
 }
 
-/// The next message; `None` when the client left or the proxy stops.
+/// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
 async fn next_message(
     client: &mut Framed,
     stop: &mut watch::Receiver<bool>,
+    limit_ms: Option<u64>,
 ) -> Result<Option<ClientMessage>, NetError> {
-    let frame = tokio::select! {
+    let limit = Duration::from_millis(limit_ms.unwrap_or_default());
+    let read = tokio::select! {
         biased;
-        frame = client.read_frame() => frame,
+        frame = client.read_frame() => Ok(frame),
         () = stopped(stop) => {
-            let error = ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command");
-            refuse(client, &error).await;
+            Err((ErrorId::ShuttingDown, "terminating connection due to administrator command"))
+        }
+        () = tokio::time::sleep(limit), if limit_ms.is_some() => {
+            Err((ErrorId::IdleInTransaction, "terminating connection due to idle-in-transaction timeout"))
+        }
+    };
+    let frame = match read {
+        Ok(frame) => frame,
+        Err((id, text)) => {
+            refuse(client, &ClientError::new(id, text)).await;
             return Ok(None);
         }
     };

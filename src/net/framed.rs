@@ -28,8 +28,9 @@ const FIRST_READ_BYTES: usize = 1024;
 /// Room made for one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Buffers over this size are given back once they are empty.
-const KEEP_BYTES_MAX: usize = 64 * 1024;
+/// Buffers over this size are given back once they are empty. Thousands of clients each keep one for what
+/// they say and one for what they are told, so this times two times their number is what they hold.
+const KEEP_BYTES_MAX: usize = READ_BYTES;
 
 /// How much is read ahead while output waits for the other side to take it.
 const READ_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -133,6 +133,21 @@ pub fn judge(kind: SignalKind, answer: &str) -> Result<(), ClientError> {
     Err(ClientError::new(ErrorId::InsufficientPrivilege, message))
 }
 
+/// Names that deal in the processes of servers: a statement that has one of them next to `pg_backend_pid()` wants
+/// the number that they know.
+const OF_SERVERS: &[&str] = &[
+    "pg_locks",
+    "pg_blocking_pids",
+    "pg_safe_snapshot_blocking_pids",
+    "pg_log_backend_memory_contexts",
+    "pg_stat_activity",
+    "pg_stat_ssl",
+    "pg_stat_gssapi",
+    "pg_stat_get_activity",
+    "pg_stat_progress_vacuum",
+    "pg_stat_progress_create_index",
+];
+
 /// Statements that compute when they are sent. A view or a default that calls the function must go on
 /// calling it.
 const COMPUTING: &[&str] = &[
@@ -218,6 +233,12 @@ impl Found<'_> {
             first += 1;
         }
         if !COMPUTING.iter().any(|word| self.lexed.is_keyword(self.text, first, word)) {
+            return;
+        }
+        let is_of_servers = tokens.clone().any(|token| {
+            self.lexed.identifier(self.text, token).is_some_and(|name| OF_SERVERS.contains(&name.as_str()))
+        });
+        if is_of_servers {
             return;
         }
         let is_plain = self.lexed.is_keyword(self.text, tokens.start, "select")
@@ -488,6 +509,8 @@ mod tests {
             format!("SELECT CASE WHEN false THEN pg_terminate_backend({other}) END"),
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity".to_owned(),
             "SELECT pg_terminate_backend($1 + $2)".to_owned(),
+            "SELECT mode FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid()".to_owned(),
+            "SELECT pg_log_backend_memory_contexts(pg_backend_pid())".to_owned(),
         ] {
             assert_eq!(changed(&same), None, "{same}");
         }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ostrakon::backend::gate::Gate;
-use ostrakon::backend::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Pool, PoolError, PoolLease};
+use ostrakon::backend::pool::{
+    ConnectFailure, Connector, Counts, Ended, Limits, MemberState, Pool, PoolError, PoolLease,
+};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -136,6 +138,10 @@ impl Connector for FakeConnector {
 
     fn is_usable(&self, connection: &mut FakeConnection) -> bool {
         connection.is_alive
+    }
+
+    fn label(&self, connection: &FakeConnection) -> u32 {
+        u32::try_from(connection.id).unwrap()
     }
 
     fn is_clean(&self, connection: &FakeConnection) -> bool {
@@ -402,6 +408,7 @@ async fn what_a_session_left_is_wiped_before_anybody_else_has_the_connection() {
     settle().await;
     let counts = pool.counts();
     assert_eq!((counts.resetting, counts.idle, counts.waiting, counts.resets_total), (1, 0, 1, 0));
+    assert_eq!(pool.members()[0].state, MemberState::Resetting);
     counter.resets_hang.store(false, Ordering::SeqCst);
     let mut lease = waiter.await.unwrap();
     assert_eq!((lease.id, pool.counts().resets_total), (id, 1));
@@ -648,6 +655,9 @@ async fn storm(size: usize, tasks: u64, rounds: u64, seed: u64) {
     assert_eq!(counts.opening + counts.resetting, 0, "seed {seed}: {counts:?}");
     assert_eq!((counts.used, counts.waiting), (0, 0), "seed {seed}: {counts:?}");
     assert_eq!(counter.open.load(Ordering::SeqCst), counts.idle as i64, "seed {seed}");
+    let members = pool.members();
+    assert_eq!(members.len(), counts.idle, "seed {seed}: {members:?}");
+    assert!(members.iter().all(|member| member.state == MemberState::Idle), "seed {seed}: {members:?}");
     assert!(counter.most.load(Ordering::SeqCst) <= size as i64, "seed {seed}");
     // Every place can still be had at the same time.
     let mut leases = Vec::new();

@@ -32,21 +32,21 @@ macro_rules! clients {
 }
 
 clients! {
-    asyncpg,
-    #[ignore = "run by make clients"]
-    psycopg2,
-    psycopg3,
-    psql,
     #[ignore = "run by make clients"]
     activerecord,
+    asyncpg,
     #[ignore = "run by make clients"]
     diesel,
+    django,
     #[ignore = "run by make clients"]
     drizzle,
     #[ignore = "run by make clients"]
     knex,
     #[ignore = "run by make clients"]
     node_postgres,
+    pg_dump,
+    #[ignore = "run by make clients"]
+    pgbench,
     #[ignore = "run by make clients"]
     pgjdbc,
     #[ignore = "run by make clients"]
@@ -55,12 +55,19 @@ clients! {
     php_pdo,
     #[ignore = "run by make clients"]
     prisma,
+    psql,
+    #[ignore = "run by make clients"]
+    psycopg2,
+    psycopg3,
     #[ignore = "run by make clients"]
     ruby_pg,
     #[ignore = "run by make clients"]
     seaorm,
     #[ignore = "run by make clients"]
     sequelize,
+    #[ignore = "run by make clients"]
+    sqlalchemy_asyncpg,
+    sqlalchemy_psycopg,
     #[ignore = "run by make clients"]
     sqlx,
     #[ignore = "run by make clients"]

@@ -13,6 +13,7 @@ mod atomicity;
 mod crash;
 mod locks;
 mod pgbench;
+mod pools;
 mod sessions;
 mod settings;
 mod tpch;

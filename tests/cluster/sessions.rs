@@ -390,12 +390,10 @@ fn a_listener_hears_everybody_also_while_it_is_silent() {
 
 #[test]
 fn session_mode_keeps_connections_and_statement_mode_refuses_blocks() {
-    let cluster = cluster_with("[pool]\nsize = 1\ncheckout_timeout_ms = 500\nmode = \"session\"");
+    let cluster = cluster_with("[pool]\nsize = 1\nmode = \"session\"");
     let [key, _] = keys_apart(&cluster);
     let mut one = client(&cluster);
-    let pid =
-        one.value(&format!("SELECT pid FROM pg_stat_activity, counters WHERE id = {key} AND query LIKE '%' LIMIT 1"));
-    assert!(!pid.is_empty());
+    one.must(&format!("UPDATE counters SET n = 1 WHERE id = {key}"));
     assert_eq!(one.value("SELECT pg_try_advisory_lock(9)"), "t");
     one.must("SET work_mem = '7MB'");
     assert_eq!(one.value("SHOW work_mem"), "7MB");
@@ -434,4 +432,106 @@ fn a_killed_server_connection_is_told_in_postgresqls_words_and_ends_the_session(
     three.must("SELECT 1");
     administrator.must(kill);
     assert_eq!(three.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_pipeline_over_several_shards_is_answered_in_its_own_order() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let keys = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("see", "SELECT id, n FROM counters WHERE id = $1");
+    one.parse("add", "UPDATE counters SET n = n + 1 WHERE id = $1");
+    assert_eq!(one.sync().answers(), ["1", "1", "Z I"]);
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        for key in &keys {
+            one.bind("", "see", &[key]).execute("").bind("", "add", &[key]).execute("");
+            let seen = format!("D {key}|{round}");
+            expected.extend(["2", &seen, "C SELECT 1", "2", "C UPDATE 1"].map(str::to_owned));
+        }
+        // A statement of the proxy's own and one of all shards stand in their places.
+        one.close(b'S', "nothing").bind("", "see", &[&keys[1]]).execute("");
+        expected.extend(["3", "2", &format!("D {}|{}", keys[1], round + 1), "C SELECT 1"].map(str::to_owned));
+        one.run("SELECT count(*) FROM counters WHERE n > $1", &["-1"]);
+        expected.extend(["1", "2", &format!("D {KEYS}"), "C SELECT 1"].map(str::to_owned));
+    }
+    expected.push("Z I".to_owned());
+    assert_eq!(one.sync().answers(), expected);
+}
+
+#[test]
+fn an_error_in_a_pipeline_over_several_shards_undoes_all_of_it() {
+    let cluster = cluster_with("[pool]\nsize = 1");
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("add", "UPDATE counters SET n = n + 1 WHERE id = $1");
+    one.parse("divide", "UPDATE counters SET n = n / 0 WHERE id = $1");
+    one.sync().answers();
+    for (first, second) in [(&key, &other), (&other, &key)] {
+        one.bind("", "add", &[first]).execute("").bind("", "divide", &[second]).execute("");
+        one.bind("", "add", &[first]).execute("").parse("new", "SELECT 1").bind("", "new", &[]).execute("");
+        let answers = one.sync().answers();
+        assert_eq!(answers[..3], ["2", "C UPDATE 1", "2"]);
+        assert_eq!(answers[3..], ["E ERROR 22012 division by zero", "Z I"]);
+        // What comes next finds the connections in order, prepared statements included.
+        for key in [first, second] {
+            let answers = one.bind("", "add", &[key]).execute("").sync().answers();
+            assert_eq!(answers, ["2", "C UPDATE 1", "Z I"]);
+        }
+    }
+    assert_eq!(one.value("SELECT sum(n) FROM counters"), "4");
+    let mut two = client(&cluster);
+    let answers = two.parse("", "SELECT 1").bind("", "", &[]).execute("").sync().answers();
+    assert_eq!(answers, ["1", "2", "D 1", "C SELECT 1", "Z I"]);
+}
+
+#[test]
+fn portals_of_two_shards_are_open_at_a_time() {
+    let cluster = cluster();
+    let [key, other] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    one.parse("see", "SELECT id FROM counters WHERE id = $1").bind("a", "see", &[&key]).bind("b", "see", &[&other]);
+    one.describe(b'P', "a").execute("b").execute("a").close(b'P', "b");
+    let answers = one.sync().answers();
+    let [first, second] = [format!("D {other}"), format!("D {key}")];
+    assert_eq!(answers, ["1", "2", "2", "T", &first, "C SELECT 1", &second, "C SELECT 1", "3", "Z I"]);
+}
+
+#[test]
+fn large_objects_are_called_by_the_protocol() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    one.must("BEGIN");
+    let answers = one.call(715, &["0"]).answers();
+    let oid = answers[0].strip_prefix("V ").unwrap().to_owned();
+    assert_eq!(answers[1], "Z T", "{answers:?}");
+    assert_eq!(one.call(952, &[&oid, "131072"]).answers(), ["V 0", "Z T"]);
+    assert_eq!(one.call(955, &["0", "some bytes"]).answers(), ["V 10", "Z T"]);
+    one.must("COMMIT");
+    assert_eq!(one.value(&format!("SELECT convert_from(lo_get({oid}), 'UTF8')")), "some bytes");
+    let refused = one.call(1598, &[]).answers();
+    assert!(refused[0].starts_with("E ERROR 0A000 the function call protocol"), "{refused:?}");
+    assert_eq!(refused[1], "Z I");
+}
+
+#[test]
+fn the_ids_of_an_insert_are_asked_for_right_after_it() {
+    let cluster = cluster();
+    let (mut one, mut two) = (client(&cluster), client(&cluster));
+    one.must("INSERT INTO rows (body) VALUES ('c')");
+    let mine = one.value("SELECT lastval()");
+    two.must("INSERT INTO rows (body) VALUES ('d')");
+    assert_ne!(two.value("SELECT lastval()"), mine);
+    assert_eq!(one.value(&format!("SELECT body FROM rows WHERE id = {mine}")), "c");
+    for ask in [
+        "SELECT currval('rows_id_seq')",
+        "SELECT currval('public.rows_id_seq'::regclass) AS id",
+        "SELECT currval(pg_get_serial_sequence('rows', 'id'))",
+    ] {
+        assert_eq!(one.value(ask), mine, "{ask}");
+        let answers = one.parse("", ask).bind("", "", &[]).describe(b'P', "").execute("").sync().answers();
+        assert_eq!(answers, ["1", "2", "T", &format!("D {mine}"), "C SELECT 1", "Z I"]);
+    }
+    let answers = one.run("SELECT currval($1)", &["rows_id_seq"]).sync().answers();
+    assert_eq!(answers, ["1", "2", &format!("D {mine}"), "C SELECT 1", "Z I"]);
 }

@@ -98,6 +98,13 @@ impl ThrowawayPostgres {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
+    /// psql is turned away with these further words of a connection string.
+    pub fn psql_fails(&self, words: &str) -> bool {
+        let dsn = format!("host=127.0.0.1 port={} user=postgres dbname=postgres {words}", self.port);
+        let output = Command::new(self.bin.join("psql")).args(["-X", "-w", "-c", "SELECT 1", &dsn]).output();
+        !output.expect("psql runs").status.success()
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) {
         let mut command = Command::new(self.bin.join(program));
         command.args(arguments).current_dir("/tmp").env("LC_ALL", "C.UTF-8");

@@ -1,8 +1,6 @@
 //! Servers, and a proxy with settings of its own before them.
 
 use std::fs::{self, File};
-use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -58,14 +56,10 @@ impl Entry {
             .unwrap();
         let mut entry = Self { port, servers, directory, proxy };
         let is_up = eventually(PATIENCE, || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() || matches!(entry.proxy.try_wait(), Ok(Some(_)))
+            entry.log().contains("serving app on") || matches!(entry.proxy.try_wait(), Ok(Some(_)))
         });
         assert!(is_up, "{}", entry.log());
         entry
-    }
-
-    pub fn config(&self) -> PathBuf {
-        self.directory.path().join("ostrakon.toml")
     }
 
     pub fn log(&self) -> String {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::unistd::{Uid, User};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -24,7 +25,10 @@ impl Authority {
     pub fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.distinguished_name.push(DnType::CommonName, "a root of the tests");
+        // A name of its own each, as real ones have: one that is not trusted is then not known.
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("root {} of the tests", NEXT.fetch_add(1, Ordering::Relaxed));
+        parameters.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
         let directory = tempfile::Builder::new().prefix("ostrakon-papers-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();

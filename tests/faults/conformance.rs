@@ -85,6 +85,16 @@ fn one_shard_answers_every_exchange_like_postgresql() {
 }
 
 #[test]
+fn one_shard_in_session_mode_answers_every_exchange_like_postgresql() {
+    conform("session", World::start(1, "size = 4\nmode = \"session\""), |_| true);
+}
+
+#[test]
+fn one_shard_in_statement_mode_answers_every_exchange_like_postgresql() {
+    conform("statement", World::start(1, "size = 2\nmode = \"statement\""), |exchange| !exchange.spans);
+}
+
+#[test]
 fn two_shards_answer_every_exchange_like_postgresql() {
     conform("two", World::start(2, "size = 2"), |_| true);
 }

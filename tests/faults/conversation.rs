@@ -1,6 +1,6 @@
 //! Runs an exchange with a server or the proxy, and writes down what came back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::catalogue::{Exchange, Step};
 use crate::frames::{Frame, Heard, Wire};
@@ -30,11 +30,6 @@ impl Transcript {
     pub fn readies(&self) -> usize {
         self.frames.iter().filter(|frame| frame.tag == b'Z').count()
     }
-
-    /// Codes of its errors, in order.
-    pub fn errors(&self) -> Vec<String> {
-        self.frames.iter().filter(|frame| frame.tag == b'E').map(|frame| frame.field(b'C')).collect()
-    }
 }
 
 /// Opens a session for an exchange.
@@ -46,14 +41,8 @@ pub fn connect(port: u16, exchange: &Exchange) -> std::io::Result<Wire> {
 
 /// Runs all steps, or as many as the other side lets.
 pub fn converse(wire: &mut Wire, exchange: &Exchange) -> Transcript {
-    converse_from(wire, exchange, 0, |_| {})
-}
-
-/// As [`converse`], from a step on; `before` is told of each step.
-pub fn converse_from(wire: &mut Wire, exchange: &Exchange, from: usize, mut before: impl FnMut(usize)) -> Transcript {
     let mut transcript = Transcript { frames: Vec::new(), end: End::Done };
-    for (number, step) in exchange.steps.iter().enumerate().skip(from) {
-        before(number);
+    for step in &exchange.steps {
         if let Some(end) = take_step(wire, step, &mut transcript.frames) {
             transcript.end = end;
             break;
@@ -88,13 +77,4 @@ fn wait_for(wire: &mut Wire, tag: u8, frames: &mut Vec<Frame>) -> Option<End> {
         Heard::Closed => Some(End::Closed),
         Heard::Late => Some(End::Stuck),
     }
-}
-
-/// What else arrives until it is quiet.
-pub fn drain(wire: &mut Wire, quiet: Duration) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while let Heard::Frame(frame) = wire.hear(Instant::now() + quiet) {
-        frames.push(frame);
-    }
-    frames
 }

@@ -368,3 +368,31 @@ fn one_shard_survives_terminated_backends_at_any_step() {
 fn two_shards_survive_terminated_backends_at_any_step() {
     Work::new().share(2, 2, POOL, terminate_everywhere);
 }
+
+/// A server connection that breaks while it is opened: the next one is tried or the client is told.
+#[test]
+fn one_shard_survives_a_server_connection_cut_while_it_is_opened() {
+    let work = Work::new();
+    let mut worker = Worker { world: World::start(1, POOL), work: &work, found: 0, since: std::time::Instant::now() };
+    for cut in [Cut::Close, Cut::Reset, Cut::HalfFrame, Cut::Freeze] {
+        for after in 0..20 {
+            let world = &mut worker.world;
+            world.taps[0].cut_all();
+            let gone = crate::cluster::eventually(std::time::Duration::from_secs(5), || world.taps[0].open() == 0);
+            assert!(gone, "connections stay open");
+            world.taps[0].arm(Plan { from: From::Server, after, cut, login: true });
+            let case = format!("login | cut behind {after} frames, {cut:?}");
+            let mut found = Vec::new();
+            match Wire::app(world.port(), "app") {
+                Ok(mut wire) => found.extend(use_again(&mut wire, 1).err()),
+                Err(error) if ["08006", "57P0"].iter().any(|code| error.to_string().starts_with(code)) => {}
+                Err(error) => found.push(format!("not a clean error: {error}")),
+            }
+            world.taps[0].disarm();
+            found.extend(complaints(world, None, 1, Told::Nothing));
+            worker.note(&case, found);
+        }
+    }
+    let complaints = work.complaints.lock().unwrap();
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}

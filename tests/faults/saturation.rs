@@ -177,7 +177,15 @@ fn saturate(shards: usize) {
     let cluster = cluster(shards, scale);
     let pid = cluster.proxy.as_ref().unwrap().pid();
     let until = Instant::now() + scale.duration;
-    let orders = Orders { port: cluster.port, seed: seed(), until, cancels: 2, kills: 2, is_uniform: false };
+    let orders = Orders {
+        port: cluster.port,
+        seed: seed(),
+        until,
+        cancels: 2,
+        kills: 2,
+        pins: if shards == 1 { 3 } else { 0 },
+        is_uniform: false,
+    };
     let runtime = runtime();
     let (tally, samples) = runtime.block_on(async {
         let memory = tokio::spawn(watch_memory(pid, until));
@@ -239,6 +247,7 @@ fn equal_clients_wait_equally_long() {
         until: start + scale.duration,
         cancels: 0,
         kills: 0,
+        pins: 0,
         is_uniform: true,
     };
     let mut tally = runtime().block_on(crowd(scale.clients, orders));
@@ -283,7 +292,7 @@ fn a_proxy_that_swaps_replies_would_be_found_out() {
         runtime.block_on(async {
             let port = evil::start(server.port, swap_every).await;
             let until = Instant::now() + Duration::from_secs(2);
-            let orders = Orders { port, seed: seed(), until, cancels: 0, kills: 5, is_uniform: false };
+            let orders = Orders { port, seed: seed(), until, cancels: 0, kills: 5, pins: 3, is_uniform: false };
             crowd(10, orders).await
         })
     };

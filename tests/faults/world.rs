@@ -10,7 +10,7 @@ use crate::wire_proxy::WireProxy;
 
 const TABLES: [(&str, Placement); 2] = [("items", Placement::Key(&["id"])), ("ledger", Placement::Key(&["part"]))];
 
-/// How long the product may take to tidy up behind a fault: it looks after clients once a second.
+/// It looks after clients once a second.
 const TIDY: Duration = Duration::from_secs(8);
 
 /// A cluster of shards behind taps, with one PostgreSQL of the same tables to compare with.
@@ -21,6 +21,8 @@ pub struct World {
     pub keys: Vec<String>,
     /// What a fresh session saw first.
     pub first_look: Vec<Vec<String>>,
+    /// How long the product may take to tidy up behind a fault.
+    pub tidy: Duration,
     supers: Vec<Wire>,
     admin: Option<Wire>,
 }
@@ -46,7 +48,8 @@ impl World {
         }
         let connect = |port: u16| Wire::connect(port, &[("user", "postgres"), ("database", "app")]).unwrap();
         let supers = cluster.shards.iter().map(|server| connect(server.port)).collect();
-        let mut world = Self { cluster, taps, keys: Vec::new(), first_look: Vec::new(), supers, admin: None };
+        let mut world =
+            Self { cluster, taps, keys: Vec::new(), first_look: Vec::new(), tidy: TIDY, supers, admin: None };
         world.keys =
             (0..shards).map(|shard| world.ask(shard, "SELECT min(id) FROM items").remove(0).remove(0)).collect();
         world.first_look = crate::aftermath::look_around(&world, 0).unwrap();
@@ -84,7 +87,7 @@ impl World {
 
     /// Waits until a number is nought on all shards; what it is in the end.
     pub fn settles(&mut self, sql: &str) -> usize {
-        let end = Instant::now() + TIDY;
+        let end = Instant::now() + self.tidy;
         loop {
             let left = self.sum(sql);
             if left == 0 || Instant::now() > end {
@@ -114,7 +117,7 @@ impl World {
     /// Waits until no connection is used; what is in the end.
     pub fn idles(&mut self) -> Option<String> {
         let mut last = String::new();
-        let calm = eventually(TIDY, || {
+        let calm = eventually(self.tidy, || {
             last = self.busy();
             last.is_empty()
         });

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{ConnectFailure, Counts, Limits};
+use super::{ConnectFailure, Counts, Limits, Member, MemberState};
 
 /// Pause after the first failed connect; it doubles with each one more.
 const PAUSE_MS: u64 = 100;
@@ -28,6 +28,8 @@ const REFUSAL_MS: u64 = 250;
 
 /// A connection with its age and kind.
 pub(super) struct Pooled<C, K> {
+    /// Its number among those that the pool opened.
+    pub(super) id: u64,
     pub(super) connection: C,
     pub(super) kind: K,
     pub(super) expires: Instant,
@@ -108,6 +110,15 @@ pub(super) struct Places<C, K, E> {
     refusal: Option<(K, E, Instant)>,
     opened_total: u64,
     resets_total: u64,
+    /// What is known of each connection from outside, by its number.
+    known: BTreeMap<u64, Known>,
+}
+
+/// What is known of a connection from outside.
+struct Known {
+    label: u32,
+    born: Instant,
+    is_resetting: bool,
 }
 
 impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
@@ -131,6 +142,7 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
             refusal: None,
             opened_total: 0,
             resets_total: 0,
+            known: BTreeMap::new(),
         }
     }
 
@@ -177,7 +189,9 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
                 self.taken += 1;
             } else if self.waiters.len() > self.opening && !self.idle.is_empty() {
                 // Idle ones of another kind make room; the one used longest ago first.
-                effects.closed.push(self.idle.remove(0));
+                let pooled = self.idle.remove(0);
+                self.known.remove(&pooled.id);
+                effects.closed.push(pooled);
             } else {
                 break;
             }
@@ -253,13 +267,15 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
     }
 
     /// A connection was opened.
-    pub(super) fn connected(&mut self, pooled: Pooled<C, K>, now: Instant) -> Effects<C, K> {
+    pub(super) fn connected(&mut self, mut pooled: Pooled<C, K>, label: u32, now: Instant) -> Effects<C, K> {
         self.end_connect(&pooled.kind);
         self.failures = 0;
         self.quiet_until = None;
         self.outage = None;
         self.refusal = None;
         self.opened_total += 1;
+        pooled.id = self.opened_total;
+        self.known.insert(pooled.id, Known { label, born: now, is_resetting: false });
         self.put(pooled, now)
     }
 
@@ -341,24 +357,34 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
     /// Closes a connection that was in use; its place is free.
     pub(super) fn close(&mut self, pooled: Pooled<C, K>) -> Effects<C, K> {
         self.taken -= 1;
+        self.known.remove(&pooled.id);
         let mut effects = self.open_for(0);
         effects.closed.push(pooled);
         effects
     }
 
     /// A connection that was in use is being reset.
-    pub(super) fn reset_begins(&mut self) {
+    pub(super) fn reset_begins(&mut self, id: u64) {
         self.resetting += 1;
+        self.note_reset(id, true);
+    }
+
+    fn note_reset(&mut self, id: u64, is_resetting: bool) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.is_resetting = is_resetting;
+        }
     }
 
     /// A reset is over; the connection is then put back or closed.
-    pub(super) fn reset_ends(&mut self, was_done: bool) {
+    pub(super) fn reset_ends(&mut self, id: u64, was_done: bool) {
         self.resetting -= 1;
+        self.note_reset(id, false);
         self.resets_total += u64::from(was_done);
     }
 
     /// A reset was dropped half-way, and the connection with it.
-    pub(super) fn reset_dropped(&mut self) {
+    pub(super) fn reset_dropped(&mut self, id: u64) {
+        self.known.remove(&id);
         self.resetting -= 1;
         self.taken -= 1;
     }
@@ -406,12 +432,30 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
         let generation = self.generation;
         let closed: Vec<_> = self.idle.extract_if(.., |pooled| is_over(pooled, generation)).collect();
         self.taken -= closed.len();
+        for pooled in &closed {
+            self.known.remove(&pooled.id);
+        }
         closed
     }
 
     /// Connections are being opened, and none is in use that could come back.
     pub(super) fn is_only_opening(&self) -> bool {
         self.opening > 0 && self.taken == self.opening
+    }
+
+    /// A look at every connection, by age.
+    pub(super) fn members(&self, now: Instant) -> Vec<Member> {
+        let milliseconds = |since: Instant| u64::try_from(now.saturating_duration_since(since).as_millis()).ok();
+        let state = |id: u64, known: &Known| match self.idle.iter().find(|pooled| pooled.id == id) {
+            Some(pooled) => (MemberState::Idle, milliseconds(pooled.idle_since)),
+            None if known.is_resetting => (MemberState::Resetting, None),
+            None => (MemberState::Used, None),
+        };
+        let member = |(id, known): (&u64, &Known)| {
+            let (state, idle_ms) = state(*id, known);
+            Member { label: known.label, state, age_ms: milliseconds(known.born).unwrap_or(u64::MAX), idle_ms }
+        };
+        self.known.iter().map(member).collect()
     }
 
     pub(super) fn counts(&self, now: Instant) -> Counts {

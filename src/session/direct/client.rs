@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::facts::{self, Facts, NameUse, NamedUse};
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
@@ -63,7 +63,8 @@ impl Machine {
             }
             return Ok(Taken::NeedsServer(frame));
         };
-        if self.is_transparent() {
+        if self.is_transparent() || self.is_copying_in {
+            // In the middle of a COPY it is an error, which the server names by the message's type.
             self.pass(&frame, server)?;
             return Ok(Taken::Done);
         }
@@ -109,7 +110,7 @@ impl Machine {
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, prepares: Vec::new() }
+                Owed::Query { instead: None, names: Names::default() }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -154,24 +155,21 @@ impl Machine {
         self.effects.note(&facts);
         self.statements.remove(b"");
         *server.unnamed = 0;
-        let renamed = self.rename(text, &facts, server, host);
-        if facts.deallocates_all {
-            self.statements.clear();
-        }
+        let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
         self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
-        let (instead, prepares) = match &renamed {
+        let (instead, names) = match renamed {
             Some(renamed) => {
                 put_query(renamed.text.as_bytes(), server.output);
-                (renamed.instead.clone(), renamed.prepares.clone())
+                (renamed.instead, renamed.names)
             }
             None => {
                 server.output.extend_from_slice(&frame.bytes);
-                (None, Vec::new())
+                (None, Names::default())
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, prepares });
+        self.owed.push_back(Owed::Query { instead, names });
         Ok(Taken::Done)
     }
 
@@ -179,7 +177,7 @@ impl Machine {
     fn forget_foreign_sequences(&mut self, server: &mut ServerSide<'_>) {
         if std::mem::take(&mut self.has_foreign_sequences) {
             server.query("DISCARD SEQUENCES");
-            self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+            self.owed.push_back(Owed::Quiet(Quiet::Aside));
         }
     }
 
@@ -188,7 +186,7 @@ impl Machine {
         let mut bytes = BytesMut::new();
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
-        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), prepares: Vec::new() });
+        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), names: Names::default() });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -241,8 +239,14 @@ impl Machine {
     }
 
     /// The text with the server's names of prepared statements and the session's own identity in it; `None`
-    /// when it can be sent as it is.
-    fn rename(&mut self, text: &[u8], facts: &Facts, server: &mut ServerSide<'_>, host: &dyn Host) -> Option<Renamed> {
+    /// when it can be sent as it is. With a connection, it is made ready to run the text at once.
+    fn rename(
+        &mut self,
+        text: &[u8],
+        facts: &Facts,
+        mut server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+    ) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
             return host.identify(text).map(|found| Renamed {
@@ -256,7 +260,7 @@ impl Machine {
         for used in &facts.names {
             renamed.text.push_str(text.get(at..used.range.start)?);
             at = used.range.end;
-            match self.rename_one(text, used, &mut renamed, server, host) {
+            match self.rename_one(text, used, &mut renamed, server.as_deref_mut(), host) {
                 Ok(name) => renamed.text.push_str(&name),
                 Err(error) => {
                     // The server has to fail where it would: a name that nobody has does that.
@@ -278,11 +282,11 @@ impl Machine {
         text: &str,
         used: &NamedUse,
         renamed: &mut Renamed,
-        server: &mut ServerSide<'_>,
+        server: Option<&mut ServerSide<'_>>,
         host: &dyn Host,
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
-        let own = renamed.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
+        let own = renamed.names.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
         let known = own.clone().or_else(|| self.statements.get(name));
         match (used.usage, known) {
             (NameUse::Prepare, Some(_)) => Err(already_exists(name)),
@@ -296,18 +300,20 @@ impl Machine {
                     text.get(after..used.statement.end).unwrap_or_default()
                 );
                 let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
-                renamed.prepares.push((Bytes::copy_from_slice(name), Arc::new(statement)));
+                renamed.names.prepares.push_back((Bytes::copy_from_slice(name), Arc::new(statement)));
                 Ok(server_name)
             }
             (_, None) => Err(does_not_exist(name)),
             (usage, Some(statement)) => {
-                if own.is_none() && self.status != b'E' {
+                renamed.executes.push(Arc::clone(&statement));
+                if let Some(server) = server
+                    && own.is_none()
+                    && self.status != b'E'
+                {
                     self.ensure_before_query(&statement, server);
                 }
-                renamed.executes.push(Arc::clone(&statement));
                 if usage == NameUse::Deallocate {
-                    self.statements.remove(name);
-                    server.prepared.forget(statement.id);
+                    renamed.names.deallocates.push_back((Bytes::copy_from_slice(name), statement.id));
                 }
                 Ok(statement.server_name())
             }
@@ -322,17 +328,20 @@ impl Machine {
                 self.close_evicted(evicted, server);
                 statement.write_parse(parse_body, server.output);
                 self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
-                client_message::encode_sync(server.output);
-                *server.pending_ready += 1;
-                self.owed.push_back(Owed::Sync { forward: false });
+                // A Sync of ours must not end what an error of the client's pipeline skips.
+                if !self.is_unsynced {
+                    client_message::encode_sync(server.output);
+                    *server.pending_ready += 1;
+                    self.owed.push_back(Owed::Sync { forward: false });
+                }
             }
             Origin::Sql(sql) => {
                 if let Some(evicted) = evicted {
                     server.query(&format!("DEALLOCATE {}", statements::server_name(evicted)));
-                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                    self.owed.push_back(Owed::Quiet(Quiet::Aside));
                 }
                 server.query(sql);
-                self.owed.push_back(Owed::Quiet(Quiet::Prepare));
+                self.owed.push_back(Owed::Quiet(Quiet::Prepare(statement.id)));
             }
         }
     }
@@ -354,7 +363,8 @@ impl Machine {
         let body = frame.body();
         let (name, after_name) = split_text(&body)?;
         let (text, types) = split_text(after_name)?;
-        let name = body.slice(0..name.len());
+        // What is kept is copied: a slice would keep the whole buffer that the message came in.
+        let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
             self.fail(&already_exists(&name), server);
             return Ok(());
@@ -376,14 +386,15 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        let renamed = self.rename_parsed(text, &facts, server, host);
+        // What it executes is made known when it is bound or described.
+        let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
             return Ok(());
         }
         let parse_body = match &renamed {
             Some(renamed) => Bytes::from([renamed.text.as_bytes(), &[0], types].concat()),
-            None => body.slice(name.len() + 1..),
+            None => Bytes::copy_from_slice(body.get(name.len() + 1..).unwrap_or_default()),
         };
         let is_unnamed = name.is_empty();
         let is_own = is_unnamed || renamed.is_some();
@@ -391,7 +402,7 @@ impl Machine {
         let mut statement = Statement::new(id, is_unnamed, Origin::Protocol(parse_body.clone()), facts);
         if let Some(renamed) = renamed {
             statement.executes = renamed.executes;
-            statement.prepares = renamed.prepares.into_iter().next();
+            statement.names = renamed.names;
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
@@ -433,33 +444,6 @@ impl Machine {
         self.owed.push_back(Owed::Parse { forward: true, id: statement.id, undo });
     }
 
-    fn rename_parsed(
-        &mut self,
-        text: &[u8],
-        facts: &Facts,
-        server: &mut ServerSide<'_>,
-        host: &dyn Host,
-    ) -> Option<Renamed> {
-        // What SQL's EXECUTE needs is made by queries of their own, which cannot stand inside a pipeline.
-        let is_possible = self.owed.is_empty() || facts.names.iter().all(|used| used.usage == NameUse::Prepare);
-        if !facts.names.is_empty() && !is_possible {
-            let all_known = facts.names.iter().all(|used| {
-                self.statements.get(used.name.as_bytes()).is_none_or(|known| server.prepared.contains(known.id))
-            });
-            if !all_known {
-                let error = ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXECUTE of this statement is not supported inside a pipeline",
-                )
-                .with_hint("Send Sync before it.");
-                let mut bytes = BytesMut::new();
-                write_error(&error, "ERROR", &mut bytes);
-                return Some(Renamed { instead: Some(bytes.freeze()), ..Renamed::default() });
-            }
-        }
-        self.rename(text, facts, server, host)
-    }
-
     fn bind(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
@@ -472,8 +456,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            let error = ClientError::new(ErrorId::FeatureNotSupported, "cached plan must not change result type");
-            self.fail(&error, server);
+            self.fail_with(stale_plan(), server);
             return Ok(Taken::Done);
         }
         if !statement.signals.is_empty()
@@ -488,13 +471,10 @@ impl Machine {
                 }
             }
         }
-        for needed in &statement.executes {
-            self.ensure(needed, server);
-        }
         self.ensure(&statement, server);
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
         self.owed.push_back(Owed::Bind);
-        let portal = body.slice(0..portal.len());
+        let portal = Bytes::copy_from_slice(portal);
         if statement.facts.is_plain() && !statement.facts.changes_schema {
             self.portals.remove(&portal);
         } else {
@@ -519,20 +499,11 @@ impl Machine {
         true
     }
 
-    /// Makes a statement known to the connection, within the pipeline.
+    /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
-        let parse_body = match &statement.origin {
-            Origin::Protocol(parse_body) => parse_body,
-            Origin::Sql(sql) => {
-                if !server.prepared.contains(statement.id) && !self.owed.iter().any(|owed| !owed.ends_with_ready()) {
-                    server.prepared.ensure(statement.id);
-                    *server.unnamed = 0;
-                    server.query(sql);
-                    self.owed.push_back(Owed::Quiet(Quiet::Prepare));
-                }
-                return;
-            }
-        };
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
         if statement.is_unnamed {
             if *server.unnamed == statement.id {
                 return;
@@ -544,8 +515,16 @@ impl Machine {
                 Ensured::NeedsParse { evicted } => self.close_evicted(evicted, server),
             }
         }
-        statement.write_parse(parse_body, server.output);
-        self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+        match &statement.origin {
+            Origin::Protocol(parse_body) => {
+                statement.write_parse(parse_body, server.output);
+                self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
+            }
+            Origin::Sql(sql) => {
+                let steps = statements::write_prepare(sql, server.output);
+                self.owed.extend((0..steps).map(|_| Owed::Step { id: statement.id }));
+            }
+        }
     }
 
     fn describe_statement(
@@ -626,8 +605,8 @@ impl Machine {
 #[derive(Debug, Default)]
 struct Renamed {
     text: String,
-    /// Statements that it prepares, by the client's names.
-    prepares: Vec<(Bytes, Arc<Statement>)>,
+    /// What it does to names.
+    names: Names,
     /// Statements that it executes.
     executes: Vec<Arc<Statement>>,
     /// What it means for other sessions.
@@ -642,6 +621,16 @@ enum Held {
     Later,
     /// It must fail.
     Refused(ClientError),
+}
+
+/// PostgreSQL's own words, with the place in its source: drivers that prepare such a statement anew know it
+/// by that.
+fn stale_plan() -> Bytes {
+    let fields =
+        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
+    let mut bytes = BytesMut::new();
+    statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[fields]);
+    bytes.freeze()
 }
 
 /// A statement that fails on every server and does nothing.

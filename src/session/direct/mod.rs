@@ -60,6 +60,8 @@ impl ServerSide<'_> {
     fn query(&mut self, sql: &str) {
         client_message::encode_query(self.output, sql);
         *self.pending_ready += 1;
+        // A simple query throws the unnamed statement away.
+        *self.unnamed = 0;
     }
 }
 
@@ -162,6 +164,8 @@ pub struct Machine {
     inspection: Inspection,
     /// The server's answer to whether the role may signal a session.
     permission: Option<String>,
+    /// Why a statement that SQL's EXECUTE needs could not be prepared again: the answer to the EXECUTE.
+    failed_prepare: Option<Bytes>,
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
     /// Values of the parameters that the server reports, as the client was told.
@@ -191,6 +195,7 @@ impl Machine {
             effects: Effects::default(),
             inspection: Inspection::default(),
             permission: None,
+            failed_prepare: None,
             signals: Vec::new(),
             reported: BTreeMap::new(),
         }
@@ -219,6 +224,11 @@ impl Machine {
     /// The server owes answers to messages of the client's.
     pub fn owes_client(&self) -> bool {
         self.passing_bytes > 0 || !self.owed.iter().all(|owed| matches!(owed, Owed::Quiet(_)))
+    }
+
+    /// A statement of the proxy's own is under way: a cancel request would hit it instead of the client's.
+    pub fn is_speaking(&self) -> bool {
+        self.owed.iter().any(|owed| matches!(owed, Owed::Quiet(_)))
     }
 
     /// The server waits for the client: without it, nothing under way comes to an end.

@@ -1,5 +1,6 @@
 //! Answers that the server still owes, in order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +14,10 @@ pub(super) enum Quiet {
     Settings,
     /// What the last transaction left behind.
     Inspection,
-    /// A statement that SQL's EXECUTE needs.
-    Prepare,
+    /// A statement that SQL's EXECUTE needs, by its id.
+    Prepare(u64),
+    /// Something whose answer is of no interest.
+    Aside,
     /// Whether the role may signal another session.
     Permission,
     /// Settings that RESET returned to other than the session's startup values.
@@ -30,14 +33,22 @@ pub(super) enum Undo {
     Restore { name: Bytes, before: Option<Arc<Statement>> },
 }
 
+/// What a text does to names of prepared statements, once the server says that it has done it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// Statements that PREPARE makes, in order.
+    pub(super) prepares: VecDeque<(Bytes, Arc<Statement>)>,
+    /// Statements that DEALLOCATE ends, in order.
+    pub(super) deallocates: VecDeque<(Bytes, u64)>,
+}
+
 /// One answer.
 #[derive(Debug)]
 pub(super) enum Owed {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet(Quiet),
-    /// Everything up to ReadyForQuery. With `instead`, its error is another one. The statements that SQL's
-    /// PREPARE makes get their names when the server says that they are made.
-    Query { instead: Option<Bytes>, prepares: Vec<(Bytes, Arc<Statement>)> },
+    /// Everything up to ReadyForQuery. With `instead`, its error is another one.
+    Query { instead: Option<Bytes>, names: Names },
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.
@@ -54,6 +65,8 @@ pub(super) enum Owed {
     Execute { statement: Option<Arc<Statement>> },
     /// CloseComplete, forwarded or not.
     Close { forward: bool },
+    /// One message, seen by nobody: a step in preparing the statement of that id by SQL.
+    Step { id: u64 },
     /// ReadyForQuery, forwarded or not.
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::owed::{Owed, Quiet, Undo};
+use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
@@ -155,14 +155,13 @@ impl Machine {
                 (false, false)
             }
             Owed::Quiet(_) => (false, false),
-            Owed::Query { prepares, .. } => {
+            Owed::Query { names, .. } => {
                 if message == tag::COMMAND_COMPLETE {
-                    let made = (body == b"PREPARE\0" && !prepares.is_empty()).then(|| prepares.remove(0));
-                    if let Some((name, statement)) = made {
-                        server.prepared.ensure(statement.id);
-                        self.statements.insert(name, statement);
+                    let mut names = std::mem::take(names);
+                    self.note_names(body, &mut names, server);
+                    if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
+                        *left = names;
                     }
-                    forget_deallocated(body, server);
                 }
                 if message == tag::COPY_IN_RESPONSE {
                     self.begin_copy_in(server);
@@ -172,6 +171,7 @@ impl Machine {
             Owed::FunctionCall => (true, false),
             Owed::Parse { forward, .. } | Owed::Close { forward } => (*forward, true),
             Owed::Bind | Owed::DescribePortal => (true, true),
+            Owed::Step { .. } => (false, true),
             Owed::DescribeStatement { of } => {
                 let is_over = message != tag::PARAMETER_DESCRIPTION;
                 if let Some((statement, version)) = of.as_ref().filter(|_| is_over) {
@@ -193,12 +193,14 @@ impl Machine {
                 }
                 let is_over =
                     matches!(message, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED);
-                if message == tag::COMMAND_COMPLETE {
+                if is_over {
                     self.executed(body, server);
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => return Err(WireError::UnknownTag(message)),
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => {
+                return Err(WireError::UnknownTag(message));
+            }
         };
         if is_over {
             self.owed.pop_front();
@@ -206,22 +208,38 @@ impl Machine {
         Ok(if forward { Fate::Forward } else { Fate::Swallow })
     }
 
-    /// A portal has run to its end.
+    /// A portal has run to its end, or to its limit of rows.
     fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
-        let prepares = statement.prepares.clone();
+        let mut names = statement.names.clone();
         let is_told = !statement.facts.names.is_empty() || statement.facts.deallocates_all;
-        if body == b"PREPARE\0"
-            && let Some((name, made)) = prepares
-        {
-            server.prepared.ensure(made.id);
-            self.statements.insert(name, made);
-        }
-        if forget_deallocated(body, server) {
-            self.statements.clear();
-        }
+        self.note_names(body, &mut names, server);
         if is_told {
             self.is_waiting = false;
+        }
+    }
+
+    /// A statement is done that may have made or ended prepared statements: its command tag tells.
+    fn note_names(&mut self, command_tag: &[u8], names: &mut Names, server: &mut ServerSide<'_>) {
+        match command_tag {
+            b"PREPARE\0" => {
+                if let Some((name, statement)) = names.prepares.pop_front() {
+                    server.prepared.ensure(statement.id);
+                    self.statements.insert(name, statement);
+                }
+            }
+            b"DEALLOCATE\0" => {
+                if let Some((name, id)) = names.deallocates.pop_front() {
+                    server.prepared.forget(id);
+                    self.statements.remove(&name);
+                }
+            }
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
+                server.prepared.clear();
+                *server.unnamed = 0;
+                self.statements.clear();
+            }
+            _ => {}
         }
     }
 
@@ -267,18 +285,28 @@ impl Machine {
                 self.inspection.has_failed = true;
                 return Fate::Swallow;
             }
+            Some(Owed::Quiet(Quiet::Prepare(id))) => {
+                server.prepared.forget(*id);
+                self.failed_prepare.get_or_insert(without_position(whole));
+                return Fate::Swallow;
+            }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
-            Some(Owed::Query { instead, .. }) => return instead.take().map_or(Fate::Forward, Fate::Replace),
+            Some(Owed::Query { instead, .. }) => {
+                let instead = self.failed_prepare.take().or_else(|| instead.take());
+                return instead.map_or(Fate::Forward, Fate::Replace);
+            }
             Some(Owed::FunctionCall) => return Fate::Forward,
             _ => {}
         }
         let instead = match self.owed.front_mut() {
             Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
+            Some(Owed::Step { .. }) => Some(without_position(whole)),
             _ => None,
         };
         let named = instead.or_else(|| self.with_clients_name(whole));
-        let is_own_error = self.skip_to_sync(server);
-        match (is_own_error, named) {
+        let is_own = matches!(self.owed.front(), Some(Owed::Parse { forward: false, .. }));
+        let has_own_sync = self.skip_to_sync(server);
+        match (is_own && has_own_sync, named) {
             (true, _) => Fate::Swallow,
             (false, Some(bytes)) => Fate::Replace(bytes),
             (false, None) => Fate::Forward,
@@ -297,14 +325,17 @@ impl Machine {
         Some(bytes.freeze())
     }
 
-    /// The server skips to the next Sync, and so does what it owes. True: the messages up to there are the
+    /// The server skips to the next Sync, queries included, and so does what it owes. True: that Sync is the
     /// proxy's own.
     fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
         self.is_waiting = false;
         let mut undone = Vec::new();
         while let Some(owed) = self.owed.front() {
-            if owed.ends_with_ready() {
+            if matches!(owed, Owed::Sync { .. }) {
                 break;
+            }
+            if owed.ends_with_ready() {
+                *server.pending_ready = server.pending_ready.saturating_sub(1);
             }
             match self.owed.pop_front() {
                 Some(Owed::Parse { id, undo, .. }) => {
@@ -315,6 +346,7 @@ impl Machine {
                     undone.push(undo);
                 }
                 Some(Owed::Local { undo, .. }) => undone.push(undo),
+                Some(Owed::Step { id }) => server.prepared.forget(id),
                 _ => {}
             }
         }
@@ -378,7 +410,7 @@ impl Machine {
                 self.end_inspection(server, to_client);
                 return Ok(Fate::Swallow);
             }
-            Owed::Quiet(Quiet::Prepare) => return Ok(Fate::Swallow),
+            Owed::Quiet(Quiet::Prepare(_) | Quiet::Aside) => return Ok(Fate::Swallow),
             Owed::Quiet(Quiet::Permission) => {
                 // Without an answer there is no permission.
                 self.permission.get_or_insert_default();
@@ -386,7 +418,10 @@ impl Machine {
                 return Ok(Fate::Swallow);
             }
             Owed::Sync { forward: false } => return Ok(Fate::Swallow),
-            Owed::Query { .. } => self.is_waiting = false,
+            Owed::Query { .. } => {
+                self.is_waiting = false;
+                self.failed_prepare = None;
+            }
             _ => {}
         }
         self.status = status;
@@ -497,16 +532,6 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
     Ok(Fate::Replace(bytes.freeze()))
 }
 
-/// After DEALLOCATE ALL and DISCARD ALL a connection has no prepared statements.
-fn forget_deallocated(command_tag: &[u8], server: &mut ServerSide<'_>) -> bool {
-    let is_over = matches!(command_tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
-    if is_over {
-        server.prepared.clear();
-        *server.unnamed = 0;
-    }
-    is_over
-}
-
 /// Names and types of columns; what else a description holds may differ without a difference to the client.
 fn signature(message: u8, body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -530,10 +555,21 @@ fn is_fatal(body: &[u8]) -> bool {
 
 /// The same error with severity FATAL, as a server answers to a login.
 fn as_fatal(whole: &[u8]) -> Bytes {
+    rewrite(whole, |kind, value| Some(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value }))
+}
+
+/// The same error without its place in a text that the client has not sent.
+fn without_position(whole: &[u8]) -> Bytes {
+    rewrite(whole, |kind, value| (kind != b'P').then_some(value))
+}
+
+/// An error with other fields, or fewer.
+fn rewrite<'a>(whole: &'a [u8], field: impl Fn(u8, &'a [u8]) -> Option<&'a [u8]>) -> Bytes {
     let mut body = Vec::with_capacity(whole.len());
     for (kind, value) in fields(whole.get(HEADER_BYTES..).unwrap_or_default()) {
+        let Some(value) = field(kind, value) else { continue };
         body.push(kind);
-        body.extend_from_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+        body.extend_from_slice(value);
         body.push(0);
     }
     body.push(0);

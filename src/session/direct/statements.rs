@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::facts::Facts;
+use super::owed::Names;
 use crate::session::identity::Signal;
 use crate::wire::client_message::{self, Target};
 
@@ -36,8 +37,8 @@ pub(super) struct Statement {
     pub(super) facts: Arc<Facts>,
     /// Statements that its text executes by name.
     pub(super) executes: Vec<Arc<Statement>>,
-    /// The statement that its text prepares, by the client's name.
-    pub(super) prepares: Option<(Bytes, Arc<Statement>)>,
+    /// What running it does to names of prepared statements.
+    pub(super) names: Names,
     /// What its text means for other sessions.
     pub(super) signals: Vec<Signal>,
     /// Signature of the columns that the client was told, and the schema's version then; 0: not told.
@@ -54,7 +55,7 @@ impl Statement {
             origin,
             facts,
             executes: Vec::new(),
-            prepares: None,
+            names: Names::default(),
             signals: Vec::new(),
             columns: AtomicU64::new(0),
             columns_version: AtomicU64::new(0),
@@ -111,6 +112,20 @@ pub(super) fn write_parse(name: &str, rest: &[u8], output: &mut BytesMut) {
 /// Appends a Bind to this statement; `rest` is what follows the statement's name.
 pub(super) fn write_bind(portal: &[u8], name: &str, rest: &[u8], output: &mut BytesMut) {
     put_message(output, b'B', &[portal, &[0], name.as_bytes(), &[0], rest]);
+}
+
+/// Appends the messages that run SQL's PREPARE inside a pipeline; returns how many. They have names of their
+/// own, as the unnamed statement and portal may be the client's.
+pub(super) fn write_prepare(sql: &str, output: &mut BytesMut) -> usize {
+    let name = "os_prepare";
+    write_parse(name, &[sql.as_bytes(), &[0, 0, 0]].concat(), output);
+    // No parameter formats, no parameters, no result formats.
+    write_bind(name.as_bytes(), name, &[0; 6], output);
+    // No limit of rows.
+    put_message(output, b'E', &[name.as_bytes(), &[0; 5]]);
+    client_message::encode_close(output, &Target::Portal(name.to_owned()));
+    client_message::encode_close(output, &Target::Statement(name.to_owned()));
+    5
 }
 
 /// Appends Close of a server's statement.

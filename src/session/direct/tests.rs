@@ -332,6 +332,45 @@ fn an_error_skips_to_sync_and_takes_back_what_was_skipped() {
 }
 
 #[test]
+fn an_error_skips_queries_too() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "nobody");
+        client_message::encode_query(output, "select 1");
+        client_message::encode_sync(output);
+    });
+    assert_eq!(connection.pending_ready, 2);
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard[0].contains("\"nobody\" does not exist") && heard[1] == "Z:I", "{heard:?}");
+    assert!(scene.machine.may_release() && connection.pending_ready == 0);
+}
+
+#[test]
+fn a_deallocate_that_fails_has_not_happened() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "a", "select 1");
+        client_message::encode_sync(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'E');
+    });
+    scene.say(&mut connection, query("deallocate a"));
+    scene.answer(&mut connection, |output| {
+        error(output, "25P02");
+        server::write_ready_for_query(output, b'E');
+    });
+    assert_eq!(scene.machine.prepared_texts().len(), 1);
+    assert!(!connection.prepared.is_empty() && scene.machine.takes_client());
+}
+
+#[test]
 fn errors_speak_of_statements_by_the_clients_names() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -693,4 +732,64 @@ fn without_a_connection_only_what_needs_none_is_answered() {
     assert!(matches!(scene.say(&mut connection, query("select 1")), Taken::NeedsServer(_)));
     assert!(matches!(scene.say(&mut connection, client_message::encode_terminate), Taken::Goodbye));
     assert!(connection.heard().is_empty());
+}
+
+/// A session with `p`, made by SQL's PREPARE on another connection than the one it has now.
+fn with_prepared() -> (Scene, Connection) {
+    let mut first = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut first);
+    scene.say(&mut first, query("prepare p as select 1"));
+    scene.answer(&mut first, |output| complete(output, "PREPARE", b'I'));
+    scene.machine.detach();
+    let mut second = Connection::default();
+    scene.attach(&mut second);
+    (scene, second)
+}
+
+#[test]
+fn what_cannot_be_prepared_again_answers_the_execute() {
+    let (mut scene, mut connection) = with_prepared();
+    scene.say(&mut connection, query("execute p"));
+    let heard = scene.answer(&mut connection, |output| {
+        error(output, "42P01");
+        server::write_ready_for_query(output, b'I');
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard.len() == 2 && heard[0].contains("42P01"), "{heard:?}");
+    assert!(connection.prepared.is_empty());
+}
+
+#[test]
+fn a_statement_of_sql_is_prepared_within_a_pipeline() {
+    let (mut scene, mut connection) = with_prepared();
+    scene.say(&mut connection, |output| {
+        parse(output, "", "execute p");
+        client_message::encode_describe(output, &Target::Statement(String::new()));
+        bind_execute(output, "");
+    });
+    let steps = ["P:os_prepare.prepare os_1 as select 1", "B:os_prepare.os_prepare", "E:os_prepare"];
+    let mut expected = vec!["P:execute os_1"];
+    expected.extend(steps);
+    expected.extend(["C:Pos_prepare", "C:Sos_prepare", "D:S", "B", "E", "H"]);
+    assert_eq!(connection.heard(), expected);
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"112");
+        server::write_command_complete(output, "PREPARE");
+        answers(output, b"33");
+        server::write_parameter_description(output, &[]);
+        answers(output, b"n2");
+    });
+    assert_eq!(heard, ["1", "t", "n", "2"]);
+    assert!(!scene.machine.takes_client());
+    // A portal that is not at its end has answered, too.
+    scene.answer(&mut connection, |output| answers(output, b"s"));
+    assert!(scene.machine.takes_client());
+}
+
+#[test]
+fn a_query_of_the_proxys_own_ends_the_unnamed_statement() {
+    let mut connection = Connection { unnamed: 7, ..Connection::default() };
+    connection.side().query("DEALLOCATE ALL");
+    assert_eq!(connection.unnamed, 0);
 }

@@ -48,6 +48,8 @@ pub struct Orders {
     /// Of a hundred requests, those that are cancelled and those whose client is killed half-way.
     pub cancels: u64,
     pub kills: u64,
+    /// Of a hundred requests, those that keep the connection beyond a transaction.
+    pub pins: u64,
     /// All ask the same short statement: what they wait for is their turn.
     pub is_uniform: bool,
 }
@@ -87,14 +89,18 @@ async fn live(
     while Instant::now() < orders.until {
         let die = maker.dice().below(100);
         if die < orders.kills {
-            return killed(session, maker).await.map(|()| false);
+            return killed(orders, session, maker).await.map(|()| false);
         }
         if die < orders.kills + orders.cancels {
             cancelled(orders, session, maker).await?;
             tally.lock().count("cancelled");
             continue;
         }
-        let request = if orders.is_uniform { short(maker) } else { maker.next() };
+        let request = match die {
+            _ if orders.is_uniform => short(maker),
+            die if die >= 100 - orders.pins => maker.pinned(),
+            _ => maker.next(),
+        };
         let start = Instant::now();
         exchange(session, &request).await?;
         let took = u64::try_from(start.elapsed().as_micros()).unwrap();
@@ -148,14 +154,18 @@ async fn cancelled(orders: &Orders, session: &mut Session, maker: &mut Maker) ->
 }
 
 /// Goes away in the middle of a message, of a pipeline, of a statement, or of a transaction.
-async fn killed(session: &mut Session, maker: &mut Maker) -> Result<(), String> {
+async fn killed(orders: &Orders, session: &mut Session, maker: &mut Maker) -> Result<(), String> {
     let failed = |error: io::Error| format!("killed: {error}");
-    match maker.dice().below(4) {
+    match maker.dice().below(5) {
         0 => {
             let request = maker.unfinished();
             exchange(session, &request).await?;
         }
-        1 => {
+        1 if orders.pins > 0 => {
+            let request = maker.left_over();
+            exchange(session, &request).await?;
+        }
+        2 => {
             let (bytes, _) = maker.sleeping(0.3);
             session.send(&bytes).await.map_err(failed)?;
         }

@@ -230,6 +230,34 @@ impl Maker {
         Request { kind: "failing", bytes: bytes(&messages), groups: vec![group] }
     }
 
+    /// A temporary table outlives transactions: the session keeps its connection until it is dropped.
+    pub fn pinned(&mut self) -> Request {
+        let mut request = self.left_over();
+        let nonce = self.nonce();
+        let quiet = || vec![Expected { nonce: String::new(), second: None, rows: 0 }];
+        let mine = vec![Expected { nonce: nonce.clone(), second: Some(self.own_name()), rows: 1 }];
+        for (sql, statements) in [
+            (format!("SELECT {nonce}::bigint AS nonce, owner FROM mine"), mine),
+            ("DROP TABLE mine".to_owned(), quiet()),
+        ] {
+            request.bytes.extend(frames::query(&sql).bytes());
+            request.groups.push(Group { statements, error: None, status: b'I' });
+        }
+        request
+    }
+
+    /// A temporary table that is not dropped.
+    pub fn left_over(&mut self) -> Request {
+        let mut request = Request { kind: "pinned", ..Request::default() };
+        for sql in ["CREATE TEMP TABLE mine (owner text)", &format!("INSERT INTO mine VALUES ('{}')", self.own_name())]
+        {
+            request.bytes.extend(frames::query(sql).bytes());
+            let quiet = Expected { nonce: String::new(), second: None, rows: 0 };
+            request.groups.push(Group { statements: vec![quiet], error: None, status: b'I' });
+        }
+        request
+    }
+
     pub fn transaction(&mut self) -> Request {
         let mut request = Request { kind: "transaction", ..Request::default() };
         let (first, second, owner) = (self.nonce(), self.nonce(), self.owner());

@@ -94,6 +94,16 @@ def _timed(name, begun):
     print(f"# {name} {time.monotonic() - begun:.2f} s", file=sys.stderr)
 
 
+def otherwise(function, other):
+    """A step that, when it is refused, makes the same rows in another way: later steps find what they expect."""
+
+    def step():
+        return function()
+
+    step.otherwise = other
+    return step
+
+
 def chosen(name):
     """Whether to run the step: all, unless STEPS=a,b says which."""
     only = os.environ.get("STEPS")
@@ -116,6 +126,13 @@ def bounded(function):
     return result[0] if result else (None, TimeoutError(f"nothing came in {STEP_SECONDS_MAX} s"))
 
 
+def _complain(name, error):
+    """Says on stderr why the rows of a refused step could not be made in the other way either."""
+    if error is not None:
+        print(f"--- {name}, otherwise", file=sys.stderr)
+        traceback.print_exception(error)
+
+
 def walk(steps, recover=lambda stuck: None):
     """Runs (name, function, names of steps it needs); `recover` puts the connection right after a failure."""
     for name, function, *needs in steps:
@@ -128,6 +145,9 @@ def walk(steps, recover=lambda stuck: None):
         else:
             outcome(name, error)
             recover(isinstance(error, TimeoutError))
+            if name in _refused and hasattr(function, "otherwise"):
+                _, error = bounded(function.otherwise)
+                _complain(name, error)
         _timed(name, begun)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -145,6 +165,11 @@ async def walk_async(steps, recover):
         except Exception as error:  # whatever a step meets is its result
             outcome(name, error)
             await recover(isinstance(error, TimeoutError))
+            if name in _refused and hasattr(function, "otherwise"):
+                try:
+                    await asyncio.wait_for(function.otherwise(), STEP_SECONDS_MAX)
+                except Exception as error:
+                    _complain(name, error)
         _timed(name, begun)
     sys.stdout.flush()
     sys.stderr.flush()

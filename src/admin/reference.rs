@@ -1,0 +1,154 @@
+//! What each view shows, column by column: the order of columns in answers, and the page in `docs/`.
+
+/// A view.
+pub(super) struct ViewSpec {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    /// Name and meaning, in order.
+    pub(super) columns: &'static [(&'static str, &'static str)],
+}
+
+const SHARD_COLUMNS: &[(&str, &str)] = &[
+    ("id", "the shard's number"),
+    ("name", "its name"),
+    ("buckets", "how many of the 16,384 buckets it owns"),
+    ("term", "version of its leadership; only grows"),
+    ("weight", "its share of the ring relative to the others"),
+];
+
+const NODE_COLUMNS: &[(&str, &str)] = &[
+    ("shard", "the shard's name"),
+    ("name", "the node's name"),
+    ("role", "`primary` or `replica`"),
+    ("host", "host name or address"),
+    ("port", "TCP port"),
+    ("state", "`up`, `streaming`, `detached`, `down` or `unknown`; every node is asked now"),
+    ("lag_bytes", "how far a replica is behind; empty for a primary"),
+    ("buckets", "buckets of its shard"),
+];
+
+/// All views, in the order of the documentation.
+pub(super) const VIEWS: &[ViewSpec] = &[
+    ViewSpec { name: "status", about: "The nodes and how they are.", columns: NODE_COLUMNS },
+    ViewSpec { name: "topology", about: "The shards; as JSON the whole topology.", columns: SHARD_COLUMNS },
+    ViewSpec { name: "shards", about: "The shards.", columns: SHARD_COLUMNS },
+    ViewSpec { name: "nodes", about: "The nodes and how they are.", columns: NODE_COLUMNS },
+    ViewSpec {
+        name: "tables",
+        about: "Where tables live.",
+        columns: &[
+            ("schema", "schema"),
+            ("name", "name"),
+            ("placement", "`sharded`, `reference` or `single`"),
+            ("key", "columns of the sharding key"),
+            ("home", "the shard of a single table"),
+            ("declared", "declared, not placed by a rule or by default"),
+            ("exists", "it exists on the servers"),
+        ],
+    },
+    ViewSpec {
+        name: "pools",
+        about: "The pools of server connections: one for each node, database and user.",
+        columns: &[
+            ("node", "the node"),
+            ("database", "database"),
+            ("user", "role"),
+            ("mode", "when a session gives its connection back: `transaction`, `session` or `statement`"),
+            ("size", "most connections"),
+            ("idle", "connections that wait for work"),
+            ("used", "connections that sessions hold"),
+            ("opening", "connections being opened, or waiting for their turn to be"),
+            ("resetting", "connections from which a session is being wiped"),
+            ("waiting", "sessions that wait for a connection, first come, first served"),
+            ("longest_wait_ms", "how long the first of them has waited"),
+            ("opened_total", "connections opened since the pool was made"),
+            ("resets_total", "connections wiped since the pool was made"),
+        ],
+    },
+    ViewSpec {
+        name: "servers",
+        about: "The connections of all pools.",
+        columns: &[
+            ("node", "the node"),
+            ("database", "database"),
+            ("user", "role"),
+            ("pid", "process id on the node, as in `pg_stat_activity`"),
+            ("state", "`idle`, `used` or `resetting`"),
+            ("client", "process id that the client was told who holds it, as in SHOW CLIENTS"),
+            ("age_s", "how long ago it was opened"),
+            ("idle_s", "how long it has been idle"),
+        ],
+    },
+    ViewSpec {
+        name: "clients",
+        about: "The clients that are connected, those of the admin database included.",
+        columns: &[
+            ("pid", "process id that the client was told; cancel requests and `pg_terminate_backend` take it"),
+            ("user", "role"),
+            ("database", "database"),
+            ("address", "where it connects from"),
+            ("mode", "when it gives its connections back; empty for the admin database"),
+            ("state", "`active` while it holds a server connection, else `idle`"),
+            ("servers", "the connections it holds: shard and process id"),
+            ("connected_s", "how long it has been connected"),
+        ],
+    },
+    ViewSpec {
+        name: "help",
+        about: "All commands.",
+        columns: &[("command", "what to write"), ("about", "what it does")],
+    },
+    ViewSpec { name: "version", about: "The version.", columns: &[("version", "of the proxy")] },
+];
+
+/// Commands beside SHOW: text and meaning.
+pub(super) const COMMANDS: &[(&str, &str)] = &[
+    ("TABLE SHARD name KEY (columns)", "spreads a table over the shards by a key"),
+    ("TABLE REFERENCE name", "keeps a copy of a table on every shard"),
+    ("TABLE SINGLE name [HOME shard]", "keeps a table whole on one shard"),
+    ("EXPLAIN statement", "says where a statement goes and why, without running it"),
+    ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
+];
+
+/// The page of the reference.
+#[cfg(test)]
+fn page() -> String {
+    use std::fmt::Write as _;
+
+    let mut page = String::from(
+        "# The admin database\n\nReached with psql on the proxy's own port: `psql -h 127.0.0.1 -p 6432 ostrakon`. It speaks the simple\n\
+         query protocol. A few places are kept for it when `clients_max` is reached (`clients_reserved`).\n\n\
+         This page is generated from `src/admin/reference.rs`; a test checks that it is fresh.\n\n\
+         ## Commands\n\n| command | what it does |\n|---|---|\n\
+         | `SHOW view [FORMAT JSON]` | shows one of the views below; as JSON in one row |\n",
+    );
+    for (command, about) in COMMANDS {
+        let _ = writeln!(page, "| `{command}` | {about} |");
+    }
+    for view in VIEWS {
+        let _ = write!(
+            page,
+            "\n## SHOW {}\n\n{}\n\n| column | meaning |\n|---|---|\n",
+            view.name.to_uppercase(),
+            view.about
+        );
+        for (name, meaning) in view.columns {
+            let _ = writeln!(page, "| {name} | {meaning} |");
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_reference_is_fresh() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/admin.md");
+        let page = super::page();
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(written == page, "docs/reference/admin.md is not what the code says; run with UPDATE=1");
+    }
+}

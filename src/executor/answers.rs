@@ -1,0 +1,285 @@
+//! Answers of a pipeline: owed by several connections, given to the client in the order of its messages.
+//!
+//! Messages for different shards travel without waiting for each other. Each connection keeps what it owes
+//! in its own queue; where the client's messages went on to another shard the queue has a mark
+//! ([`Expect::Handover`]), and the session remembers which connection comes next.
+
+use bytes::Bytes;
+
+use super::link::{Link, failure_of, read_quiet};
+use super::relay::{Expect, forward};
+use super::session::CLIENT_FLUSH_BYTES;
+use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
+use crate::net::{Framed, NetError};
+use crate::wire::client_message;
+use crate::wire::server_message::tag;
+
+/// Messages of a pipeline are sent on, and their answers read, once so much is under way.
+///
+/// # Units
+/// Bytes.
+pub(super) const PIPELINE_BYTES_MAX: usize = 256 << 10;
+
+/// Changes of shard under way at a time.
+const HANDOVERS_MAX: usize = 1_000;
+
+impl Session {
+    /// Says something of the proxy's own in its place among the answers.
+    pub(super) fn say(&mut self, client: &mut Framed, answer: Bytes) {
+        let is_owed = !self.order.is_empty();
+        match self.current.and_then(|shard| self.links.get_mut(&shard)) {
+            Some(link) if is_owed || !link.expects.is_empty() => link.expects.push_back(Expect::Local(answer)),
+            _ => client.output().extend_from_slice(&answer),
+        }
+    }
+
+    /// Makes a shard the one that messages are written to.
+    pub(super) async fn attach(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
+        if self.current != Some(shard) {
+            let is_new = self.links.get(&shard).is_none_or(|link| !link.touched);
+            if is_new && self.is_at_work() {
+                self.open_block().await?;
+            }
+            self.hand_over(client).await?;
+        }
+        if let Err(failure) = self.link(shard).await {
+            // Earlier answers come first.
+            self.settle(client).await?;
+            return Err(failure);
+        }
+        self.current = Some(shard);
+        Ok(())
+    }
+
+    /// Sends the present shard off with its messages; its answers are read later.
+    async fn hand_over(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let Some(shard) = self.current.take() else { return Ok(()) };
+        let name = shard_name(&self.topology, shard);
+        let Some(link) = self.links.get_mut(&shard).filter(|link| !link.expects.is_empty()) else { return Ok(()) };
+        link.expects.push_back(Expect::Handover);
+        self.order.push_back(shard);
+        self.pipelined_bytes += link.lease.output().len();
+        let sent = link.lease.flush().await.map_err(|error| failure_of(error, &name));
+        self.after_exchange(shard, sent)?;
+        if self.pipelined_bytes > PIPELINE_BYTES_MAX || self.order.len() > HANDOVERS_MAX {
+            self.settle(client).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is written and relays every answer that is owed.
+    ///
+    /// # Errors
+    /// The first error among the answers; the connection then skips to Sync.
+    pub(super) async fn settle(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        let owing: Vec<ShardId> =
+            self.links.iter().filter(|(_, link)| !link.expects.is_empty()).map(|(shard, _)| *shard).collect();
+        for shard in owing {
+            let name = shard_name(&self.topology, shard);
+            let link = self.held(shard)?;
+            if link.unsynced {
+                client_message::encode_flush(link.lease.output());
+            }
+            let sent = link.lease.flush().await.map_err(|error| failure_of(error, &name));
+            self.after_exchange(shard, sent)?;
+        }
+        self.relay_in_order(client).await
+    }
+
+    /// Relays everything that is owed, in the order of the client's messages.
+    async fn relay_in_order(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        self.pipelined_bytes = 0;
+        while let Some(shard) = self.order.pop_front() {
+            self.relay_from(client, shard).await?;
+        }
+        // What the present shard owes comes last; the others owe quiet answers only.
+        let mut shards: Vec<ShardId> = self.links.keys().copied().collect();
+        shards.sort_by_key(|shard| Some(*shard) != self.current);
+        for shard in shards {
+            while self.links.get(&shard).is_some_and(|link| !link.expects.is_empty()) {
+                self.relay_from(client, shard).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn relay_from(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
+        let name = shard_name(&self.topology, shard);
+        let Some(link) = self.links.get_mut(&shard) else { return Ok(()) };
+        let outcome = relay_expected(link, Some(client), &name).await;
+        self.after_exchange(shard, outcome)
+    }
+
+    /// Ends the pipeline of every connection; answers go to the client.
+    pub(super) async fn sync_links(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        self.write_syncs().await?;
+        self.relay_in_order(client).await?;
+        self.current = None;
+        Ok(())
+    }
+
+    async fn write_syncs(&mut self) -> Result<(), Failure> {
+        let shards: Vec<ShardId> = self.links.keys().copied().collect();
+        for shard in shards {
+            let name = shard_name(&self.topology, shard);
+            let link = self.held(shard)?;
+            if link.unsynced {
+                client_message::encode_sync(link.lease.output());
+                link.lease.expect_ready();
+                link.expects.push_back(Expect::Ready);
+                link.unsynced = false;
+            }
+            if link.expects.is_empty() {
+                continue;
+            }
+            let sent = link.lease.flush().await.map_err(|error| failure_of(error, &name));
+            self.after_exchange(shard, sent)?;
+        }
+        Ok(())
+    }
+
+    /// After an error in a pipeline: answers of earlier messages first, then the error, then nothing
+    /// up to Sync.
+    pub(super) async fn pipeline_failed(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
+        let first = match failure {
+            // It came from the answers themselves.
+            failure @ Failure::Postgres(_) => failure,
+            failure => match self.settle(client).await {
+                Ok(()) => failure,
+                Err(earlier) => earlier,
+            },
+        };
+        let first = self.name_deadlock(first);
+        Self::write_failure(client, first)?;
+        if let Some((name, _)) = self.parse_waiting.take() {
+            self.statements.remove(&name);
+        }
+        self.describe_waiting = None;
+        self.skip_to_sync = true;
+        self.order.clear();
+        self.current = None;
+        self.finish_unseen().await;
+        self.fail_transaction().await;
+        Ok(())
+    }
+
+    /// Ends every connection's pipeline; nobody sees the answers.
+    async fn finish_unseen(&mut self) {
+        let shards: Vec<ShardId> = self.links.keys().copied().collect();
+        for shard in &shards {
+            if let Some(link) = self.links.get_mut(shard)
+                && link.unsynced
+            {
+                client_message::encode_sync(link.lease.output());
+                link.lease.expect_ready();
+                link.expects.push_back(Expect::Ready);
+                link.unsynced = false;
+            }
+        }
+        for shard in shards {
+            let name = shard_name(&self.topology, shard);
+            let Some(link) = self.links.get_mut(&shard) else { continue };
+            if read_unseen(link, &name).await.is_err() {
+                self.drop_link(shard);
+            }
+        }
+    }
+}
+
+/// Reads to the end of everything that was asked.
+async fn read_unseen(link: &mut Link, name: &str) -> Result<(), Failure> {
+    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    while !link.expects.is_empty() {
+        match relay_expected(link, None, name).await {
+            Ok(()) | Err(Failure::Postgres(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    // Behind an error the server skips to the Sync that was sent.
+    while link.lease.pending_ready() > 0 {
+        link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+    }
+    Ok(())
+}
+
+/// Relays answers until none is owed, or another connection comes next. Without a client nobody sees them.
+///
+/// # Errors
+/// The first error: the connection owes nothing any more but its ReadyForQuery.
+async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: &str) -> Result<(), Failure> {
+    loop {
+        match link.expects.front() {
+            None => return Ok(()),
+            Some(Expect::Handover) => {
+                link.expects.pop_front();
+                return Ok(());
+            }
+            Some(Expect::Quiet | Expect::Dressing { .. }) => {
+                if let Err(failure) = read_quiet(link, name).await {
+                    forget_unparsed(link);
+                    return Err(failure);
+                }
+                continue;
+            }
+            Some(Expect::Local(answer)) => {
+                if let Some(client) = &mut client {
+                    client.output().extend_from_slice(answer);
+                }
+                link.expects.pop_front();
+                continue;
+            }
+            Some(_) => {}
+        }
+        let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
+        match frame.tag {
+            tag::ERROR_RESPONSE => {
+                forget_unparsed(link);
+                return Err(Failure::Postgres(frame));
+            }
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => {
+                if let Some(client) = &mut client {
+                    forward(client, &frame).await?;
+                }
+                continue;
+            }
+            tag::NOTIFICATION_RESPONSE => continue,
+            _ => {}
+        }
+        let (shown, finished) = link.expects.front().map_or((false, true), |expected| judge(expected, frame.tag));
+        if let Some(client) = client.as_mut().filter(|_| shown) {
+            client.output().extend_from_slice(&frame.bytes);
+            if client.output().len() >= CLIENT_FLUSH_BYTES {
+                client.flush().await?;
+            }
+        }
+        if finished {
+            link.expects.pop_front();
+        }
+    }
+}
+
+/// Whether the client sees an answer, and whether it is the last of what is expected.
+fn judge(expected: &Expect, frame_tag: u8) -> (bool, bool) {
+    match (expected, frame_tag) {
+        (Expect::Parse { forward, .. } | Expect::Bind { forward }, _) => (*forward, true),
+        (Expect::DescribeStatement, tag::PARAMETER_DESCRIPTION) => (true, false),
+        (Expect::DescribeStatement | Expect::DescribePortal, _) => (true, true),
+        (Expect::Execute { forward }, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
+            (*forward, true)
+        }
+        (Expect::Execute { forward }, _) => (*forward, false),
+        _ => (false, true),
+    }
+}
+
+/// Statements whose Parse failed, or is skipped after an error, are not known to the server; nothing
+/// else is answered but Sync.
+fn forget_unparsed(link: &mut Link) {
+    let expects = std::mem::take(&mut link.expects);
+    for expect in expects {
+        if let Expect::Parse { id, .. } = expect {
+            link.lease.prepared.forget(id);
+        }
+    }
+}
