@@ -3,7 +3,7 @@
 A difference is a test that passes directly and not through the proxy, or that is skipped directly and
 fails through the proxy. Differences that are accepted are listed one by one with their reason; a listed
 one that is none any more is a fault of the list, unless its reason begins with "by chance": it hangs on which
-connection of the pool is met.
+connection of the pool is met, or on timing.
 """
 
 import dataclasses
