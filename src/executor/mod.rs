@@ -269,11 +269,14 @@ impl From<NetError> for Failure {
     }
 }
 
+/// A text with what decides its meaning, and its parameter types.
+type StatementKey = (Vec<u8>, Vec<u32>);
+
 /// Texts of prepared statements and the ids that stand for them on server connections.
 #[derive(Default)]
 struct StatementIds {
     next: AtomicU64,
-    known: Mutex<HashMap<(Vec<u8>, Vec<u32>), u64>>,
+    known: Mutex<HashMap<StatementKey, u64>>,
 }
 
 /// Texts remembered before the map starts afresh (ids go on growing, so none is ever reused).

@@ -344,8 +344,11 @@ impl ControlAccess {
     }
 }
 
-/// Makes the decision table on every shard.
+/// Makes the decision table on every shard. One shard alone needs none, and its database is left as it is.
 async fn prepare_shards(topology: &Topology, access: &ControlAccess) -> Result<(), StartError> {
+    if topology.shards.len() == 1 {
+        return Ok(());
+    }
     let preparing = topology.shards.iter().map(|shard| async move {
         let failed = |reason: String| StartError::Shard { shard: shard.name.clone(), reason };
         let target = access.target(topology, shard.id).ok_or_else(|| failed("it has no primary".to_owned()))?;
@@ -371,7 +374,8 @@ async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
     loop {
         match store.watch(TOPOLOGY_KEY).await {
             Ok(mut watch) => {
-                take_over(&cluster, load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology));
+                let loaded = load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology);
+                take_over(&cluster, loaded).await;
                 while let Some(event) = watch.next().await {
                     let topology = match event {
                         WatchEvent::Change(Change::Put(entry)) if entry.key == TOPOLOGY_KEY => {
@@ -379,7 +383,7 @@ async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
                         }
                         _ => load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology),
                     };
-                    take_over(&cluster, topology);
+                    take_over(&cluster, topology).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "the topology cannot be watched"),
@@ -388,10 +392,18 @@ async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
     }
 }
 
-/// An epoch only grows.
-fn take_over(cluster: &Cluster, topology: Option<Topology>) {
+/// An epoch only grows. Where there is more than one shard now, two-phase commits find their decision table.
+async fn take_over(cluster: &Cluster, topology: Option<Topology>) {
     let Some(topology) = topology else { return };
     if topology.epoch > cluster.topology.load().epoch {
+        let was_alone = cluster.topology.load().shards.len() == 1;
+        for shard in topology.shard_ids().filter(|_| was_alone && topology.shards.len() > 1) {
+            let Ok(target) = cluster.control_target(&topology, shard) else { continue };
+            if let Err(error) = prepare_database(&target).await {
+                // A commit over several shards fails there, and is rolled back, until it can be made.
+                tracing::warn!(%shard, %error, "the decision table cannot be made");
+            }
+        }
         tracing::info!(epoch = topology.epoch.0, "topology changed");
         cluster.topology.store(Arc::new(topology));
     }

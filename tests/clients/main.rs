@@ -37,7 +37,11 @@ clients! {
     asyncpg,
     django,
     #[ignore = "run by make clients"]
+    diesel,
+    #[ignore = "run by make clients"]
     drizzle,
+    #[ignore = "run by make clients"]
+    knex,
     #[ignore = "run by make clients"]
     node_postgres,
     pg_dump,
@@ -54,7 +58,15 @@ clients! {
     #[ignore = "run by make clients"]
     php_pdo,
     #[ignore = "run by make clients"]
+    prisma,
+    #[ignore = "run by make clients"]
+    ruby_pg,
+    #[ignore = "run by make clients"]
+    seaorm,
+    #[ignore = "run by make clients"]
     sequelize,
+    #[ignore = "run by make clients"]
+    sqlx,
     #[ignore = "run by make clients"]
     sqlalchemy_asyncpg,
     sqlalchemy_psycopg,

@@ -75,7 +75,7 @@ fn clients_over_a_limit_are_told_so_in_postgresqls_words() {
     let mut admin = Raw::connect(cluster.port, "postgres", "ostrakon").unwrap();
     assert_eq!(ask(&mut admin, "SHOW CLIENTS").len(), 4);
     assert!(refusal("postgres", "ostrakon").contains("53300"));
-    drop(few);
+    drop((few, admin));
     let mut left = 0;
     while Raw::connect(cluster.port, "few", "app").is_err() {
         left += 1;
@@ -89,7 +89,7 @@ fn clients_over_a_limit_are_told_so_in_postgresqls_words() {
 fn views_show_clients_and_the_connections_they_hold() {
     let cluster = cluster("", "[pool]\nsize = 5\nsize_min = 2");
     let mut busy = cluster.app();
-    let server = ask(&mut busy, "BEGIN; SELECT pg_backend_pid()").concat();
+    let told: u64 = ask(&mut busy, "BEGIN; SELECT pg_backend_pid()").concat().parse().unwrap();
     let _idle = cluster.app();
     let clients = view(&cluster, "CLIENTS");
     let of_app: Vec<&serde_json::Value> = clients.iter().filter(|client| client["database"] == "app").collect();
@@ -99,11 +99,11 @@ fn views_show_clients_and_the_connections_they_hold() {
     assert_eq!((holder["user"].as_str(), holder["mode"].as_str()), (Some("app"), Some("transaction")));
     assert!(holder["address"].as_str().unwrap().starts_with("127.0.0.1:"));
     let servers = view(&cluster, "SERVERS");
-    let held = servers
-        .iter()
-        .find(|held| held["pid"].as_u64() == server.parse().ok())
-        .unwrap_or_else(|| panic!("{servers:?}"));
-    assert_eq!((held["state"].as_str(), &held["client"]), (Some("used"), &holder["pid"]), "{held}");
+    assert_eq!(holder["pid"].as_u64(), Some(told));
+    let held = servers.iter().find(|held| held["client"] == holder["pid"]).unwrap_or_else(|| panic!("{servers:?}"));
+    assert_eq!(held["state"].as_str(), Some("used"), "{held}");
+    let seen = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", held["pid"]);
+    assert_eq!(ask(&mut cluster.shards[0].superuser(), &seen), ["1"]);
     // Two are kept ready beside the one in use.
     let is_ready = || {
         let pools = view(&cluster, "POOLS");
@@ -111,9 +111,11 @@ fn views_show_clients_and_the_connections_they_hold() {
         pool["idle"] == 2 && pool["used"] == 1 && pool["opened_total"].as_u64() >= Some(3)
     };
     assert!(crate::cluster::eventually(std::time::Duration::from_secs(10), is_ready), "{:?}", view(&cluster, "POOLS"));
-    ask(&mut busy, "COMMIT");
     // RECONNECT: connections in use are replaced when they come back.
     let mut admin = Raw::connect(cluster.port, "postgres", "ostrakon").unwrap();
     ask(&mut admin, "RECONNECT");
-    assert_ne!(ask(&mut busy, "SELECT pg_backend_pid()").concat(), server);
+    assert!(view(&cluster, "SERVERS").iter().any(|server| server["pid"] == held["pid"]));
+    ask(&mut busy, "COMMIT");
+    assert!(view(&cluster, "SERVERS").iter().all(|server| server["pid"] != held["pid"]));
+    assert_eq!(ask(&mut busy, "SELECT 1"), ["1"]);
 }

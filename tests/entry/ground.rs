@@ -1,7 +1,6 @@
 //! Servers, and a proxy with settings of its own before them.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -61,10 +60,6 @@ impl Entry {
         });
         assert!(is_up, "{}", entry.log());
         entry
-    }
-
-    pub fn config(&self) -> PathBuf {
-        self.directory.path().join("ostrakon.toml")
     }
 
     pub fn log(&self) -> String {

@@ -141,7 +141,8 @@ fn a_login_ends_after_its_time() {
         let took = began.elapsed();
         assert!(took > Duration::from_millis(600) && took < Duration::from_secs(10), "{took:?}");
         let text = String::from_utf8_lossy(&said);
-        assert_eq!(text.contains("canceling authentication due to timeout"), is_told || bytes == SSL_REQUEST, "{text}");
+        // In the middle of a handshake there is nobody to tell.
+        assert_eq!(text.contains("canceling authentication due to timeout"), is_told, "{text}");
     }
     // One byte now and then gains no time.
     let began = Instant::now();
@@ -211,12 +212,17 @@ fn messages_that_lie_end_their_session(shards: usize) {
     for bytes in &bad {
         let mut wire = Wire::connect(entry.port);
         wire.log_in(0);
+        // A statement for Bind: that there is none comes before anything else that is wrong.
+        wire.message(b'P', b"\0SELECT 1\0\0\0");
         wire.send(bytes);
         wire.send(b"S\0\0\0\x04");
-        // A direct connection may end with PostgreSQL's own 08P01 for a body that only the server reads.
+        // With one shard the server may be the one who reads a body, and says it itself.
         let (error, value) = wire.outcome();
         let sqlstate = error.map(|(sqlstate, _)| sqlstate);
-        assert_eq!((sqlstate.as_deref(), value), (Some("08P01"), None), "{bytes:?}");
+        // FunctionCall is refused with several shards, whatever is in it.
+        let is_unknown = shards > 1 && bytes[0] == b'F' && sqlstate.as_deref() == Some("0A000");
+        assert!(is_unknown || sqlstate.as_deref() == Some("08P01"), "{bytes:?}: {sqlstate:?}");
+        assert_eq!(value, None, "{bytes:?}");
     }
     println!("{} broken messages over {shards} shards, each 08P01", bad.len());
     entry.must_serve();
@@ -273,21 +279,24 @@ fn statements_too_deep_or_too_long_get_an_error() {
         format!("SELECT 1{}", " + 1".repeat(deep)),
         format!("SELECT true{}", " OR true".repeat(deep)),
         format!("SELECT {}1{}", "ARRAY[".repeat(deep), "]".repeat(deep)),
-        format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(deep), " END".repeat(deep)),
+        format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(2_000), " END".repeat(2_000)),
         format!("{}SELECT 1{}", "SELECT * FROM (".repeat(deep), ") t".repeat(deep)),
         format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(deep)),
         format!("SELECT 1{}", "::int".repeat(deep)),
         "(".repeat(deep),
         "'".repeat(deep + 1),
-        "/*".repeat(deep),
+        // PostgreSQL's own lexer takes minutes for a hundred times as many.
+        "/*".repeat(2_000),
         "$a$".repeat(deep + 1),
     ];
     for shards in [1, 2] {
         let entry = Entry::start(shards, "");
         for statement in &statements {
             let mut app = entry.app();
-            let reply = app.simple(statement).unwrap();
             let head = &statement[..40];
+            let began = Instant::now();
+            let reply = app.simple(statement).unwrap_or_else(|error| panic!("{shards} {head}: {error}"));
+            println!("{shards} {head} {:?} {:?}", began.elapsed(), reply.fault());
             // Too deep, too long, not closed, or simply right: whatever it is, it is said.
             let sqlstate = reply.sqlstate().to_owned();
             let known = ["54001", "54000", "54011", "42601", "0A000", "00000", "42846"];

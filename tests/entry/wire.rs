@@ -122,16 +122,22 @@ impl Wire {
 
     /// The next message.
     pub fn receive(&mut self) -> Said {
+        self.try_receive().unwrap()
+    }
+
+    /// The next message, or how the connection broke.
+    pub fn try_receive(&mut self) -> io::Result<Said> {
         let mut header = [0; 5];
-        let Err(error) = self.read(&mut header) else {
-            let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-            assert!((4..1 << 20).contains(&length), "{header:?}");
-            let mut body = vec![0; length - 4];
-            self.read(&mut body).unwrap();
-            return Said::Message(header[0], body);
-        };
-        assert!(is_closed(&error), "{error:?}");
-        Said::Closed
+        match self.read(&mut header) {
+            Ok(()) => {}
+            Err(error) if is_closed(&error) => return Ok(Said::Closed),
+            Err(error) => return Err(error),
+        }
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        assert!((4..1 << 20).contains(&length), "{header:?}");
+        let mut body = vec![0; length - 4];
+        self.read(&mut body)?;
+        Ok(Said::Message(header[0], body))
     }
 
     /// SQLSTATE and text of the error that must come next, and that the connection is closed behind it

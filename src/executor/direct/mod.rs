@@ -60,6 +60,8 @@ pub struct Direct {
 struct Held {
     shard: ShardId,
     lease: Lease,
+    /// Cancel requests reach it.
+    is_cancellable: bool,
     _epoch: OwnedRwLockReadGuard<()>,
 }
 
@@ -216,13 +218,24 @@ impl Direct {
             Some(frame) => Failure::Postgres(frame.clone()),
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
-        self.slot.add(shard, lease.cancel_handle());
         self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);
-        self.held = Some(Held { shard, lease, _epoch: epoch });
+        self.held = Some(Held { shard, lease, is_cancellable: false, _epoch: epoch });
+        self.open_to_cancel();
         Ok(())
+    }
+
+    /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
+    fn open_to_cancel(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        match (held.is_cancellable, self.machine.is_speaking()) {
+            (false, false) => self.slot.add(held.shard, held.lease.cancel_handle()),
+            (true, true) => self.slot.remove(held.shard),
+            _ => return,
+        }
+        held.is_cancellable = !held.is_cancellable;
     }
 
     fn pump(&mut self, to_client: &mut BytesMut) -> Result<Pumped, Failure> {
@@ -233,8 +246,11 @@ impl Direct {
         if self.machine.is_quiet() {
             held.lease.note_settled();
         }
+        self.open_to_cancel();
         pumped.map_err(|error| {
-            held.lease.poison();
+            if let Some(held) = &mut self.held {
+                held.lease.poison();
+            }
             tracing::warn!(%error, "a server broke the protocol");
             let error = ClientError::new(ErrorId::StatementCompletionUnknown, "the server broke the protocol");
             Failure::Ours(error.with_hint("Whether the statement has run is not known."))

@@ -363,7 +363,8 @@ impl Machine {
         let body = frame.body();
         let (name, after_name) = split_text(&body)?;
         let (text, types) = split_text(after_name)?;
-        let name = body.slice(0..name.len());
+        // What is kept is copied: a slice would keep the whole buffer that the message came in.
+        let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
             self.fail(&already_exists(&name), server);
             return Ok(());
@@ -393,7 +394,7 @@ impl Machine {
         }
         let parse_body = match &renamed {
             Some(renamed) => Bytes::from([renamed.text.as_bytes(), &[0], types].concat()),
-            None => body.slice(name.len() + 1..),
+            None => Bytes::copy_from_slice(body.get(name.len() + 1..).unwrap_or_default()),
         };
         let is_unnamed = name.is_empty();
         let is_own = is_unnamed || renamed.is_some();
@@ -473,7 +474,7 @@ impl Machine {
         self.ensure(&statement, server);
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
         self.owed.push_back(Owed::Bind);
-        let portal = body.slice(0..portal.len());
+        let portal = Bytes::copy_from_slice(portal);
         if statement.facts.is_plain() && !statement.facts.changes_schema {
             self.portals.remove(&portal);
         } else {

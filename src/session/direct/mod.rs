@@ -226,6 +226,11 @@ impl Machine {
         self.passing_bytes > 0 || !self.owed.iter().all(|owed| matches!(owed, Owed::Quiet(_)))
     }
 
+    /// A statement of the proxy's own is under way: a cancel request would hit it instead of the client's.
+    pub fn is_speaking(&self) -> bool {
+        self.owed.iter().any(|owed| matches!(owed, Owed::Quiet(_)))
+    }
+
     /// The server waits for the client: without it, nothing under way comes to an end.
     pub fn needs_client(&self) -> bool {
         self.is_unsynced || self.is_copying_in
