@@ -480,6 +480,13 @@ fn an_error_in_a_pipeline_over_several_shards_undoes_all_of_it() {
         }
     }
     assert_eq!(one.value("SELECT sum(n) FROM counters"), "4");
+    // Rows whose ids the proxy gives belong to the same transaction as what follows.
+    one.parse("put", "INSERT INTO rows (body) VALUES ($1)");
+    one.sync().answers();
+    one.bind("", "put", &["a"]).execute("").bind("", "put", &["b"]).execute("");
+    let answers = one.bind("", "divide", &[&key]).execute("").sync().answers();
+    assert_eq!(answers[4..], ["2", "E ERROR 22012 division by zero", "Z I"]);
+    assert_eq!(one.value("SELECT count(*) FROM rows"), "0");
     let mut two = client(&cluster);
     let answers = two.parse("", "SELECT 1").bind("", "", &[]).execute("").sync().answers();
     assert_eq!(answers, ["1", "2", "D 1", "C SELECT 1", "Z I"]);
