@@ -183,11 +183,13 @@ impl Direct {
         if self.held.is_none() {
             return;
         }
-        let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
-        if self.machine.needs_client() && !self.machine.is_quiet() {
-            self.slot.cancel_running().await;
-        } else if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
-            self.slot.cancel_running().await;
+        if !self.machine.is_quiet() {
+            let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
+            // What waits for the client would wait for ever.
+            let ends = !self.machine.needs_client() && tokio::time::timeout(bound, self.finish_alone()).await.is_ok();
+            if !ends {
+                self.slot.cancel_running().await;
+            }
         }
         let Some(held) = &mut self.held else { return };
         if self.machine.is_quiet() && !self.machine.is_unsynced() && held.lease.status() != b'I' {

@@ -77,6 +77,9 @@ impl Machine {
                 self.describe_statement(&frame, server, host).map(|()| Taken::Done)
             }
             b'C' if frame.body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
+            b'D' if frame.body().first() == Some(&b'P') => {
+                self.describe_portal(&frame, server, host).map(|()| Taken::Done)
+            }
             b'E' => self.execute(&frame, server).map(|()| Taken::Done),
             _ => {
                 self.pass(&frame, server)?;
@@ -119,7 +122,7 @@ impl Machine {
             (b'P', _) => Owed::Parse { forward: true, id: NO_STATEMENT, undo: Undo::Nothing },
             (b'B', _) => Owed::Bind,
             (b'D', Some(b'S')) => Owed::DescribeStatement { of: None },
-            (b'D', Some(b'P')) => Owed::DescribePortal,
+            (b'D', Some(b'P')) => Owed::DescribePortal { of: None },
             (b'E', _) => Owed::Execute { statement: None },
             (b'C', Some(b'S' | b'P')) => Owed::Close { forward: true },
             _ => return Err(WireError::Malformed),
@@ -478,12 +481,10 @@ impl Machine {
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
         self.owed.push_back(Owed::Bind);
         let portal = Bytes::copy_from_slice(portal);
-        if statement.facts.is_plain() && !statement.facts.changes_schema {
-            self.portals.remove(&portal);
-        } else {
+        if !statement.facts.is_plain() || statement.facts.changes_schema {
             self.effects.note(&statement.facts);
-            self.portals.insert(portal, statement);
         }
+        self.portals.insert(portal, statement);
         Ok(Taken::Done)
     }
 
@@ -546,6 +547,20 @@ impl Machine {
         self.ensure(&statement, server);
         client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
         self.owed.push_back(Owed::DescribeStatement { of: Some((statement, host.schema_version())) });
+        Ok(())
+    }
+
+    fn describe_portal(
+        &mut self,
+        frame: &Frame,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Result<(), WireError> {
+        let body = frame.body();
+        let (portal, _) = split_text(body.get(1..).unwrap_or_default())?;
+        let of = self.portals.get(portal).map(|statement| (Arc::clone(statement), host.schema_version()));
+        server.output.extend_from_slice(&frame.bytes);
+        self.owed.push_back(Owed::DescribePortal { of });
         Ok(())
     }
 
