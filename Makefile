@@ -1,6 +1,6 @@
 # make up     start a cluster with demo data on this machine, from nothing
 # make down   stop it
-# make test   run every test; of tests/clients the quick programs: psql
+# make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints

@@ -159,6 +159,8 @@ impl Session {
         self.skip_to_sync = true;
         self.order.clear();
         self.current = None;
+        // At once, as PostgreSQL does (`send_message_to_frontend`): a client may wait for it before its Sync.
+        client.flush().await?;
         self.finish_unseen().await;
         self.fail_transaction().await;
         Ok(())

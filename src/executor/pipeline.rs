@@ -60,7 +60,7 @@ impl Session {
             ClientMessage::Close(target) => self.close_target(client, &target).await,
             ClientMessage::Flush => {
                 self.validate_waiting(client).await?;
-                self.settle(client).await?;
+                self.answer_so_far(client).await?;
                 client.flush().await.map_err(Failure::Client)
             }
             _ => Err(ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()),
@@ -98,6 +98,18 @@ impl Session {
         } else {
             self.parse_waiting = Some((parse.statement, statement));
         }
+        Ok(())
+    }
+
+    /// Everything asked so far is answered. While statements were only parsed and described nothing has run and
+    /// no portal is open: a Sync then costs the client nothing, and leaves no transaction behind in which the
+    /// next statement would have to run (drivers that prepare first flush here, and send their Sync with the Bind).
+    async fn answer_so_far(&mut self, client: &mut Framed) -> Result<(), Failure> {
+        if self.bound || self.transaction.is_open() {
+            return self.settle(client).await;
+        }
+        self.sync_links(client).await?;
+        self.release();
         Ok(())
     }
 
@@ -142,6 +154,7 @@ impl Session {
 
     async fn bind_portal(&mut self, client: &mut Framed, bind: Bind) -> Result<(), Failure> {
         let statement = self.statements.get(&bind.statement)?;
+        self.bound = true;
         if self.transaction.is_failed() && !ends_failure(&statement.parsed) {
             return Err(in_failed_transaction().into());
         }
@@ -256,8 +269,7 @@ impl Session {
     }
 
     async fn describe_portal(&mut self, client: &mut Framed, name: &str) -> Result<(), Failure> {
-        let portal = self.statements.portal(name)?;
-        match portal.shard {
+        match self.portal_shard(name)? {
             Some(shard) => {
                 self.attach(client, shard).await?;
                 let link = self.held(shard)?;
@@ -268,6 +280,16 @@ impl Session {
             None => self.describe_waiting = Some(name.to_owned()),
         }
         Ok(())
+    }
+
+    /// Where a portal runs, if on one shard. A cursor made by DECLARE is a portal too (psycopg's server-side
+    /// cursors are described so).
+    fn portal_shard(&self, name: &str) -> Result<Option<ShardId>, Failure> {
+        match (self.statements.portal(name), self.cursors.get(name)) {
+            (Ok(portal), _) => Ok(portal.shard),
+            (Err(_), Some(shard)) => Ok(Some(*shard)),
+            (Err(unknown), None) => Err(unknown.into()),
+        }
     }
 
     /// A Describe that no Execute follows: the columns of the client's own text, from a shard at hand.
@@ -297,6 +319,17 @@ impl Session {
     }
 
     async fn execute(&mut self, client: &mut Framed, name: &str, rows_max: u32) -> Result<(), Failure> {
+        if self.statements.portal(name).is_err()
+            && let Some(shard) = self.cursors.get(name).copied()
+        {
+            self.answer_describe(client).await?;
+            self.attach(client, shard).await?;
+            let link = self.held(shard)?;
+            client_message::encode_execute(link.lease.output(), name, rows_max);
+            link.expects.push_back(Expect::Execute { forward: true });
+            link.unsynced = true;
+            return Ok(());
+        }
         let portal = self.statements.portal(name)?;
         if let Some(shard) = portal.shard {
             self.answer_describe(client).await?;
@@ -328,9 +361,12 @@ impl Session {
             return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
-        if self.is_at_work() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
-            // Earlier statements of this pipeline are one transaction with this one.
+        let is_alone = !self.is_at_work() && (!may_write(&parsed) || is_sync_next(client));
+        if !is_alone && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
+            // Earlier statements of this pipeline are one transaction with this one. What its beginning answers
+            // is read before the statement's own answers.
             self.open_block().await?;
+            self.settle(client).await?;
         }
         if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
             return self.run_limited(client, name, &parsed, mode, rows_max).await;
@@ -404,7 +440,7 @@ impl Session {
                 self.statements.remove(name);
             }
             Target::Portal(name) => {
-                let shard = self.statements.portal(name).ok().and_then(|portal| portal.shard);
+                let shard = self.portal_shard(name).ok().flatten();
                 if let Some(shard) = shard.filter(|shard| self.links.contains_key(shard)) {
                     self.attach(client, shard).await?;
                     let link = self.held(shard)?;
@@ -413,6 +449,7 @@ impl Session {
                     link.unsynced = true;
                 }
                 self.statements.remove_portal(name);
+                self.cursors.remove(name);
                 self.suspended.remove(name);
             }
         }
@@ -465,7 +502,7 @@ impl Session {
         {
             self.pipeline_failed(client, failure).await?;
         }
-        self.skip_to_sync = false;
+        (self.skip_to_sync, self.bound) = (false, false);
         self.current = None;
         self.order.clear();
         if !self.transaction.is_open() {
@@ -496,6 +533,16 @@ const DESCRIBED_PORTAL: &str = "ostrakon_describe";
 /// The name of a statement on server connections.
 fn server_name(id: u64) -> String {
     format!("os_{id}")
+}
+
+/// A statement that changes rows: with what follows it up to Sync it is one transaction.
+fn may_write(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)))
+}
+
+/// The client's next message is here, and is Sync: nothing else belongs to the pipeline.
+fn is_sync_next(client: &mut Framed) -> bool {
+    client.buffers().0.first() == Some(&b'S')
 }
 
 /// Statements that the proxy answers without a plan.

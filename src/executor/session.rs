@@ -173,6 +173,8 @@ pub struct Session {
     pub(super) topology: Arc<Topology>,
     /// After an error in a pipeline: everything up to Sync is skipped.
     pub(super) skip_to_sync: bool,
+    /// A portal was bound since the last Sync.
+    pub(super) bound: bool,
     /// A Parse whose answer waits for the shard that the next Bind names.
     pub(super) parse_waiting: Option<(String, Arc<PreparedStatement>)>,
     /// A Describe of a portal that the proxy runs itself; it is answered by its Execute.
@@ -231,6 +233,7 @@ impl Session {
             epoch_guard: None,
             topology,
             skip_to_sync: false,
+            bound: false,
             parse_waiting: None,
             describe_waiting: None,
             cursors: BTreeMap::new(),
@@ -424,7 +427,7 @@ fn lex(text: &str) -> Result<Lexed, ClientError> {
 /// The value of `SET name TO value`, `SET name = value` and of our own `set_config`.
 fn set_value(sql: &str) -> Option<String> {
     let lexed = lexer::lex(sql).ok()?;
-    if let [_, value] = lexed.literals.as_slice()
+    if let [_, value, ..] = lexed.literals.as_slice()
         && sql.starts_with("SELECT pg_catalog.set_config(")
     {
         return Some(value.value.clone());

@@ -12,7 +12,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::Slot;
 use crate::session::{Change, Parsed};
-use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement};
+use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement, TableRef};
 use crate::sql::walk;
 use crate::wire::server_message;
 
@@ -288,7 +288,7 @@ pub(super) struct SetConfig {
     local: bool,
 }
 
-/// Finds `SELECT set_config(name, value, is_local)` with plain arguments.
+/// Finds `SELECT set_config(name, value, is_local)` with plain arguments, also among other columns.
 ///
 /// # Errors
 /// The function is used in any other way: what it would set cannot be told, and would stay on a
@@ -310,12 +310,12 @@ pub(super) fn set_config(parsed: &Parsed, values: &StatementValues<'_>) -> Resul
 fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Option<SetConfig> {
     let Statement::Query(query) = statement else { return None };
     let SetExpr::Select(select) = &query.body else { return None };
-    let [item] = select.items.as_slice() else { return None };
-    let SelectItemKind::Expr { expr: Expr::Function(call), .. } = &item.kind else { return None };
+    // asyncpg asks for the old value in the same statement.
+    let call = select.items.iter().find_map(|item| match &item.kind {
+        SelectItemKind::Expr { expr: Expr::Function(call), .. } if call.name.name == "set_config" => Some(call),
+        _ => None,
+    })?;
     let [name, value, local] = call.args.as_slice() else { return None };
-    if call.name.name != "set_config" || !select.from.is_empty() {
-        return None;
-    }
     let text = |expr: &Expr| match expr {
         Expr::Literal(index) => values.text(&Slot::Literal { index: *index, negative: false }).flatten(),
         Expr::Param(number) => values.text(&Slot::Param(*number)).flatten(),
@@ -325,13 +325,40 @@ fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Opti
         Expr::Bool(local) => *local,
         other => matches!(text(other)?.to_ascii_lowercase().as_str(), "t" | "true" | "on" | "1" | "yes"),
     };
-    let (name, value) = (text(name)?.to_ascii_lowercase(), text(value)?);
+    let text = |expr: &Expr| match expr {
+        Expr::Param(number) => values.text_param(*number),
+        other => text(other),
+    };
+    let (named, condition) = match select.from.as_slice() {
+        [] => (text(name)?, String::new()),
+        [from] => {
+            let named = text(row_of_settings(from, select.selection.as_ref(), name)?)?;
+            let condition = format!(" FROM pg_catalog.pg_settings WHERE name = '{}'", quoted(&named));
+            (named, condition)
+        }
+        _ => return None,
+    };
+    let (name, value) = (named.to_ascii_lowercase(), text(value)?);
     if FIXED.contains(&name.as_str()) {
         return None;
     }
-    let quoted = |text: &str| text.replace('\'', "''");
-    let sql = format!("SELECT pg_catalog.set_config('{}', '{}', {local})", quoted(&name), quoted(&value));
+    let sql = format!("SELECT pg_catalog.set_config('{}', '{}', {local}){condition}", quoted(&name), quoted(&value));
     Some(SetConfig { name, sql, local })
+}
+
+/// The name in `set_config(name, …) FROM pg_settings WHERE name = '…'`: how pg_dump sets what not every
+/// version of PostgreSQL has.
+fn row_of_settings<'a>(from: &TableRef, condition: Option<&'a Expr>, name: &Expr) -> Option<&'a Expr> {
+    let TableRef::Table { name: table, alias: None, .. } = from else { return None };
+    let Some(Expr::Binary { operator, left, right }) = condition else { return None };
+    let is_catalog = table.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+    let is_its_name = matches!(name, Expr::Column { name, .. } if name == "name") && **left == *name;
+    (is_catalog && table.name == "pg_settings" && operator == "=" && is_its_name).then_some(&**right)
+}
+
+/// A text between quotes, as SQL writes it.
+fn quoted(text: &str) -> String {
+    text.replace('\'', "''")
 }
 
 fn statement_text(parsed: &Parsed) -> &str {

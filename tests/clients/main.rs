@@ -35,9 +35,13 @@ clients! {
     #[ignore = "run by make clients"]
     activerecord,
     asyncpg,
+    #[ignore = "run by make clients"]
+    diesel,
     django,
     #[ignore = "run by make clients"]
     drizzle,
+    #[ignore = "run by make clients"]
+    knex,
     #[ignore = "run by make clients"]
     node_postgres,
     pg_dump,
@@ -47,17 +51,25 @@ clients! {
     pgjdbc,
     #[ignore = "run by make clients"]
     pgx,
+    #[ignore = "run by make clients"]
+    php_pdo,
+    #[ignore = "run by make clients"]
+    prisma,
     psql,
     #[ignore = "run by make clients"]
     psycopg2,
     psycopg3,
     #[ignore = "run by make clients"]
-    php_pdo,
+    ruby_pg,
+    #[ignore = "run by make clients"]
+    seaorm,
     #[ignore = "run by make clients"]
     sequelize,
     #[ignore = "run by make clients"]
     sqlalchemy_asyncpg,
     sqlalchemy_psycopg,
+    #[ignore = "run by make clients"]
+    sqlx,
     #[ignore = "run by make clients"]
     typeorm,
 }

@@ -174,7 +174,7 @@ fn finish(
     let (told, mut found) = judge(baseline, exchange, transcript, run);
     if let Some(mut wire) = wire {
         if transcript.end == End::Done && found.is_empty() {
-            found.extend(use_again(&mut wire, run).err());
+            found.extend(use_again(&mut wire, baseline, run).err());
         }
         wire.leave(Leave::Close);
     }
@@ -220,7 +220,7 @@ fn cut_server_everywhere(worker: &mut Worker<'_>, place: usize) {
         wire.leave(Leave::Terminate);
     }
     let counts: Vec<[usize; 2]> =
-        worker.world.taps.iter().map(|tap| [tap.seen(From::Client), tap.seen(From::Server)]).collect();
+        worker.world.taps.iter().map(|tap| [tap.seen(From::Server), tap.seen(From::Client)]).collect();
     let _ = complaints(&mut worker.world, None, 0, Told::Nothing);
     for (tap, count) in counts.into_iter().enumerate() {
         let ways = [
@@ -384,11 +384,14 @@ fn one_shard_survives_a_server_connection_cut_while_it_is_opened() {
             let case = format!("login | cut behind {after} frames, {cut:?}");
             let mut found = Vec::new();
             match Wire::app(world.port(), "app") {
-                Ok(mut wire) => found.extend(use_again(&mut wire, 1).err()),
+                Ok(mut wire) => found.extend(use_again(&mut wire, &Baseline::new(&[], 1), 1).err()),
                 Err(error) if ["08006", "57P0"].iter().any(|code| error.to_string().starts_with(code)) => {}
                 Err(error) => found.push(format!("not a clean error: {error}")),
             }
             world.taps[0].disarm();
+            // The pool pauses behind a failure to connect.
+            let port = world.port();
+            crate::cluster::eventually(std::time::Duration::from_secs(10), || Wire::app(port, "app").is_ok());
             found.extend(complaints(world, None, 1, Told::Nothing));
             worker.note(&case, found);
         }

@@ -2,7 +2,8 @@
 //!
 //! Object ids above PostgreSQL's own are numbered by their first appearance. Process ids and secrets
 //! lose their values, temporary schemas their numbers, places in PostgreSQL's source are dropped (the proxy's own errors have none), and
-//! ParameterStatus messages that stand together are put in order. Nothing else is touched.
+//! ParameterStatus messages that stand together are put in order. The product's connections carry its name
+//! where a client gives none (so that operators see whose they are). Nothing else is touched.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,7 @@ fn normal_frame(frame: &Frame, numbers: &mut Numbers) -> Frame {
         b'T' => columns(&frame.body, numbers),
         b't' => parameters(&frame.body, numbers),
         b'K' => Vec::new(),
+        b'S' if frame.body == b"application_name\0ostrakon\0" => b"application_name\0\0".to_vec(),
         b'A' => frame.body.get(4..).unwrap_or_default().to_vec(),
         _ => frame.body.clone(),
     };

@@ -139,7 +139,7 @@ fn storm(mut world: World) {
     println!("{summary}");
     let found = storm.found.into_inner().unwrap();
     assert!(found.is_empty(), "{summary}\n{}", found.join("\n"));
-    assert!(count(&storm.cancelled) > 20 && count(&storm.asked) > 200, "too little to mean anything: {summary}");
+    assert!(count(&storm.cancelled) > 5 && count(&storm.asked) > 100, "too little to mean anything: {summary}");
     assert_eq!(look_around(&world, 1).unwrap(), world.first_look);
     assert_eq!(world.idles(), None);
 }

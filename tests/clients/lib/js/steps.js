@@ -9,19 +9,23 @@ console.log = console.info = console.error;
 
 const refused = new Set();
 
-/** The SQLSTATE of an error, however deep the library has wrapped the driver's. */
-function sqlstate(error) {
-  for (let inner = error; inner; inner = inner.parent ?? inner.original ?? inner.driverError ?? inner.cause) {
-    const code = inner.originalCode ?? inner.code;
-    if (typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code)) return code;
+/** The errors within an error: libraries wrap the driver's, each in its own way. */
+function* layers(error) {
+  for (let inner = error; inner; ) {
+    yield inner;
+    inner = inner.meta?.driverAdapterError ?? inner.parent ?? inner.original ?? inner.driverError ?? inner.cause;
   }
-  return undefined;
+}
+
+/** The SQLSTATE of an error: that of the innermost layer which has one. */
+function sqlstate(error) {
+  const codes = [...layers(error)].map((layer) => layer.originalCode ?? layer.code);
+  return codes.filter((code) => typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code)).pop();
 }
 
 /** The message of the innermost error: the server's own words. */
 function words(error) {
-  let inner = error;
-  for (let next = error; next; next = next.parent ?? next.original ?? next.driverError ?? next.cause) inner = next;
+  const inner = [...layers(error)].pop();
   return String(inner.originalMessage ?? inner.message).split('\n')[0];
 }
 

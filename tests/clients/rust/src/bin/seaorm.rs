@@ -8,9 +8,9 @@ use clients::{Steps, script};
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{Expr, Func, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{
-    AccessMode, ActiveValue::NotSet, ActiveValue::Set, Condition, ConnectOptions, ConnectionTrait, Database, DatabaseConnection,
-    FromQueryResult, IsolationLevel, JoinType, LoaderTrait as _, PaginatorTrait as _, QueryOrder as _, QuerySelect as _, SqlErr,
-    Statement, TransactionTrait as _,
+    AccessMode, ActiveValue::NotSet, ActiveValue::Set, Condition, ConnectOptions, ConnectionTrait, Database,
+    DatabaseConnection, DbBackend, FromQueryResult, IsolationLevel, JoinType, QueryOrder as _, QuerySelect as _,
+    SqlErr, Statement, TransactionTrait as _,
 };
 use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait, SchemaManager};
 
@@ -156,7 +156,10 @@ mod document {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-use {country::Entity as Countries, document::Entity as Documents, item::Entity as Items, note::Entity as Notes, order::Entity as Orders, tenant::Entity as Tenants, user::Entity as Users};
+use {
+    country::Entity as Countries, document::Entity as Documents, item::Entity as Items, note::Entity as Notes,
+    order::Entity as Orders, tenant::Entity as Tenants, user::Entity as Users,
+};
 
 /// One migration: a script. The n-th has the n-th name.
 struct Script {
@@ -175,10 +178,6 @@ impl MigrationTrait for Script {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(&self.text).await.map(|_| ())
     }
-
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
 }
 
 struct Migrator;
@@ -186,15 +185,24 @@ struct Migrator;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        let fails = "CREATE TABLE half_done (id int PRIMARY KEY); ALTER TABLE no_such_table ADD COLUMN x int".to_owned();
-        let texts = [("m1", script("migrate")), ("m2", script("migrate-column")), ("m3", script("migrate-enum-value")), ("m4", fails)];
+        let fails =
+            "CREATE TABLE half_done (id int PRIMARY KEY); ALTER TABLE no_such_table ADD COLUMN x int".to_owned();
+        let texts = [
+            ("m1", script("migrate")),
+            ("m2", script("migrate-column")),
+            ("m3", script("migrate-enum-value")),
+            ("m4", fails),
+        ];
         texts.into_iter().map(|(name, text)| Box::new(Script { name, text }) as Box<dyn MigrationTrait>).collect()
     }
 }
 
 fn fault(error: &anyhow::Error) -> Option<(String, String)> {
     let failure = error.downcast_ref::<DbErr>()?;
-    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) | DbErr::Conn(RuntimeErr::SqlxError(inner))) = failure else {
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner))
+    | DbErr::Query(RuntimeErr::SqlxError(inner))
+    | DbErr::Conn(RuntimeErr::SqlxError(inner))) = failure
+    else {
         return None;
     };
     let database = inner.as_database_error()?;
@@ -220,7 +228,13 @@ struct Shop {
 }
 
 fn new_user(tenant: i64, email: &str, name: &str) -> user::ActiveModel {
-    user::ActiveModel { tenant_id: Set(tenant), email: Set(email.to_owned()), name: Set(name.to_owned()), version: Set(1), ..Default::default() }
+    user::ActiveModel {
+        tenant_id: Set(tenant),
+        email: Set(email.to_owned()),
+        name: Set(name.to_owned()),
+        version: Set(1),
+        ..Default::default()
+    }
 }
 
 async fn insert_user(on: &impl ConnectionTrait, tenant: i64, email: &str) -> Result<(), DbErr> {
@@ -232,7 +246,8 @@ fn emails_of(users: &[user::Model]) -> String {
 }
 
 async fn ask<T: sea_orm::TryGetable>(on: &impl ConnectionTrait, text: &str, values: Vec<sea_orm::Value>) -> Result<T> {
-    let row = on.query_one(Statement::from_sql_and_values(DbBackend::Postgres, text, values)).await?.context("a row")?;
+    let row =
+        on.query_one(Statement::from_sql_and_values(DbBackend::Postgres, text, values)).await?.context("a row")?;
     Ok(row.try_get_by_index(0)?)
 }
 
@@ -267,7 +282,11 @@ impl Shop {
 
     async fn graph(&self) -> Result<String> {
         let rows = [("de", "Germany"), ("fr", "France"), ("us", "United States")];
-        Countries::insert_many(rows.map(|(code, name)| country::ActiveModel { code: Set(code.to_owned()), name: Set(name.to_owned()) })).exec(&self.db).await?;
+        Countries::insert_many(
+            rows.map(|(code, name)| country::ActiveModel { code: Set(code.to_owned()), name: Set(name.to_owned()) }),
+        )
+        .exec(&self.db)
+        .await?;
         for t in 1..=4_i64 {
             let tx = self.db.begin().await?;
             let tenant = tenant::ActiveModel { id: NotSet, name: Set(format!("t{t}")) }.insert(&tx).await?.id;
@@ -277,20 +296,37 @@ impl Shop {
                 let user = row.insert(&tx).await?.id;
                 for o in 1..=2_i64 {
                     let amount = BigDecimal::new((1000 * t + 100 * u + 25 * o).into(), 2);
-                    let order = order::ActiveModel { id: NotSet, tenant_id: Set(tenant), user_id: Set(user), amount: Set(amount) }.insert(&tx).await?.id;
+                    let order = order::ActiveModel {
+                        id: NotSet,
+                        tenant_id: Set(tenant),
+                        user_id: Set(user),
+                        amount: Set(amount),
+                    }
+                    .insert(&tx)
+                    .await?
+                    .id;
                     let items = ["pen", "ink"].map(|product| item::ActiveModel {
-                        id: NotSet, tenant_id: Set(tenant), order_id: Set(order), product: Set(product.to_owned()), quantity: Set(1),
+                        id: NotSet,
+                        tenant_id: Set(tenant),
+                        order_id: Set(order),
+                        product: Set(product.to_owned()),
+                        quantity: Set(1),
                     });
                     Items::insert_many(items).exec(&tx).await?;
-                    note::ActiveModel { id: NotSet, order_id: Set(order), text: Set("note".to_owned()) }.insert(&tx).await?;
+                    note::ActiveModel { id: NotSet, order_id: Set(order), text: Set("note".to_owned()) }
+                        .insert(&tx)
+                        .await?;
                 }
             }
             tx.commit().await?;
             self.tenants.lock().unwrap().push(tenant);
         }
         let counts = [
-            Tenants::find().count(&self.db).await?, Users::find().count(&self.db).await?, Orders::find().count(&self.db).await?,
-            Items::find().count(&self.db).await?, Notes::find().count(&self.db).await?,
+            Tenants::find().count(&self.db).await?,
+            Users::find().count(&self.db).await?,
+            Orders::find().count(&self.db).await?,
+            Items::find().count(&self.db).await?,
+            Notes::find().count(&self.db).await?,
         ];
         Ok(format!("{counts:?} {}", self.eager().await?))
     }
@@ -301,17 +337,29 @@ impl Shop {
         let made = Users::insert_many(rows).exec_with_returning_many(&self.db).await?;
         let mut read = Vec::new();
         for row in made {
-            read.push(Users::find_by_id(row.id).filter(user::Column::TenantId.eq(self.id(1))).one(&self.db).await?.context("the user")?.email);
+            read.push(
+                Users::find_by_id(row.id)
+                    .filter(user::Column::TenantId.eq(self.id(1)))
+                    .one(&self.db)
+                    .await?
+                    .context("the user")?
+                    .email,
+            );
         }
         Ok(format!("{}: {}", if read == wanted { "order kept" } else { "order lost" }, read.join(" ")))
     }
 
     async fn upsert_with_key(&self) -> Result<String> {
         let rows = ["u1@t1", "new@t1"].map(|email| new_user(self.id(1), email, "U"));
-        let conflict = OnConflict::columns([user::Column::TenantId, user::Column::Email]).update_column(user::Column::Name).to_owned();
+        let conflict = OnConflict::columns([user::Column::TenantId, user::Column::Email])
+            .update_column(user::Column::Name)
+            .to_owned();
         let made = Users::insert_many(rows).on_conflict(conflict).exec_with_returning_many(&self.db).await?;
         let gone = Users::delete_many().filter(self.of_email(1, "new@t1")).exec(&self.db).await?.rows_affected;
-        Ok(format!("{} {gone}", made.iter().map(|row| format!("{} {}", row.email, row.name)).collect::<Vec<_>>().join(", ")))
+        Ok(format!(
+            "{} {gone}",
+            made.iter().map(|row| format!("{} {}", row.email, row.name)).collect::<Vec<_>>().join(", ")
+        ))
     }
 
     async fn upsert_without_key(&self) -> Result<String> {
@@ -325,12 +373,19 @@ impl Shop {
     /// `update` of a model goes by its primary key alone.
     async fn save(&self) -> Result<String> {
         let one = Users::find().filter(self.of_email(2, "u2@t2")).one(&self.db).await?.context("the user")?;
-        let saved = user::ActiveModel { id: Set(one.id), name: Set("saved".to_owned()), ..Default::default() }.update(&self.db).await?;
+        let saved = user::ActiveModel { id: Set(one.id), name: Set("saved".to_owned()), ..Default::default() }
+            .update(&self.db)
+            .await?;
         Ok(format!("{} {}", saved.email, saved.name))
     }
 
     async fn get_without_key(&self) -> Result<String> {
-        let first = Orders::find().filter(order::Column::TenantId.eq(self.id(2))).order_by_asc(order::Column::Amount).one(&self.db).await?.context("an order")?;
+        let first = Orders::find()
+            .filter(order::Column::TenantId.eq(self.id(2)))
+            .order_by_asc(order::Column::Amount)
+            .one(&self.db)
+            .await?
+            .context("an order")?;
         let order = Orders::find_by_id(first.id).one(&self.db).await?.context("the order")?;
         let owner = order.find_related(Users).one(&self.db).await?.context("its user")?;
         Ok(format!("{} {}", order.amount, owner.email))
@@ -338,20 +393,43 @@ impl Shop {
 
     async fn get_uuid(&self) -> Result<String> {
         let id = Uuid::new_v4();
-        document::ActiveModel { tenant_id: Set(self.id(1)), id: Set(id), title: Set("charter".to_owned()) }.insert(&self.db).await?;
+        document::ActiveModel { tenant_id: Set(self.id(1)), id: Set(id), title: Set("charter".to_owned()) }
+            .insert(&self.db)
+            .await?;
         Ok(Documents::find_by_id((self.id(1), id)).one(&self.db).await?.context("the document")?.title)
     }
 
     async fn users_of_t1(&self) -> Result<Vec<user::Model>> {
-        Ok(self.of_users(false).filter(user::Column::Email.like("u%")).order_by_asc(user::Column::Email).all(&self.db).await?)
+        Ok(self
+            .of_users(false)
+            .filter(user::Column::Email.like("u%"))
+            .order_by_asc(user::Column::Email)
+            .all(&self.db)
+            .await?)
     }
 
     async fn lazy(&self) -> Result<String> {
         let mut lines = Vec::new();
         for user in self.users_of_t1().await? {
-            for order in user.find_related(Orders).filter(order::Column::TenantId.eq(self.id(1))).order_by_asc(order::Column::Amount).all(&self.db).await? {
-                let items = order.find_related(Items).filter(item::Column::TenantId.eq(self.id(1))).order_by_asc(item::Column::Product).all(&self.db).await?;
-                lines.push(format!("{} {} {}", user.email, order.amount, items.iter().map(|item| item.product.as_str()).collect::<Vec<_>>().join("+")));
+            for order in user
+                .find_related(Orders)
+                .filter(order::Column::TenantId.eq(self.id(1)))
+                .order_by_asc(order::Column::Amount)
+                .all(&self.db)
+                .await?
+            {
+                let items = order
+                    .find_related(Items)
+                    .filter(item::Column::TenantId.eq(self.id(1)))
+                    .order_by_asc(item::Column::Product)
+                    .all(&self.db)
+                    .await?;
+                lines.push(format!(
+                    "{} {} {}",
+                    user.email,
+                    order.amount,
+                    items.iter().map(|item| item.product.as_str()).collect::<Vec<_>>().join("+")
+                ));
             }
         }
         Ok(lines.join(" | "))
@@ -359,57 +437,111 @@ impl Shop {
 
     async fn select_in(&self) -> Result<String> {
         let users = self.users_of_t1().await?;
-        let orders = users.load_many(Orders::find().filter(order::Column::TenantId.eq(self.id(1))).order_by_asc(order::Column::Amount), &self.db).await?;
-        let text = |orders: &Vec<order::Model>| orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ");
-        Ok(users.iter().zip(&orders).map(|(user, orders)| format!("{} {}", user.email, text(orders))).collect::<Vec<_>>().join(" | "))
+        let orders = users
+            .load_many(
+                Orders::find().filter(order::Column::TenantId.eq(self.id(1))).order_by_asc(order::Column::Amount),
+                &self.db,
+            )
+            .await?;
+        let text = |orders: &Vec<order::Model>| {
+            orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        Ok(users
+            .iter()
+            .zip(&orders)
+            .map(|(user, orders)| format!("{} {}", user.email, text(orders)))
+            .collect::<Vec<_>>()
+            .join(" | "))
     }
 
     async fn eager(&self) -> Result<String> {
         let query = self.of_users(false).filter(user::Column::Email.like("u%")).find_with_related(Orders);
-        let rows = query.filter(order::Column::TenantId.eq(self.id(1))).order_by_asc(user::Column::Email).order_by_asc(order::Column::Amount).all(&self.db).await?;
-        let text = |orders: &Vec<order::Model>| orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ");
+        let rows = query
+            .filter(order::Column::TenantId.eq(self.id(1)))
+            .order_by_asc(user::Column::Email)
+            .order_by_asc(order::Column::Amount)
+            .all(&self.db)
+            .await?;
+        let text = |orders: &Vec<order::Model>| {
+            orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ")
+        };
         Ok(rows.iter().map(|(user, orders)| format!("{} {}", user.email, text(orders))).collect::<Vec<_>>().join(" | "))
     }
 
     async fn page(&self, all: bool) -> Result<String> {
         let pages = self.of_users(all).order_by_asc(user::Column::Email).paginate(&self.db, 5);
         let numbers = pages.num_items_and_pages().await?;
-        Ok(format!("{} of {} in {}", emails_of(&pages.fetch_page(1).await?), numbers.number_of_items, numbers.number_of_pages))
+        Ok(format!(
+            "{} of {} in {}",
+            emails_of(&pages.fetch_page(1).await?),
+            numbers.number_of_items,
+            numbers.number_of_pages
+        ))
     }
 
     async fn count(&self, all: bool) -> Result<String> {
         let number = self.of_orders(all).count(&self.db).await?;
-        let distinct = self.of_orders(all).select_only().column_as(Expr::col(order::Column::UserId).count_distinct(), "n").into_tuple::<i64>().one(&self.db).await?;
+        let distinct = self
+            .of_orders(all)
+            .select_only()
+            .column_as(Expr::col(order::Column::UserId).count_distinct(), "n")
+            .into_tuple::<i64>()
+            .one(&self.db)
+            .await?;
         Ok(format!("{number} {distinct:?}"))
     }
 
     async fn avg(&self, all: bool) -> Result<String> {
-        let query = self.of_orders(all).select_only().column_as(order::Column::Amount.into_expr().avg(), "a").column_as(order::Column::Amount.into_expr().sum(), "s");
+        let query = self
+            .of_orders(all)
+            .select_only()
+            .column_as(Expr::expr(Func::avg(Expr::col(order::Column::Amount))), "a")
+            .column_as(order::Column::Amount.sum(), "s");
         let (average, total) = query.into_tuple::<(BigDecimal, BigDecimal)>().one(&self.db).await?.context("a row")?;
         Ok(format!("{} {total}", average.with_scale(2)))
     }
 
     async fn distinct(&self, all: bool) -> Result<String> {
-        let query = self.of_users(all).select_only().column(user::Column::Country).distinct().order_by_asc(user::Column::Country);
+        let query = self
+            .of_users(all)
+            .select_only()
+            .column(user::Column::Country)
+            .distinct()
+            .order_by_asc(user::Column::Country);
         Ok(format!("{:?}", query.into_tuple::<Option<String>>().all(&self.db).await?))
     }
 
     async fn having(&self, all: bool) -> Result<String> {
         let joined = user::Relation::Order.def().on_condition(|_, _| {
-            Condition::all().add(Expr::col((user::Entity, user::Column::TenantId)).equals((order::Entity, order::Column::TenantId)))
+            Condition::all()
+                .add(Expr::col((user::Entity, user::Column::TenantId)).equals((order::Entity, order::Column::TenantId)))
         });
-        let query = self.of_users(all).select_only().column(user::Column::Email).column_as(Expr::cust("count(*)"), "n").join(JoinType::InnerJoin, joined)
-            .group_by(user::Column::Email).having(Expr::cust("count(*) > 1")).order_by_asc(user::Column::Email);
+        let query = self
+            .of_users(all)
+            .select_only()
+            .column(user::Column::Email)
+            .column_as(Expr::cust("count(*)"), "n")
+            .join(JoinType::InnerJoin, joined)
+            .group_by(user::Column::Email)
+            .having(Expr::cust("count(*) > 1"))
+            .order_by_asc(user::Column::Email);
         let rows = query.into_model::<Pair>().all(&self.db).await?;
         Ok(rows.iter().map(|row| format!("{} {}", row.email, row.n)).collect::<Vec<_>>().join(" | "))
     }
 
     async fn exists(&self, all: bool) -> Result<String> {
-        let big = Query::select().expr(Expr::val(1)).from(order::Entity)
-            .and_where(Expr::col((order::Entity, order::Column::TenantId)).equals((user::Entity, user::Column::TenantId)))
+        let big = Query::select()
+            .expr(Expr::val(1))
+            .from(order::Entity)
+            .and_where(
+                Expr::col((order::Entity, order::Column::TenantId)).equals((user::Entity, user::Column::TenantId)),
+            )
             .and_where(Expr::col((order::Entity, order::Column::UserId)).equals((user::Entity, user::Column::Id)))
-            .and_where(Expr::col((order::Entity, order::Column::Amount)).gt(12)).take();
-        Ok(emails_of(&self.of_users(all).filter(Expr::exists(big)).order_by_asc(user::Column::Email).all(&self.db).await?))
+            .and_where(Expr::col((order::Entity, order::Column::Amount)).gt(12))
+            .take();
+        Ok(emails_of(
+            &self.of_users(all).filter(Expr::exists(big)).order_by_asc(user::Column::Email).all(&self.db).await?,
+        ))
     }
 
     async fn savepoint(&self) -> Result<String> {
@@ -417,7 +549,8 @@ impl Shop {
         insert_user(&tx, self.id(4), "s1").await?;
         let inner = tx.begin().await?;
         let failure = insert_user(&inner, self.id(4), "s1").await;
-        let unique = matches!(failure.as_ref().err().and_then(DbErr::sql_err), Some(SqlErr::UniqueConstraintViolation(_)));
+        let unique =
+            matches!(failure.as_ref().err().and_then(DbErr::sql_err), Some(SqlErr::UniqueConstraintViolation(_)));
         let caught = self.steps.expected(failure)?;
         inner.rollback().await?;
         insert_user(&tx, self.id(4), "s2").await?;
@@ -442,8 +575,10 @@ impl Shop {
     async fn optimistic(&self) -> Result<String> {
         let mut told = Vec::new();
         for _ in 0..2 {
-            let query = Users::update_many().col_expr(user::Column::Version, Expr::col(user::Column::Version).add(1))
-                .filter(self.of_email(4, "u1@t4")).filter(user::Column::Version.eq(1));
+            let query = Users::update_many()
+                .col_expr(user::Column::Version, Expr::col(user::Column::Version).add(1))
+                .filter(self.of_email(4, "u1@t4"))
+                .filter(user::Column::Version.eq(1));
             told.push(if query.exec(&self.db).await?.rows_affected == 1 { "updated" } else { "stale" });
         }
         Ok(told.join(" "))
@@ -451,10 +586,14 @@ impl Shop {
 
     async fn skip_locked(&self) -> Result<String> {
         let take = || {
-            Orders::find().filter(order::Column::TenantId.eq(self.id(2))).order_by_asc(order::Column::Amount).limit(2)
+            Orders::find()
+                .filter(order::Column::TenantId.eq(self.id(2)))
+                .order_by_asc(order::Column::Amount)
+                .limit(2)
                 .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         };
-        let text = |orders: &[order::Model]| orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ");
+        let text =
+            |orders: &[order::Model]| orders.iter().map(|order| order.amount.to_string()).collect::<Vec<_>>().join(" ");
         let one = self.db.begin().await?;
         let first = take().all(&one).await?;
         let two = self.db.begin().await?;
@@ -466,7 +605,13 @@ impl Shop {
 
     async fn bulk_update(&self, filter: Condition) -> Result<String> {
         let name = Func::upper(Expr::col(user::Column::Name));
-        Ok(Users::update_many().col_expr(user::Column::Name, name.into()).filter(filter).exec(&self.db).await?.rows_affected.to_string())
+        Ok(Users::update_many()
+            .col_expr(user::Column::Name, name.into())
+            .filter(filter)
+            .exec(&self.db)
+            .await?
+            .rows_affected
+            .to_string())
     }
 
     async fn bulk_delete(&self, filter: Condition) -> Result<String> {
@@ -477,7 +622,11 @@ impl Shop {
         let one = Users::find().filter(self.of_email(3, "u3@t3")).one(&self.db).await?.context("the user")?;
         let id = one.id;
         one.delete(&self.db).await?;
-        let orders = Orders::find().filter(order::Column::TenantId.eq(self.id(3))).filter(order::Column::UserId.eq(id)).count(&self.db).await?;
+        let orders = Orders::find()
+            .filter(order::Column::TenantId.eq(self.id(3)))
+            .filter(order::Column::UserId.eq(id))
+            .count(&self.db)
+            .await?;
         let items = Items::find().filter(item::Column::TenantId.eq(self.id(3))).count(&self.db).await?;
         Ok(format!("{orders} orders, {items} items in all"))
     }
@@ -492,8 +641,11 @@ impl Shop {
 
     async fn serializable(&self) -> Result<String> {
         let begin = || self.db.begin_with_config(Some(IsolationLevel::Serializable), Some(AccessMode::ReadWrite));
-        let germans = || Users::find().filter(user::Column::TenantId.eq(self.id(3))).filter(user::Column::Country.eq("de"));
-        let write = |email: &str| Users::update_many().col_expr(user::Column::Country, Expr::value("us")).filter(self.of_email(3, email));
+        let germans =
+            || Users::find().filter(user::Column::TenantId.eq(self.id(3))).filter(user::Column::Country.eq("de"));
+        let write = |email: &str| {
+            Users::update_many().col_expr(user::Column::Country, Expr::value("us")).filter(self.of_email(3, email))
+        };
         let (one, two) = (begin().await?, begin().await?);
         germans().count(&one).await?;
         germans().count(&two).await?;
@@ -512,21 +664,26 @@ impl Shop {
 
     async fn migrate_column(&self) -> Result<String> {
         Migrator::up(&self.db, Some(1)).await?;
-        let points: i32 = ask(&self.db, "SELECT points FROM users WHERE tenant_id = $1 AND email = 'u1@t1'", vec![self.id(1).into()]).await?;
+        let points: i32 =
+            ask(&self.db, "SELECT points FROM users WHERE tenant_id = $1 AND email = 'u1@t1'", vec![self.id(1).into()])
+                .await?;
         Ok(points.to_string())
     }
 
     /// Migrations run in a transaction, so users send this one by hand.
     async fn migrate_index(&self) -> Result<String> {
         self.db.execute_unprepared("CREATE INDEX CONCURRENTLY orders_status ON orders (status)").await?;
-        let valid: bool = ask(&self.db, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'orders_status'::regclass", vec![]).await?;
+        let valid: bool =
+            ask(&self.db, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'orders_status'::regclass", vec![])
+                .await?;
         Ok(valid.to_string())
     }
 
     async fn migrate_enum(&self) -> Result<String> {
         Migrator::up(&self.db, Some(1)).await?;
         let text = "UPDATE orders SET status = 'sent' WHERE tenant_id = $1 AND amount < 12";
-        let done = self.db.execute(Statement::from_sql_and_values(DbBackend::Postgres, text, [self.id(1).into()])).await?;
+        let done =
+            self.db.execute(Statement::from_sql_and_values(DbBackend::Postgres, text, [self.id(1).into()])).await?;
         Ok(done.rows_affected().to_string())
     }
 

@@ -9,8 +9,11 @@ use clients::{Param, Statement, Steps, script, statements};
 use futures_util::TryStreamExt as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Acquire as _, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, TypeInfo as _};
 use sqlx::types::{BigDecimal, Uuid};
+use sqlx::{
+    Acquire as _, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
+    TypeInfo as _,
+};
 
 type Saved = Mutex<HashMap<String, i64>>;
 
@@ -22,7 +25,8 @@ struct Shop {
 }
 
 fn fault(error: &anyhow::Error) -> Option<(String, String)> {
-    let database = error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error))?;
+    let database =
+        error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error))?;
     Some((database.code()?.into_owned(), database.message().to_owned()))
 }
 
@@ -49,7 +53,11 @@ fn show(rows: &[PgRow]) -> Result<String> {
 }
 
 async fn insert_user(connection: &mut PgConnection, tenant: i64, email: &str) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO users (tenant_id, email, name) VALUES ($1, $2, $2)").bind(tenant).bind(email).execute(connection).await?;
+    sqlx::query("INSERT INTO users (tenant_id, email, name) VALUES ($1, $2, $2)")
+        .bind(tenant)
+        .bind(email)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -91,10 +99,19 @@ impl Shop {
             (script("migrate-column"), false),
             (script("migrate-index-concurrently"), true),
             (script("migrate-enum-value"), true),
-            ("CREATE TABLE half_done (id int PRIMARY KEY); ALTER TABLE no_such_table ADD COLUMN x int".to_owned(), false),
+            (
+                "CREATE TABLE half_done (id int PRIMARY KEY); ALTER TABLE no_such_table ADD COLUMN x int".to_owned(),
+                false,
+            ),
         ];
         let migrations = texts.into_iter().take(version).enumerate().map(|(n, (text, no_tx))| {
-            Migration::new(n as i64 + 1, Cow::Owned(format!("step {n}")), MigrationType::Simple, Cow::Owned(text), no_tx)
+            Migration::new(
+                n as i64 + 1,
+                Cow::Owned(format!("step {n}")),
+                MigrationType::Simple,
+                Cow::Owned(text),
+                no_tx,
+            )
         });
         Migrator { migrations: migrations.collect::<Vec<_>>().into(), ..Migrator::DEFAULT }.run(&self.pool).await?;
         Ok(())
@@ -104,7 +121,8 @@ impl Shop {
     async fn migrated(&self, version: usize, step: &str) -> Result<String> {
         self.migrate_to(version).await?;
         let mut asked = Vec::new();
-        let asks = |statement: &&Statement| statement.text.starts_with("SELECT") || statement.text.starts_with("UPDATE");
+        let asks =
+            |statement: &&Statement| statement.text.starts_with("SELECT") || statement.text.starts_with("UPDATE");
         for statement in self.list[step].iter().filter(asks) {
             let mut query = sqlx::query(&statement.text);
             for param in &statement.params {
@@ -122,22 +140,43 @@ impl Shop {
     }
 
     async fn graph(&self) -> Result<String> {
-        sqlx::query("INSERT INTO countries VALUES ('de', 'Germany'), ('fr', 'France'), ('us', 'United States')").execute(&self.pool).await?;
+        sqlx::query("INSERT INTO countries VALUES ('de', 'Germany'), ('fr', 'France'), ('us', 'United States')")
+            .execute(&self.pool)
+            .await?;
         for t in 1..=4 {
             let mut tx = self.pool.begin().await?;
-            let tenant: i64 = sqlx::query_scalar("INSERT INTO tenants (name) VALUES ($1) RETURNING id").bind(format!("t{t}")).fetch_one(&mut *tx).await?;
+            let tenant: i64 = sqlx::query_scalar("INSERT INTO tenants (name) VALUES ($1) RETURNING id")
+                .bind(format!("t{t}"))
+                .fetch_one(&mut *tx)
+                .await?;
             self.saved.lock().unwrap().insert(format!("t{t}"), tenant);
             for u in 1..=3 {
-                let user: i64 = sqlx::query_scalar("INSERT INTO users (tenant_id, email, name, country) VALUES ($1, $2, $3, $4) RETURNING id")
-                    .bind(tenant).bind(format!("u{u}@t{t}")).bind(format!("user {u}")).bind(["de", "fr", "us"][u - 1])
-                    .fetch_one(&mut *tx).await?;
+                let user: i64 = sqlx::query_scalar(
+                    "INSERT INTO users (tenant_id, email, name, country) VALUES ($1, $2, $3, $4) RETURNING id",
+                )
+                .bind(tenant)
+                .bind(format!("u{u}@t{t}"))
+                .bind(format!("user {u}"))
+                .bind(["de", "fr", "us"][u - 1])
+                .fetch_one(&mut *tx)
+                .await?;
                 for o in 1..=2 {
-                    let amount: BigDecimal = format!("{}", 10.0 * f64::from(t) + u as f64 + 0.25 * f64::from(o)).parse()?;
-                    let order: i64 = sqlx::query_scalar("INSERT INTO orders (tenant_id, user_id, amount) VALUES ($1, $2, $3) RETURNING id")
-                        .bind(tenant).bind(user).bind(amount).fetch_one(&mut *tx).await?;
+                    let amount: BigDecimal =
+                        format!("{}", 10.0 * f64::from(t) + u as f64 + 0.25 * f64::from(o)).parse()?;
+                    let order: i64 = sqlx::query_scalar(
+                        "INSERT INTO orders (tenant_id, user_id, amount) VALUES ($1, $2, $3) RETURNING id",
+                    )
+                    .bind(tenant)
+                    .bind(user)
+                    .bind(amount)
+                    .fetch_one(&mut *tx)
+                    .await?;
                     sqlx::query("INSERT INTO order_items (tenant_id, order_id, product, quantity) VALUES ($1, $2, 'pen', 1), ($1, $2, 'ink', 2)")
                         .bind(tenant).bind(order).execute(&mut *tx).await?;
-                    sqlx::query("INSERT INTO order_notes (order_id, text) VALUES ($1, 'note')").bind(order).execute(&mut *tx).await?;
+                    sqlx::query("INSERT INTO order_notes (order_id, text) VALUES ($1, 'note')")
+                        .bind(order)
+                        .execute(&mut *tx)
+                        .await?;
                 }
             }
             tx.commit().await?;
@@ -147,8 +186,13 @@ impl Shop {
             let count: i64 = sqlx::query_scalar(&format!("SELECT count(*) FROM {table}")).fetch_one(&self.pool).await?;
             counts += &format!("{table} {count} ");
         }
-        let rows = sqlx::query("SELECT u.name, o.amount FROM users u JOIN orders o ON o.user_id = u.id AND o.tenant_id = u.tenant_id
-            WHERE u.tenant_id = $1 ORDER BY u.name, o.amount").bind(self.id("t1")).fetch_all(&self.pool).await?;
+        let rows = sqlx::query(
+            "SELECT u.name, o.amount FROM users u JOIN orders o ON o.user_id = u.id AND o.tenant_id = u.tenant_id
+            WHERE u.tenant_id = $1 ORDER BY u.name, o.amount",
+        )
+        .bind(self.id("t1"))
+        .fetch_all(&self.pool)
+        .await?;
         Ok(counts + &show(&rows)?)
     }
 
@@ -162,14 +206,24 @@ impl Shop {
         let ids: Vec<i64> = builder.build_query_scalar().fetch_all(&self.pool).await?;
         let mut read: Vec<String> = Vec::new();
         for id in ids {
-            read.push(sqlx::query_scalar("SELECT email FROM users WHERE tenant_id = $1 AND id = $2").bind(self.id("t1")).bind(id).fetch_one(&self.pool).await?);
+            read.push(
+                sqlx::query_scalar("SELECT email FROM users WHERE tenant_id = $1 AND id = $2")
+                    .bind(self.id("t1"))
+                    .bind(id)
+                    .fetch_one(&self.pool)
+                    .await?,
+            );
         }
         Ok(format!("{}: {}", if read == wanted { "order kept" } else { "order lost" }, read.join(" ")))
     }
 
     async fn uuid(&self) -> Result<String> {
         let id = Uuid::new_v4();
-        sqlx::query("INSERT INTO documents (tenant_id, id, title) VALUES ($1, $2, 'charter')").bind(self.id("t1")).bind(id).execute(&self.pool).await?;
+        sqlx::query("INSERT INTO documents (tenant_id, id, title) VALUES ($1, $2, 'charter')")
+            .bind(self.id("t1"))
+            .bind(id)
+            .execute(&self.pool)
+            .await?;
         let query = sqlx::query_scalar("SELECT title FROM documents WHERE tenant_id = $1 AND id = $2");
         Ok(query.bind(self.id("t1")).bind(id).fetch_one(&self.pool).await?)
     }
@@ -195,7 +249,11 @@ impl Shop {
         insert_user(&mut tx, self.id("t4"), "s1").await?;
         let mut inner = tx.begin().await?;
         let failure = insert_user(&mut inner, self.id("t4"), "s1").await;
-        let unique = failure.as_ref().err().and_then(sqlx::Error::as_database_error).is_some_and(|error| error.is_unique_violation());
+        let unique = failure
+            .as_ref()
+            .err()
+            .and_then(sqlx::Error::as_database_error)
+            .is_some_and(|error| error.is_unique_violation());
         let caught = self.steps.expected(failure)?;
         inner.rollback().await?;
         insert_user(&mut tx, self.id("t4"), "s2").await?;
@@ -221,7 +279,9 @@ impl Shop {
     async fn optimistic(&self) -> Result<String> {
         let mut told = Vec::new();
         for _ in 0..2 {
-            let query = sqlx::query("UPDATE users SET name = 'x', version = version + 1 WHERE tenant_id = $1 AND email = 'u1@t4' AND version = $2");
+            let query = sqlx::query(
+                "UPDATE users SET name = 'x', version = version + 1 WHERE tenant_id = $1 AND email = 'u1@t4' AND version = $2",
+            );
             let touched = query.bind(self.id("t4")).bind(1).execute(&self.pool).await?.rows_affected();
             told.push(if touched == 1 { "updated" } else { "stale" });
         }
@@ -258,7 +318,10 @@ impl Shop {
     async fn serializable(&self) -> Result<String> {
         let (mut one, mut two) = (self.pool.acquire().await?, self.pool.acquire().await?);
         let text = "SELECT count(*) FROM users WHERE tenant_id = $1 AND country = 'de'";
-        let (mut first, mut second) = (one.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?, two.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?);
+        let (mut first, mut second) = (
+            one.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?,
+            two.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?,
+        );
         sqlx::query(text).bind(self.id("t3")).fetch_one(&mut *first).await?;
         sqlx::query(text).bind(self.id("t3")).fetch_one(&mut *second).await?;
         let write = "UPDATE users SET country = 'us' WHERE tenant_id = $1 AND email = $2";
@@ -275,7 +338,9 @@ impl Shop {
 
     async fn migrate_fails(&self) -> Result<String> {
         let failure = self.steps.expected(self.migrate_to(5).await)?;
-        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE tablename = 'half_done'").fetch_one(&self.pool).await?;
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE tablename = 'half_done'")
+            .fetch_one(&self.pool)
+            .await?;
         Ok(format!("{failure}, left {left}"))
     }
 
@@ -305,7 +370,9 @@ impl Shop {
     async fn describe(&self) -> Result<String> {
         let described = self.pool.describe("SELECT u.id, u.country, o.amount FROM users u LEFT JOIN orders o ON o.user_id = u.id AND o.tenant_id = u.tenant_id WHERE u.tenant_id = $1").await?;
         let columns = described.columns().iter().enumerate();
-        let told: Vec<String> = columns.map(|(at, column)| format!("{} {} {:?}", column.name(), column.type_info(), described.nullable(at))).collect();
+        let told: Vec<String> = columns
+            .map(|(at, column)| format!("{} {} {:?}", column.name(), column.type_info(), described.nullable(at)))
+            .collect();
         Ok(format!("{} of {:?}", told.join(", "), described.parameters()))
     }
 
@@ -313,10 +380,12 @@ impl Shop {
     async fn unnest(&self) -> Result<String> {
         let tenants: Vec<i64> = (0..12).map(|n| self.id(&format!("t{}", n % 4 + 1))).collect();
         let titles: Vec<String> = (0..12).map(|n| format!("array {n}")).collect();
-        let text = "INSERT INTO documents (tenant_id, id, title) SELECT * FROM UNNEST($1::int8[], $2::uuid[], $3::text[])";
+        let text =
+            "INSERT INTO documents (tenant_id, id, title) SELECT * FROM UNNEST($1::int8[], $2::uuid[], $3::text[])";
         let ids: Vec<Uuid> = titles.iter().map(|_| Uuid::new_v4()).collect();
         let made = sqlx::query(text).bind(tenants).bind(ids).bind(titles).execute(&self.pool).await?.rows_affected();
-        let gone = sqlx::query("DELETE FROM documents WHERE title LIKE 'array%'").execute(&self.pool).await?.rows_affected();
+        let gone =
+            sqlx::query("DELETE FROM documents WHERE title LIKE 'array%'").execute(&self.pool).await?.rows_affected();
         Ok(format!("{made} {gone}"))
     }
 
@@ -326,13 +395,19 @@ impl Shop {
         let mut sum = 0;
         for round in 0..3 {
             for n in 0..8 {
-                let value: i64 = sqlx::query_scalar(&format!("SELECT count(*) + {n} FROM orders WHERE tenant_id = $1")).bind(self.id("t2")).fetch_one(&mut own).await?;
+                let value: i64 = sqlx::query_scalar(&format!("SELECT count(*) + {n} FROM orders WHERE tenant_id = $1"))
+                    .bind(self.id("t2"))
+                    .fetch_one(&mut own)
+                    .await?;
                 sum += value * (round + 1);
             }
         }
         let kept = own.cached_statements_size();
         own.clear_cached_statements().await?;
-        let again: i64 = sqlx::query_scalar("SELECT count(*) FROM orders WHERE tenant_id = $1").bind(self.id("t2")).fetch_one(&mut own).await?;
+        let again: i64 = sqlx::query_scalar("SELECT count(*) FROM orders WHERE tenant_id = $1")
+            .bind(self.id("t2"))
+            .fetch_one(&mut own)
+            .await?;
         Ok(format!("{sum}, {kept} kept, {again}"))
     }
 
@@ -349,7 +424,8 @@ impl Shop {
         let text = format!("COPY (SELECT title FROM documents WHERE tenant_id = {}) TO STDOUT", self.id("t3"));
         let chunks: Vec<_> = own.copy_out_raw(&text).await?.try_collect().await?;
         let lines: usize = chunks.iter().map(|chunk| chunk.iter().filter(|byte| **byte == b'\n').count()).sum();
-        let gone = sqlx::query("DELETE FROM documents WHERE title LIKE 'copied%'").execute(&mut *own).await?.rows_affected();
+        let gone =
+            sqlx::query("DELETE FROM documents WHERE title LIKE 'copied%'").execute(&mut *own).await?.rows_affected();
         Ok(format!("{sent} in, {lines} out, {gone} removed"))
     }
 
@@ -376,7 +452,8 @@ impl Shop {
     }
 
     async fn settings(&self) -> Result<String> {
-        let options = options().options([("statement_timeout", "200ms"), ("search_path", "public")]).application_name("shop");
+        let options =
+            options().options([("statement_timeout", "200ms"), ("search_path", "public")]).application_name("shop");
         let mut own = PgConnection::connect_with(&options).await?;
         let failure = self.steps.expected(sqlx::query("SELECT pg_sleep(5)").execute(&mut own).await)?;
         let name: String = sqlx::query_scalar("SHOW application_name").fetch_one(&mut own).await?;
@@ -393,12 +470,16 @@ impl Shop {
 
 async fn worker(n: i64) -> Result<(usize, usize)> {
     let mut own = PgConnection::connect_with(&options().application_name(&format!("worker{n}"))).await?;
-    let tenant: i64 = sqlx::query_scalar("INSERT INTO tenants (name) VALUES ($1) RETURNING id").bind(format!("w{n}")).fetch_one(&mut own).await?;
+    let tenant: i64 = sqlx::query_scalar("INSERT INTO tenants (name) VALUES ($1) RETURNING id")
+        .bind(format!("w{n}"))
+        .fetch_one(&mut own)
+        .await?;
     own.execute(&*format!("SET work_mem = '{}MB'", n + 1)).await?;
     let (mut foreign, mut rows) = (0, 0);
     for round in 0..15 {
         insert_user(&mut own, tenant, &format!("w{n}-{round}")).await?;
-        let emails: Vec<String> = sqlx::query_scalar("SELECT email FROM users WHERE tenant_id = $1").bind(tenant).fetch_all(&mut own).await?;
+        let emails: Vec<String> =
+            sqlx::query_scalar("SELECT email FROM users WHERE tenant_id = $1").bind(tenant).fetch_all(&mut own).await?;
         foreign += emails.iter().filter(|email| !email.starts_with(&format!("w{n}-"))).count();
         rows += emails.len();
         for (setting, wanted) in [("work_mem", format!("{}MB", n + 1)), ("application_name", format!("worker{n}"))] {
@@ -436,7 +517,11 @@ async fn main() -> Result<()> {
     step!("optimistic", "graph", shop.optimistic());
     step!("skip-locked", "graph", shop.skip_locked());
     sql!("bulk-update" "bulk-update-all" "bulk-delete" "bulk-delete-all" "cascade");
-    step!("cursor", "graph", shop.cursor(&format!("SELECT amount FROM orders WHERE tenant_id = {} ORDER BY amount, id", shop.id("t1"))));
+    step!(
+        "cursor",
+        "graph",
+        shop.cursor(&format!("SELECT amount FROM orders WHERE tenant_id = {} ORDER BY amount, id", shop.id("t1")))
+    );
     step!("cursor-all", "graph", shop.cursor("SELECT amount FROM orders ORDER BY amount, id"));
     step!("serializable", "graph", shop.serializable());
     sql!("reflection");
