@@ -3,12 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::*;
 use crate::session::{Change, Settings};
 use crate::wire::client_message::{Bind, Target};
-use crate::wire::frame::take_frame;
+use crate::wire::frame::{Frame, take_frame};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message as server;
 use server::tag;
@@ -145,9 +145,12 @@ impl Scene {
         write(&mut bytes);
         let mut last = Taken::Done;
         while let Some(frame) = take_frame(&mut bytes, MESSAGE_BYTES_MAX).unwrap() {
+            let sent = Bytes::copy_from_slice(&frame.bytes);
+            let frame = Frame { tag: frame.tag, bytes: sent.clone() };
             let side = &mut connection.side();
             let side = self.machine.is_attached().then_some(side);
             last = self.machine.client(frame, side, &self.host, &mut self.to_client).unwrap();
+            assert!(sent[0] != b'P' || sent.is_unique(), "a slice keeps the buffer of its message");
         }
         last
     }
