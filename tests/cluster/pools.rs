@@ -56,6 +56,19 @@ fn a_session_that_ends_leaves_nothing_on_its_connection() {
 }
 
 #[test]
+fn other_databases_are_served_where_that_is_said() {
+    let refused = Raw::connect(cluster("", "").port, "app", "postgres").map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("3D000") && refused.contains("database \"postgres\" does not exist"), "{refused}");
+    let cluster = cluster("other_databases = true", "");
+    for database in ["postgres", "app"] {
+        let mut session = Raw::connect(cluster.port, "app", database).unwrap();
+        assert_eq!(ask(&mut session, "SELECT current_database()"), [database]);
+    }
+    let unknown = Raw::connect(cluster.port, "app", "nosuch").map(|_| ()).unwrap_err().to_string();
+    assert!(unknown.contains("3D000"), "{unknown}");
+}
+
+#[test]
 fn clients_over_a_limit_are_told_so_in_postgresqls_words() {
     let config = "[[users]]\nname = \"few\"\nclients_max = 1";
     let cluster = cluster("clients_max = 3\nclients_reserved = 1", config);
