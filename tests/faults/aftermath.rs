@@ -106,8 +106,10 @@ pub fn use_again(wire: &mut Wire, baseline: &Baseline, nonce: i64) -> Result<(),
             Heard::Late => return Err(format!("it does not answer any more: {frames:?}")),
             Heard::Frame(_) => {}
         }
-        if let Some(foreign) = frames.iter().find(|frame| frame.tag == b'D' && !frame.texts()[0].starts_with("again "))
-        {
+        let is_foreign = |frame: &&Frame| {
+            frame.tag == b'D' && frame.texts() != [format!("again {nonce}")] && !baseline.has(frame, nonce)
+        };
+        if let Some(foreign) = frames.iter().find(is_foreign) {
             return Err(format!("a row of something else: {foreign:?} in {frames:?}"));
         }
         if own {

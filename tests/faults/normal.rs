@@ -1,8 +1,8 @@
 //! What two servers may answer differently although they mean the same, made equal.
 //!
 //! Object ids above PostgreSQL's own are numbered by their first appearance. Process ids and secrets
-//! lose their values, temporary schemas their numbers, places in PostgreSQL's source are dropped (the proxy's own errors have none), and
-//! ParameterStatus messages that stand together are put in order. The product's connections carry its name
+//! lose their values, temporary schemas their numbers, places in PostgreSQL's source are dropped (the
+//! proxy's own errors have none), and ParameterStatus messages that stand together are put in order. The product's connections carry its name
 //! where a client gives none (so that operators see whose they are). Nothing else is touched.
 
 use std::collections::BTreeMap;

@@ -68,6 +68,13 @@ impl World {
         self.cluster.start_proxy();
     }
 
+    /// The pools begin again with connections that nobody has used.
+    pub fn fresh(&self) {
+        self.taps.iter().for_each(WireProxy::cut_all);
+        let gone = eventually(TIDY, || self.taps.iter().all(|tap| tap.open() == 0));
+        assert!(gone, "connections stay open");
+    }
+
     /// Rows of a question to a shard as superuser.
     pub fn ask(&mut self, shard: usize, sql: &str) -> Vec<Vec<String>> {
         rows(&self.supers[shard].simple(sql).unwrap())
