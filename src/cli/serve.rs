@@ -114,6 +114,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             tls_required: config.tls.required,
             timeout_ms: milliseconds(config.proxy.login_timeout),
             max: config.proxy.logins_max,
+            other_databases: config.proxy.other_databases,
         },
         session_limits: SessionLimits {
             message_bytes_max: config.proxy.message_bytes_max,

@@ -64,6 +64,8 @@ pub struct ProxyConfig {
     pub data: PathBuf,
     /// The database that is served, of the same name on every node.
     pub database: String,
+    /// Other databases of the server are served, too, for as long as the cluster has one shard; default no.
+    pub other_databases: bool,
     /// Most clients at a time; default 1,000.
     pub clients_max: usize,
     /// Most clients of one user at a time; default: no limit beside `clients_max`.

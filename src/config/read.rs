@@ -72,6 +72,7 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
         listen: "127.0.0.1:6432".to_owned(),
         data: PathBuf::new(),
         database: String::new(),
+        other_databases: false,
         clients_max: 1_000,
         clients_max_per_user: CLIENTS_MAX as usize,
         clients_reserved: 3,
@@ -99,6 +100,7 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     if let Some(database) = section.required_text("database", "app", report) {
         proxy.database = database.value;
     }
+    proxy.other_databases = section.flag("other_databases", report).is_some_and(|flag| flag.value);
     let mut number = |key, bounds, default| section.integer(key, bounds, default, report) as usize;
     proxy.clients_max = number("clients_max", 1..=CLIENTS_MAX, 1_000);
     proxy.clients_max_per_user = number("clients_max_per_user", 1..=CLIENTS_MAX, CLIENTS_MAX);

@@ -361,9 +361,12 @@ impl Session {
             return Ok(());
         }
         let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe };
-        if self.is_at_work() && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
-            // Earlier statements of this pipeline are one transaction with this one.
+        let is_alone = !self.is_at_work() && (!may_write(&parsed) || is_sync_next(client));
+        if !is_alone && !self.transaction.is_open() && (!is_ours(&parsed) || is_execute(&parsed)) {
+            // Earlier statements of this pipeline are one transaction with this one. What its beginning answers
+            // is read before the statement's own answers.
             self.open_block().await?;
+            self.settle(client).await?;
         }
         if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
             return self.run_limited(client, name, &parsed, mode, rows_max).await;
@@ -530,6 +533,16 @@ const DESCRIBED_PORTAL: &str = "ostrakon_describe";
 /// The name of a statement on server connections.
 fn server_name(id: u64) -> String {
     format!("os_{id}")
+}
+
+/// A statement that changes rows: with what follows it up to Sync it is one transaction.
+fn may_write(parsed: &Parsed) -> bool {
+    matches!(*parsed.statement, Ok(Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)))
+}
+
+/// The client's next message is here, and is Sync: nothing else belongs to the pipeline.
+fn is_sync_next(client: &mut Framed) -> bool {
+    client.buffers().0.first() == Some(&b'S')
 }
 
 /// Statements that the proxy answers without a plan.

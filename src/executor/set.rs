@@ -325,6 +325,10 @@ fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Opti
         Expr::Bool(local) => *local,
         other => matches!(text(other)?.to_ascii_lowercase().as_str(), "t" | "true" | "on" | "1" | "yes"),
     };
+    let text = |expr: &Expr| match expr {
+        Expr::Param(number) => values.text_param(*number),
+        other => text(other),
+    };
     let (named, condition) = match select.from.as_slice() {
         [] => (text(name)?, String::new()),
         [from] => {

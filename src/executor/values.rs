@@ -75,6 +75,11 @@ impl<'a> StatementValues<'a> {
         }
     }
 
+    /// A parameter that is a text where it stands: the same bytes in both formats.
+    pub(super) fn text_param(&self, number: u32) -> Option<String> {
+        String::from_utf8(self.param(number)?.bytes?.to_vec()).ok()
+    }
+
     /// The slot is a number without quotes.
     fn is_number(&self, slot: &Slot) -> bool {
         let Slot::Literal { index, .. } = slot else { return false };
@@ -106,6 +111,17 @@ impl<'a> StatementValues<'a> {
         }
     }
 
+    /// `$1::integer` in LIMIT, bound in binary without a type of its own: casts to integers only become slots there.
+    fn cast_count(&self, slot: &Slot) -> Option<Option<String>> {
+        let Slot::Param(number) = slot else { return None };
+        let param = self.param(*number).filter(|param| param.type_oid == 0)?;
+        match *param.bytes? {
+            [a, b, c, d] => Some(Some(i32::from_be_bytes([a, b, c, d]).to_string())),
+            [a, b] => Some(Some(i16::from_be_bytes([a, b]).to_string())),
+            _ => None,
+        }
+    }
+
     /// A slot's value as a row count.
     ///
     /// # Errors
@@ -118,7 +134,7 @@ impl<'a> StatementValues<'a> {
                 "Use an integer literal or a bigint parameter.",
             )
         };
-        match self.text(slot).ok_or_else(unreadable)? {
+        match self.text(slot).or_else(|| self.cast_count(slot)).ok_or_else(unreadable)? {
             None => Ok(None),
             Some(text) => match text.trim().parse::<i64>() {
                 Ok(count) if count < 0 => Err(ClientError::new(

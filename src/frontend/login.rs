@@ -25,11 +25,13 @@ pub struct LoginSettings {
     pub timeout_ms: u64,
     /// Clients at a time that have not logged in yet.
     pub max: usize,
+    /// Databases of the server other than the cluster's are served, too, while the cluster has one shard.
+    pub other_databases: bool,
 }
 
 impl Default for LoginSettings {
     fn default() -> Self {
-        Self { tls: None, tls_required: false, timeout_ms: 60_000, max: 1_000 }
+        Self { tls: None, tls_required: false, timeout_ms: 60_000, max: 1_000, other_databases: false }
     }
 }
 
@@ -174,8 +176,10 @@ impl Frontend {
 
     /// Why a client with these wishes cannot be served.
     fn unserved(&self, database: &str, encoding: Option<String>, replication: Option<String>) -> Option<ClientError> {
-        let served = self.cluster.topology.load().database.clone();
-        if database != served && database != ADMIN_DATABASE {
+        let topology = self.cluster.topology.load();
+        let (served, is_one_shard) = (topology.database.clone(), topology.shards.len() == 1);
+        let is_other_served = self.login.other_databases && is_one_shard;
+        if database != served && database != ADMIN_DATABASE && !is_other_served {
             return Some(
                 ClientError::new(ErrorId::UndefinedDatabase, format!("database \"{database}\" does not exist"))
                     .with_hint(format!(
@@ -184,7 +188,6 @@ impl Frontend {
             );
         }
         let encoding = encoding.unwrap_or_else(|| "UTF8".to_owned()).to_ascii_uppercase();
-        let is_one_shard = self.cluster.topology.load().shards.len() == 1;
         if !is_one_shard
             && !matches!(encoding.as_str(), "UTF8" | "UTF-8" | "UNICODE" | "SQL_ASCII" | "'UTF-8'" | "'UTF8'")
         {

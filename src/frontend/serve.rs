@@ -72,7 +72,8 @@ impl Frontend {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
-            .with_idle_limit(self.limits.idle_transaction_ms);
+            .with_idle_limit(self.limits.idle_transaction_ms)
+            .in_database(&wanted.database);
         match direct.open().await {
             Ok(parameters) => {
                 if let Some(pid) = direct.own_server_pid() {

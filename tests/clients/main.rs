@@ -35,9 +35,9 @@ clients! {
     #[ignore = "run by make clients"]
     activerecord,
     asyncpg,
-    django,
     #[ignore = "run by make clients"]
     diesel,
+    django,
     #[ignore = "run by make clients"]
     drizzle,
     #[ignore = "run by make clients"]
@@ -51,14 +51,14 @@ clients! {
     pgjdbc,
     #[ignore = "run by make clients"]
     pgx,
-    psql,
-    #[ignore = "run by make clients"]
-    psycopg2,
-    psycopg3,
     #[ignore = "run by make clients"]
     php_pdo,
     #[ignore = "run by make clients"]
     prisma,
+    psql,
+    #[ignore = "run by make clients"]
+    psycopg2,
+    psycopg3,
     #[ignore = "run by make clients"]
     ruby_pg,
     #[ignore = "run by make clients"]
@@ -66,10 +66,10 @@ clients! {
     #[ignore = "run by make clients"]
     sequelize,
     #[ignore = "run by make clients"]
-    sqlx,
-    #[ignore = "run by make clients"]
     sqlalchemy_asyncpg,
     sqlalchemy_psycopg,
+    #[ignore = "run by make clients"]
+    sqlx,
     #[ignore = "run by make clients"]
     typeorm,
 }

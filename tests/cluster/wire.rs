@@ -73,6 +73,11 @@ impl Wire {
         self.frame(b'E', &[portal.as_bytes(), b"\0\0\0\0\0"])
     }
 
+    /// Execute with a limit of rows.
+    pub fn execute_some(&mut self, portal: &str, rows_max: u32) -> &mut Self {
+        self.frame(b'E', &[portal.as_bytes(), b"\0", &rows_max.to_be_bytes()])
+    }
+
     pub fn close(&mut self, kind: u8, name: &str) -> &mut Self {
         self.frame(b'C', &[&[kind], name.as_bytes(), b"\0"])
     }

@@ -112,12 +112,10 @@ fn a_server_is_logged_in_to_with_channel_binding_and_by_certificate() {
     for file in [&papers.certificate, &papers.key] {
         give_to_server(file);
     }
-    let hba = format!(
-        "host all postgres 127.0.0.1/32 trust\nhostssl all bob 127.0.0.1/32 cert\n\
-         hostssl all clear 127.0.0.1/32 password\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
-    );
+    let hba = "host all postgres 127.0.0.1/32 trust\nhostssl all bob 127.0.0.1/32 cert\n\
+         hostssl all clear 127.0.0.1/32 password\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
     let start = |name: &str| {
-        let mut server = Server::start_with_hba(name, Some(&hba));
+        let mut server = Server::start_with_hba(name, Some(hba));
         server.wait();
         server.superuser().must("GRANT ALL ON SCHEMA public TO public");
         let roles = "CREATE ROLE plain LOGIN PASSWORD 'sesame'; CREATE ROLE bob LOGIN; \

@@ -435,7 +435,7 @@ fn check_holds_certificates_and_keys_against_each_other() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     assert!(check(&section(&papers, &format!("client_ca = {:?}\n", authority.root()))).0);
-    let mixed = Papers { certificate: papers.certificate.clone(), key: other.key.clone() };
+    let mixed = Papers { certificate: papers.certificate, key: other.key };
     let (is_well, said) = check(&section(&mixed, ""));
     assert!(!is_well && said.contains("proxy.crt cannot be used with its key"), "{said}");
     assert!(said.contains("ostrakon.toml:4:1: "), "{said}");

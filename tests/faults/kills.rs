@@ -107,7 +107,7 @@ impl Worker<'_> {
     }
 
     /// Notes what is wrong; the next case begins with a new process.
-    fn note(&mut self, case: &str, found: Vec<String>) {
+    fn note(&mut self, case: &str, found: &[String]) {
         self.work.cases.fetch_add(1, Ordering::Relaxed);
         if std::env::var_os("OSTRAKON_TRACE").is_some() {
             println!("{:?} {case}: {}", self.since.elapsed(), found.len());
@@ -201,7 +201,7 @@ fn cut_server(worker: &mut Worker<'_>, place: usize, tap: usize, plan: Plan, bas
         Err(error) => vec![format!("no session: {error}")],
     };
     worker.world.taps[tap].disarm();
-    worker.note(&case, found);
+    worker.note(&case, &found);
 }
 
 fn cut_server_everywhere(worker: &mut Worker<'_>, place: usize) {
@@ -209,7 +209,7 @@ fn cut_server_everywhere(worker: &mut Worker<'_>, place: usize) {
         Ok(baseline) => baseline,
         Err(text) => {
             let name = worker.exchange(place).1.name;
-            return worker.note(name, vec![text]);
+            return worker.note(name, &[text]);
         }
     };
     // Counted on a second run: by now the statements are prepared, as they will be.
@@ -301,7 +301,7 @@ fn kill_client_everywhere(worker: &mut Worker<'_>, place: usize) {
                 }
                 Err(error) => found.push(format!("no session: {error}")),
             }
-            worker.note(&case, found);
+            worker.note(&case, &found);
         }
     }
 }
@@ -333,7 +333,7 @@ fn terminate_everywhere(worker: &mut Worker<'_>, place: usize) {
             }
             Err(error) => vec![format!("no session: {error}")],
         };
-        worker.note(&case, found);
+        worker.note(&case, &found);
     }
 }
 
@@ -393,7 +393,7 @@ fn one_shard_survives_a_server_connection_cut_while_it_is_opened() {
             let port = world.port();
             crate::cluster::eventually(std::time::Duration::from_secs(10), || Wire::app(port, "app").is_ok());
             found.extend(complaints(world, None, 1, Told::Nothing));
-            worker.note(&case, found);
+            worker.note(&case, &found);
         }
     }
     let complaints = work.complaints.lock().unwrap();

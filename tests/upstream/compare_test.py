@@ -40,6 +40,7 @@ class Judging(unittest.TestCase):
         verdict = compare.judge(DIRECT, dict(DIRECT), {"a": "a reason of words"})
         self.assertFalse(verdict.holds)
         self.assertEqual(verdict.stale, ["a"])
+        self.assertTrue(compare.judge(DIRECT, dict(DIRECT), {"a": "by chance: a reason"}).holds)
 
     def test_nothing_that_ran_directly_is_no_base(self):
         with self.assertRaises(ValueError):

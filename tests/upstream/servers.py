@@ -123,7 +123,7 @@ def proxy(home, binary, database, node_port, mode):
     config = home / "ostrakon.toml"
     (home / "proxy").mkdir()
     config.write_text(
-        f'[proxy]\nlisten = "127.0.0.1:{port}"\ndata = "{home}/proxy"\ndatabase = "{database}"\n\n'
+        f'[proxy]\nlisten = "127.0.0.1:{port}"\ndata = "{home}/proxy"\ndatabase = "{database}"\nother_databases = true\n\n'
         f'[pool]\nmode = "{mode}"\nsize = {POOL_SIZE[mode]}\n\n'
         f'[control]\nuser = "postgres"\n\n[[users]]\nname = "postgres"\n\n'
         f'[[shards]]\nname = "s1"\n\n[[shards.nodes]]\nname = "s1a"\nhost = "127.0.0.1"\nport = {node_port}\n'

@@ -47,6 +47,8 @@ pub struct Direct {
     mode: PoolMode,
     /// What the client said when it connected; a connection of its own is opened with it.
     startup: Vec<(String, String)>,
+    /// Another database than the cluster's.
+    database: Option<String>,
     machine: Machine,
     held: Option<Held>,
     /// A message that waits for the server.
@@ -88,12 +90,20 @@ impl Direct {
             slot,
             mode,
             startup,
+            database: None,
             machine: Machine::new(mode, settings),
             held: None,
             waiting: None,
             idle_transaction: None,
             _joined: joined,
         }
+    }
+
+    /// The database that the client wants; the cluster's own unless it is said.
+    #[must_use]
+    pub fn in_database(mut self, database: &str) -> Self {
+        self.database = (database != self.cluster.topology.load().database).then(|| database.to_owned());
+        self
     }
 
     /// Ends the session when it does nothing inside a transaction for so long.
@@ -173,11 +183,13 @@ impl Direct {
         if self.held.is_none() {
             return;
         }
-        let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
-        if self.machine.needs_client() && !self.machine.is_quiet() {
-            self.slot.cancel_running().await;
-        } else if !self.machine.is_quiet() && tokio::time::timeout(bound, self.finish_alone()).await.is_err() {
-            self.slot.cancel_running().await;
+        if !self.machine.is_quiet() {
+            let bound = Duration::from_millis(LEFT_ALONE_MS_MAX);
+            // What waits for the client would wait for ever.
+            let ends = !self.machine.needs_client() && tokio::time::timeout(bound, self.finish_alone()).await.is_ok();
+            if !ends {
+                self.slot.cancel_running().await;
+            }
         }
         let Some(held) = &mut self.held else { return };
         if self.machine.is_quiet() && !self.machine.is_unsynced() && held.lease.status() != b'I' {
@@ -211,6 +223,9 @@ impl Direct {
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
         let mut target = self.cluster.target(&topology, shard, self.host.user())?;
+        if let Some(database) = &self.database {
+            target.database.clone_from(database);
+        }
         if self.mode == PoolMode::Session {
             target.parameters.clone_from(&self.startup);
         }
@@ -218,7 +233,10 @@ impl Direct {
             Some(frame) => Failure::Postgres(frame.clone()),
             None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
         })?;
-        self.cluster.peers.note_user(lease.node(), lease.pid(), self.host.own_pid());
+        // In session mode the client knows the server's own process.
+        let is_own = self.mode == PoolMode::Session;
+        let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
+        self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
         self.machine.attach(&mut side, &self.host, to_client);
@@ -267,7 +285,10 @@ impl Direct {
     fn let_go(&mut self) {
         if let Some(mut held) = self.held.take() {
             self.slot.remove(held.shard);
-            if self.machine.is_uncertain() || self.machine.is_unsynced() {
+            // DISCARD ALL leaves a temporary schema and loaded libraries behind: who is promised a connection
+            // of his own gets a new one.
+            let is_own = self.mode == PoolMode::Session;
+            if is_own || self.machine.is_uncertain() || self.machine.is_unsynced() {
                 held.lease.poison();
             }
             held.lease.needs_reset |= self.machine.needs_reset();

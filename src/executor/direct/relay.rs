@@ -55,6 +55,10 @@ impl Direct {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Turn, Failure> {
         if self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1 {
+            if self.database.is_some() {
+                let text = "terminating connection: the cluster has more than one shard and serves one database";
+                return Err(ClientError::new(ErrorId::ShuttingDown, text).into());
+            }
             return Ok(Turn::MoreShards);
         }
         if self.take_client(client).await? {

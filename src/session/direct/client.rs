@@ -77,6 +77,9 @@ impl Machine {
                 self.describe_statement(&frame, server, host).map(|()| Taken::Done)
             }
             b'C' if frame.body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
+            b'D' if frame.body().first() == Some(&b'P') => {
+                self.describe_portal(&frame, server, host).map(|()| Taken::Done)
+            }
             b'E' => self.execute(&frame, server).map(|()| Taken::Done),
             _ => {
                 self.pass(&frame, server)?;
@@ -119,7 +122,7 @@ impl Machine {
             (b'P', _) => Owed::Parse { forward: true, id: NO_STATEMENT, undo: Undo::Nothing },
             (b'B', _) => Owed::Bind,
             (b'D', Some(b'S')) => Owed::DescribeStatement { of: None },
-            (b'D', Some(b'P')) => Owed::DescribePortal,
+            (b'D', Some(b'P')) => Owed::DescribePortal { of: None },
             (b'E', _) => Owed::Execute { statement: None },
             (b'C', Some(b'S' | b'P')) => Owed::Close { forward: true },
             _ => return Err(WireError::Malformed),
@@ -386,7 +389,6 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        // What it executes is made known when it is bound or described.
         let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
@@ -406,6 +408,10 @@ impl Machine {
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
+        // Its columns are those of what it executes, as the server knows it by now.
+        for needed in &statement.executes {
+            self.ensure(needed, server);
+        }
         let before = self.statements.insert(name.clone(), Arc::clone(&statement));
         // A Parse that fails has thrown the old unnamed statement away, too.
         let undo = Undo::Restore { name, before: before.filter(|_| !is_unnamed) };
@@ -475,12 +481,10 @@ impl Machine {
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
         self.owed.push_back(Owed::Bind);
         let portal = Bytes::copy_from_slice(portal);
-        if statement.facts.is_plain() && !statement.facts.changes_schema {
-            self.portals.remove(&portal);
-        } else {
+        if !statement.facts.is_plain() || statement.facts.changes_schema {
             self.effects.note(&statement.facts);
-            self.portals.insert(portal, statement);
         }
+        self.portals.insert(portal, statement);
         Ok(Taken::Done)
     }
 
@@ -501,11 +505,12 @@ impl Machine {
 
     /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
     fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
+        let was_complete = statement.executes.iter().all(|needed| server.prepared.contains(needed.id));
         for needed in &statement.executes {
             self.ensure(needed, server);
         }
         if statement.is_unnamed {
-            if *server.unnamed == statement.id {
+            if *server.unnamed == statement.id && was_complete {
                 return;
             }
             *server.unnamed = statement.id;
@@ -542,6 +547,20 @@ impl Machine {
         self.ensure(&statement, server);
         client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
         self.owed.push_back(Owed::DescribeStatement { of: Some((statement, host.schema_version())) });
+        Ok(())
+    }
+
+    fn describe_portal(
+        &mut self,
+        frame: &Frame,
+        server: &mut ServerSide<'_>,
+        host: &dyn Host,
+    ) -> Result<(), WireError> {
+        let body = frame.body();
+        let (portal, _) = split_text(body.get(1..).unwrap_or_default())?;
+        let of = self.portals.get(portal).map(|statement| (Arc::clone(statement), host.schema_version()));
+        server.output.extend_from_slice(&frame.bytes);
+        self.owed.push_back(Owed::DescribePortal { of });
         Ok(())
     }
 

@@ -159,7 +159,7 @@ impl Reader<'_> {
         if self.is(at, "session") {
             at += 1;
         }
-        if tokens.clone().any(|token| self.is(token, "default")) {
+        if { tokens }.any(|token| self.is(token, "default")) {
             self.facts.sets_any = true;
         }
         let Some(mut name) = self.name(at) else { return };

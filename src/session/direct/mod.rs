@@ -136,7 +136,7 @@ pub struct Machine {
     /// Settings of the session: what every connection gets before it is used.
     pub settings: Settings,
     statements: Statements,
-    /// Statements of open portals, where executing them has effects on the session.
+    /// Statements of open portals.
     portals: HashMap<Bytes, Arc<Statement>>,
     owed: VecDeque<Owed>,
     is_attached: bool,

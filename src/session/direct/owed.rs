@@ -59,8 +59,8 @@ pub(super) enum Owed {
     DescribeStatement { of: Option<(Arc<Statement>, u64)> },
     /// As DescribeStatement, seen by nobody: the columns are compared with what the client was told.
     LookAgain { of: Arc<Statement>, version: u64 },
-    /// RowDescription or NoData.
-    DescribePortal,
+    /// RowDescription or NoData; with the schema's version.
+    DescribePortal { of: Option<(Arc<Statement>, u64)> },
     /// Rows, then CommandComplete, PortalSuspended or EmptyQueryResponse.
     Execute { statement: Option<Arc<Statement>> },
     /// CloseComplete, forwarded or not.

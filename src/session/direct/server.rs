@@ -170,9 +170,9 @@ impl Machine {
             }
             Owed::FunctionCall => (true, false),
             Owed::Parse { forward, .. } | Owed::Close { forward } => (*forward, true),
-            Owed::Bind | Owed::DescribePortal => (true, true),
+            Owed::Bind => (true, true),
             Owed::Step { .. } => (false, true),
-            Owed::DescribeStatement { of } => {
+            Owed::DescribeStatement { of } | Owed::DescribePortal { of } => {
                 let is_over = message != tag::PARAMETER_DESCRIPTION;
                 if let Some((statement, version)) = of.as_ref().filter(|_| is_over) {
                     statement.note_columns(signature(message, body), *version);

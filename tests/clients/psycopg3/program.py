@@ -78,29 +78,21 @@ def pipeline_shards():
 
 
 def pipeline_error():
+    """An error ends its pipeline up to the Sync; the connection goes on. Where it is raised is a matter of time."""
     conn = driver.connect(autocommit=True)
-    caught = []
+    caught = None
     try:
-        with conn.pipeline() as pipe:
-            first = conn.execute("SELECT 1")
-            pipe.sync()
-            broken = conn.execute("SELECT 1 / %s::int", (0,))
-            after = conn.execute("SELECT 2")
-            try:
+        try:
+            with conn.pipeline() as pipe:
+                conn.execute("SELECT 1")
+                conn.execute("SELECT 1 / %s::int", (0,))
+                conn.execute("INSERT INTO countries VALUES ('xx', 'not there')")
                 pipe.sync()
-            except psycopg.Error as error:
-                caught.append(class_of(error))
-            for cursor in (first, broken, after):
-                try:
-                    caught.append(cursor.fetchone()[0])
-                except psycopg.Error as error:
-                    caught.append(class_of(error))
-        caught.append(conn.execute("SELECT 3").fetchone()[0])
-    except psycopg.Error as error:
-        caught.append(class_of(error))
+        except psycopg.errors.DivisionByZero as error:
+            caught = class_of(error)
+        return caught, conn.execute("SELECT count(*) FROM countries").fetchone()[0]
     finally:
         conn.close()
-    return caught
 
 
 def executemany_returning():

@@ -11,7 +11,7 @@ MODE = os.environ["MODE"]
 URL = os.environ["DATABASE_URL"]
 
 #: A step that takes longer hangs.
-STEP_SECONDS_MAX = 20
+STEP_SECONDS_MAX = 40
 
 _refused = set()
 

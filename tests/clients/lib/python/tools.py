@@ -8,7 +8,7 @@ import subprocess
 #: Directory of the newest installed version.
 BIN = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[4]))[-1]
 
-REFUSALS = re.compile(r"(?:not supported|cannot be used in transaction pooling)")
+REFUSALS = re.compile(r"(?:not supported|cannot be used in transaction pooling|is not kept in PostgreSQL)")
 
 
 class ToolFailed(Exception):

@@ -9,8 +9,8 @@ use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{Expr, Func, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{
     AccessMode, ActiveValue::NotSet, ActiveValue::Set, Condition, ConnectOptions, ConnectionTrait, Database,
-    DatabaseConnection, DbBackend, FromQueryResult, IsolationLevel, JoinType, LoaderTrait as _, QueryOrder as _,
-    QuerySelect as _, SqlErr, Statement, TransactionTrait as _,
+    DatabaseConnection, DbBackend, FromQueryResult, IsolationLevel, JoinType, QueryOrder as _, QuerySelect as _,
+    SqlErr, Statement, TransactionTrait as _,
 };
 use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait, SchemaManager};
 
