@@ -18,7 +18,10 @@ impl Session {
     /// # Errors
     /// The client is gone.
     pub async fn simple_query(&mut self, client: &mut Framed, text: &str) -> Result<(), NetError> {
-        self.skip_to_sync = false;
+        if self.skip_to_sync {
+            // As everything between an error and its Sync.
+            return Ok(());
+        }
         if let Err(failure) = self.run_message(client, text).await {
             let failure = self.name_deadlock(failure);
             Self::write_failure(client, failure)?;

@@ -208,11 +208,7 @@ impl Frontend {
     /// Cancels what the key's session has running. Nobody is told whether there was any.
     async fn cancel(&self, pid: u32, secret: &[u8]) {
         let Some(slot) = self.sessions.find(pid, secret) else { return };
-        for handle in slot.running() {
-            if let Err(error) = handle.cancel().await {
-                tracing::debug!(%error, "cancel request failed");
-            }
-        }
+        slot.cancel_running().await;
     }
 }
 

@@ -52,7 +52,7 @@ impl Storm {
         while !self.stop.load(Ordering::Relaxed) {
             round += 1;
             let nonce = format!("{number}-{round}");
-            let sql = format!("SELECT '{nonce}', pg_sleep(0.00{})", (number + round) % 5);
+            let sql = format!("SELECT '{nonce}', pg_sleep(0.0{})", (number + round) % 4);
             let frames = match round % 3 {
                 0 => vec![parse("", &sql, &[]), bind("", "", &[]), execute("", 0), sync()],
                 1 => vec![query(&sql)],
@@ -98,7 +98,7 @@ impl Storm {
                 Ok(()) => self.sent.fetch_add(1, Ordering::Relaxed),
                 Err(error) => return self.note(format!("a cancel request: {error}")),
             };
-            std::thread::sleep(Duration::from_millis((state >> 50) % 4));
+            std::thread::sleep(Duration::from_millis((state >> 50) % 16));
         }
     }
 }
@@ -157,6 +157,22 @@ fn cancel_storms_reach_only_their_own_sessions_on_two_shards() {
 #[test]
 fn cancel_storms_reach_only_their_own_sessions_in_session_mode() {
     storm(World::start(1, "size = 14\nmode = \"session\""));
+}
+
+#[test]
+fn a_session_that_waits_for_a_connection_is_cancelled_at_once() {
+    let world = World::start(1, "size = 1\ncheckout_timeout_ms = 9000");
+    let mut holder = Wire::app(world.port(), "app").unwrap();
+    let mut waiter = Wire::app(world.port(), "app").unwrap();
+    holder.simple("BEGIN").unwrap();
+    waiter.send_frames(&[query("SELECT 1")]).unwrap();
+    let (early, _) = waiter.hear_until(Duration::from_millis(200), |_| true);
+    assert!(early.is_empty(), "{early:?}");
+    waiter.cancel_key().cancel().unwrap();
+    let (told, _) = waiter.hear_until(Duration::from_secs(2), |frame| frame.tag == b'Z');
+    assert_eq!(told.first().map(|frame| frame.field(b'C')).as_deref(), Some("57014"), "{told:?}");
+    holder.simple("ROLLBACK").unwrap();
+    assert_eq!(rows(&waiter.simple("SELECT 'on'").unwrap()), [["on"]]);
 }
 
 #[test]
