@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::schema::read_schema;
-use crate::backend::{ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
+use crate::backend::{BackendError, ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::roles::Roles;
@@ -34,6 +34,7 @@ use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
+use crate::wire::server_message::read_error;
 
 /// How a proxy runs.
 #[derive(Clone, Debug)]
@@ -363,10 +364,16 @@ async fn read_home_schema(
 ) -> Result<crate::topology::schema::Schema, StartError> {
     let failed = |reason: String| StartError::Shard { shard: executor::shard_name(topology, topology.home()), reason };
     let target = target.as_ref().ok_or_else(|| failed("it has no primary".to_owned()))?;
-    let mut connection = Connection::connect(target).await.map_err(|error| failed(error.to_string()))?;
+    let mut connection = Connection::connect(target).await.map_err(|error| failed(in_full(&error)))?;
     let schema = read_schema(&mut connection).await.map_err(|error| failed(error.to_string()))?;
     connection.close().await;
     Ok(schema)
+}
+
+/// An error with the server's own words, when it said some.
+fn in_full(error: &BackendError) -> String {
+    let said = error.error_frame().and_then(|frame| read_error(&frame.body()).ok());
+    said.map_or_else(|| error.to_string(), |said| format!("{error}: {}", said.message))
 }
 
 /// Follows the topology in the store.
