@@ -325,4 +325,15 @@ mod tests {
         settings.change(&Change::Reset("application_name".into()));
         assert!(settings.apply_sql().contains("set_config('application_name', 'it''s', false)"));
     }
+
+    #[test]
+    fn the_same_text_under_settings_that_change_its_meaning_is_another_statement() {
+        let mut settings = Settings::default();
+        settings.change(&Change::Set { name: "timezone".into(), sql: "SET timezone = 'UTC'".into() });
+        let (one, two) = (Settings::default().parse_key(), settings.parse_key());
+        assert_ne!(one, two);
+        settings.change(&Change::Reset("timezone".into()));
+        settings.change(&Change::Set { name: "application_name".into(), sql: "SET application_name = 'x'".into() });
+        assert_eq!(one, settings.parse_key(), "what cannot matter does not");
+    }
 }

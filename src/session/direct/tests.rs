@@ -276,17 +276,6 @@ fn a_text_that_the_connection_has_is_not_sent_again() {
 }
 
 #[test]
-fn the_same_text_under_settings_that_change_its_meaning_is_another_statement() {
-    let mut settings = Settings::default();
-    settings.change(&Change::Set { name: "timezone".into(), sql: "SET timezone = 'UTC'".into() });
-    let (one, two) = (Settings::default().parse_key(), settings.parse_key());
-    assert_ne!(one, two);
-    settings.change(&Change::Reset("timezone".into()));
-    settings.change(&Change::Set { name: "application_name".into(), sql: "SET application_name = 'x'".into() });
-    assert_eq!(one, settings.parse_key(), "what cannot matter does not");
-}
-
-#[test]
 fn the_unnamed_statement_lives_from_one_transaction_to_the_next() {
     let (mut one, mut two) = (Connection::default(), Connection::default());
     let mut scene = Scene::on(PoolMode::Transaction, &mut one);
