@@ -200,7 +200,10 @@ fn saturate(shards: usize) {
     }
     nothing_leaks(&cluster, scale);
     assert_eq!(ask(&mut cluster.app(), "SELECT count(*) FROM ledger"), ["0"], "nobody committed");
-    is_flat(&samples).unwrap_or_else(|growth| panic!("memory grows: {growth}"));
+    // Until every session has met its biggest request, buffers grow.
+    if scale.duration >= Duration::from_secs(120) {
+        is_flat(&samples).unwrap_or_else(|growth| panic!("memory grows: {growth}"));
+    }
 }
 
 #[test]
