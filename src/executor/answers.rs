@@ -163,7 +163,8 @@ impl Session {
         client.flush().await?;
         self.finish_unseen().await;
         self.fail_transaction().await;
-        Ok(())
+        // Behind FATAL there is no Sync to wait for.
+        if self.was_closed { Err(NetError::Closed) } else { Ok(()) }
     }
 
     /// Ends every connection's pipeline; nobody sees the answers.

@@ -175,6 +175,9 @@ impl Session {
         self.cancel.remove(shard);
         if let Some(mut link) = self.links.remove(&shard) {
             link.lease.poison();
+            if link.begun {
+                self.transaction.lose_part();
+            }
         }
         self.note_lost(shard);
     }

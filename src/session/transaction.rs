@@ -45,13 +45,15 @@ pub struct Transaction {
     status: Status,
     /// The proxy opened the block by itself, for a message or pipeline that must be atomic.
     implicit: bool,
+    /// A shard's part of it is lost, and with it what every savepoint stood for.
+    is_broken: bool,
     begin: String,
     said: Vec<Said>,
 }
 
 impl Default for Transaction {
     fn default() -> Self {
-        Self { status: Status::Idle, implicit: false, begin: String::new(), said: Vec::new() }
+        Self { status: Status::Idle, implicit: false, is_broken: false, begin: String::new(), said: Vec::new() }
     }
 }
 
@@ -68,7 +70,7 @@ impl Transaction {
 
     /// Only ROLLBACK is accepted.
     pub fn is_failed(&self) -> bool {
-        self.status == Status::Failed
+        self.status == Status::Failed || self.is_broken
     }
 
     /// The block was opened by the proxy.
@@ -105,6 +107,14 @@ impl Transaction {
         }
     }
 
+    /// The connection of a shard that had joined is lost: nothing but the end of the block is left.
+    pub fn lose_part(&mut self) {
+        self.is_broken = self.is_open();
+        if !self.implicit {
+            self.fail();
+        }
+    }
+
     /// SAVEPOINT.
     pub fn savepoint(&mut self, name: &str) {
         self.said.push(Said::Savepoint(name.to_owned()));
@@ -128,8 +138,13 @@ impl Transaction {
     /// ROLLBACK TO: what was said after the savepoint is unsaid, and the block is sound again.
     ///
     /// # Errors
-    /// 3B001 when there is none of that name.
+    /// 3B001 when there is none of that name; 08006 when a part of the block is lost.
     pub fn rollback_to(&mut self, name: &str) -> Result<(), ClientError> {
+        if self.is_broken {
+            let text = "a connection of this transaction was lost";
+            let error = ClientError::new(ErrorId::ShardUnreachable, text);
+            return Err(error.with_hint("Roll the transaction back and run it again."));
+        }
         let at = self.find_savepoint(name)?;
         self.said.truncate(at + 1);
         self.status = Status::Open;
@@ -210,6 +225,7 @@ impl Transaction {
         let said = std::mem::take(&mut self.said);
         self.status = Status::Idle;
         self.implicit = false;
+        self.is_broken = false;
         if !committed {
             return Vec::new();
         }
@@ -233,6 +249,23 @@ mod tests {
 
     fn one_megabyte() -> Change {
         Change::Set { name: "work_mem".into(), sql: "SET work_mem = '1MB'".into() }
+    }
+
+    #[test]
+    fn no_savepoint_saves_a_block_that_has_lost_a_part() {
+        let mut transaction = Transaction::default();
+        transaction.begin("BEGIN");
+        transaction.savepoint("a");
+        transaction.lose_part();
+        assert!(transaction.is_failed() && transaction.status() == Status::Failed);
+        assert!(transaction.rollback_to("a").is_err() && transaction.is_failed());
+        transaction.end(false);
+        transaction.begin("BEGIN");
+        transaction.savepoint("a");
+        assert!(transaction.rollback_to("a").is_ok() && !transaction.is_failed());
+        transaction.end(true);
+        transaction.lose_part();
+        assert!(!transaction.is_failed(), "there was no block to lose a part of");
     }
 
     #[test]
