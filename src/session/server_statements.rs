@@ -5,7 +5,7 @@
 //! Parse was not answered, and writes a Close before every Parse, which PostgreSQL accepts for names
 //! that do not exist (<https://www.postgresql.org/docs/current/protocol-flow.html>, Extended Query).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Statements a connection holds at most.
 pub const STATEMENTS_MAX_DEFAULT: usize = 512;
@@ -27,6 +27,8 @@ pub enum Ensured {
 pub struct PreparedSet {
     used_at: HashMap<u64, u64>,
     by_use: BTreeMap<u64, u64>,
+    /// Forgotten statements that the server may hold all the same.
+    doubtful: BTreeSet<u64>,
     clock: u64,
     statements_max: usize,
 }
@@ -43,7 +45,13 @@ impl PreparedSet {
     /// # Units
     /// `statements_max`: number of statements, at least 1.
     pub fn new(statements_max: usize) -> Self {
-        Self { used_at: HashMap::new(), by_use: BTreeMap::new(), clock: 0, statements_max: statements_max.max(1) }
+        Self {
+            used_at: HashMap::new(),
+            by_use: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            clock: 0,
+            statements_max: statements_max.max(1),
+        }
     }
 
     /// Marks a statement as used now and says what must be sent first.
@@ -75,13 +83,21 @@ impl PreparedSet {
     pub fn forget(&mut self, id: u64) {
         if let Some(used_at) = self.used_at.remove(&id) {
             self.by_use.remove(&used_at);
+            self.doubtful.insert(id);
         }
+    }
+
+    /// Whether a Close has to stand before the statement's Parse: it was forgotten, and what became of it on
+    /// the server is not known. Asked once.
+    pub fn take_doubt(&mut self, id: u64) -> bool {
+        self.doubtful.remove(&id)
     }
 
     /// The connection holds no statement: after DISCARD ALL or DEALLOCATE ALL.
     pub fn clear(&mut self) {
         self.used_at.clear();
         self.by_use.clear();
+        self.doubtful.clear();
     }
 
     /// Number of statements.
@@ -126,6 +142,7 @@ mod tests {
         set.forget(1);
         set.forget(1);
         assert_eq!(set.ensure(1), PARSE);
+        assert!(set.take_doubt(1) && !set.take_doubt(1));
         set.clear();
         assert!(set.is_empty());
         assert_eq!(set.ensure(1), PARSE);

@@ -292,6 +292,12 @@ impl Machine {
         let own = renamed.names.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
         let known = own.clone().or_else(|| self.statements.get(name));
         match (used.usage, known) {
+            // Parse of such a text fails when it is executed: on the statement that is there.
+            (NameUse::Prepare, Some(statement)) if server.is_none() => {
+                let server_name = statement.server_name();
+                renamed.executes.push(statement);
+                Ok(server_name)
+            }
             (NameUse::Prepare, Some(_)) => Err(already_exists(name)),
             (NameUse::Prepare, None) => {
                 let id = host.unique_id();
@@ -305,6 +311,9 @@ impl Machine {
                 let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
                 renamed.names.prepares.push_back((Bytes::copy_from_slice(name), Arc::new(statement)));
                 Ok(server_name)
+            }
+            (_, None) if server.is_none() && !used.name.starts_with("os_") => {
+                Ok(text.get(used.range.clone()).unwrap_or_default().to_owned())
             }
             (_, None) => Err(does_not_exist(name)),
             (usage, Some(statement)) => {
@@ -328,7 +337,7 @@ impl Machine {
         let Ensured::NeedsParse { evicted } = server.prepared.ensure(statement.id) else { return };
         match &statement.origin {
             Origin::Protocol(parse_body) => {
-                self.close_evicted(evicted, server);
+                self.make_room(statement.id, evicted, server);
                 statement.write_parse(parse_body, server.output);
                 self.owed.push_back(Owed::Parse { forward: false, id: statement.id, undo: Undo::Nothing });
                 // A Sync of ours must not end what an error of the client's pipeline skips.
@@ -349,9 +358,12 @@ impl Machine {
         }
     }
 
-    fn close_evicted(&mut self, evicted: Option<u64>, server: &mut ServerSide<'_>) {
-        if let Some(evicted) = evicted {
-            statements::write_close(evicted, server.output);
+    /// Closes what has to go before a statement is parsed: one that has to make room, and itself where it may
+    /// be there still.
+    fn make_room(&mut self, id: u64, evicted: Option<u64>, server: &mut ServerSide<'_>) {
+        let own = server.prepared.take_doubt(id).then_some(id);
+        for closed in [evicted, own].into_iter().flatten() {
+            statements::write_close(closed, server.output);
             self.owed.push_back(Owed::Close { forward: false });
         }
     }
@@ -443,7 +455,7 @@ impl Machine {
                 statements::write_close(statement.id, server.output);
                 self.owed.push_back(Owed::Close { forward: false });
             } else if let Ensured::NeedsParse { evicted } = ensured {
-                self.close_evicted(evicted, server);
+                self.make_room(statement.id, evicted, server);
             }
         }
         statement.write_parse(parse_body, server.output);
@@ -517,7 +529,7 @@ impl Machine {
         } else {
             match server.prepared.ensure(statement.id) {
                 Ensured::Present => return,
-                Ensured::NeedsParse { evicted } => self.close_evicted(evicted, server),
+                Ensured::NeedsParse { evicted } => self.make_room(statement.id, evicted, server),
             }
         }
         match &statement.origin {

@@ -385,8 +385,11 @@ impl Machine {
         let owed = match self.owed.pop_front() {
             Some(owed) if owed.ends_with_ready() => owed,
             None if self.syncs_in_copy > 0 => {
+                // The COPY failed before the server read this Sync: it counts after all.
                 self.syncs_in_copy -= 1;
                 self.status = status;
+                self.is_skipping = false;
+                self.is_unsynced = false;
                 return Ok(Fate::Forward);
             }
             _ => return Err(WireError::UnknownTag(tag::READY_FOR_QUERY)),

@@ -1,206 +1,17 @@
 //! Scripted exchanges: what the client and the server say, and what each of them gets to hear.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+mod scene;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::*;
 use crate::session::{Change, Settings};
-use crate::wire::client_message::{Bind, Target};
-use crate::wire::frame::{Frame, take_frame};
+use crate::wire::client_message::Target;
+use crate::wire::frame::take_frame;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message as server;
+use scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
 use server::tag;
-
-/// A server connection as the pool keeps it.
-#[derive(Default)]
-struct Connection {
-    output: BytesMut,
-    pending_ready: usize,
-    status: u8,
-    prepared: PreparedSet,
-    unnamed: u64,
-    last_session: u32,
-    settings_key: u64,
-    schema_version: u64,
-    parameters: BTreeMap<String, String>,
-    is_poisoned: bool,
-}
-
-impl Connection {
-    fn side(&mut self) -> ServerSide<'_> {
-        ServerSide {
-            output: &mut self.output,
-            pending_ready: &mut self.pending_ready,
-            status: &mut self.status,
-            prepared: &mut self.prepared,
-            unnamed: &mut self.unnamed,
-            last_session: &mut self.last_session,
-            settings_key: &mut self.settings_key,
-            schema_version: &mut self.schema_version,
-            parameters: &mut self.parameters,
-            is_poisoned: &mut self.is_poisoned,
-        }
-    }
-
-    /// What it was sent since the last look, readable: tag and first texts of the body.
-    fn heard(&mut self) -> Vec<String> {
-        read(&mut self.output)
-    }
-}
-
-/// A process with nobody else in it.
-#[derive(Default)]
-struct Alone {
-    ids: Cell<u64>,
-    known: RefCell<Vec<(Vec<u8>, u64, u64)>>,
-    version: Cell<u64>,
-    pid: Cell<u32>,
-}
-
-impl Host for Alone {
-    fn own_pid(&self) -> u32 {
-        self.pid.get()
-    }
-    fn unique_id(&self) -> u64 {
-        self.ids.set(self.ids.get() + 1);
-        self.ids.get()
-    }
-    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64 {
-        let mut known = self.known.borrow_mut();
-        if let Some((_, _, id)) = known.iter().find(|(body, key, _)| body == parse_body && *key == settings_key) {
-            return *id;
-        }
-        let id = self.unique_id();
-        known.push((parse_body.to_vec(), settings_key, id));
-        id
-    }
-    fn schema_version(&self) -> u64 {
-        self.version.get()
-    }
-    fn schema_changed(&self) {
-        self.version.set(self.version.get() + 1);
-    }
-    fn identify(&self, _: &str) -> Option<Identified> {
-        None
-    }
-    fn role_of_session(&self, _: u32) -> Option<String> {
-        None
-    }
-    fn is_own_role(&self, _: &str) -> bool {
-        true
-    }
-    fn session_of(&self, server_pid: u32) -> u32 {
-        server_pid + 1_000
-    }
-}
-
-/// Frames as `tag` or `tag:text`, control characters as dots.
-fn read(bytes: &mut BytesMut) -> Vec<String> {
-    let mut found = Vec::new();
-    while let Some(frame) = take_frame(bytes, MESSAGE_BYTES_MAX).unwrap() {
-        let body: String = frame
-            .body()
-            .iter()
-            .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
-            .collect();
-        let body = body.trim_matches('.');
-        let name = char::from(frame.tag);
-        found.push(if body.is_empty() { name.to_string() } else { format!("{name}:{body}") });
-    }
-    assert!(bytes.is_empty());
-    found
-}
-
-/// A session with its client's ear.
-struct Scene {
-    machine: Machine,
-    host: Alone,
-    to_client: BytesMut,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::with(PoolMode::Transaction, Settings::default())
-    }
-
-    fn with(mode: PoolMode, settings: Settings) -> Self {
-        Self { machine: Machine::new(mode, settings), host: Alone::default(), to_client: BytesMut::new() }
-    }
-
-    fn on(mode: PoolMode, connection: &mut Connection) -> Self {
-        let mut scene = Self::with(mode, Settings::default());
-        scene.attach(connection);
-        scene
-    }
-
-    fn attach(&mut self, connection: &mut Connection) {
-        self.machine.attach(&mut connection.side(), &self.host, &mut self.to_client);
-    }
-
-    /// The client says something.
-    fn say(&mut self, connection: &mut Connection, write: impl FnOnce(&mut BytesMut)) -> Taken {
-        let mut bytes = BytesMut::new();
-        write(&mut bytes);
-        let mut last = Taken::Done;
-        while let Some(frame) = take_frame(&mut bytes, MESSAGE_BYTES_MAX).unwrap() {
-            let sent = Bytes::copy_from_slice(&frame.bytes);
-            let frame = Frame { tag: frame.tag, bytes: sent.clone() };
-            let side = &mut connection.side();
-            let side = self.machine.is_attached().then_some(side);
-            last = self.machine.client(frame, side, &self.host, &mut self.to_client).unwrap();
-            assert!(sent[0] != b'P' || sent.is_unique(), "a slice keeps the buffer of its message");
-        }
-        last
-    }
-
-    /// The server says something; what the client gets to hear.
-    fn answer(&mut self, connection: &mut Connection, write: impl FnOnce(&mut BytesMut)) -> Vec<String> {
-        let mut input = BytesMut::new();
-        write(&mut input);
-        let mut side = connection.side();
-        self.machine.pump(&mut input, &mut side, &self.host, &mut self.to_client).unwrap();
-        self.machine.look_after(&mut side);
-        read(&mut self.to_client)
-    }
-}
-
-fn query(text: &str) -> impl FnOnce(&mut BytesMut) {
-    let text = text.to_owned();
-    move |output| client_message::encode_query(output, &text)
-}
-
-fn complete(output: &mut BytesMut, tag: &str, status: u8) {
-    server::write_command_complete(output, tag);
-    server::write_ready_for_query(output, status);
-}
-
-fn error(output: &mut BytesMut, code: &str) {
-    server::write_error(output, "ERROR", code, "no", None, None);
-}
-
-fn parse(output: &mut BytesMut, name: &str, sql: &str) {
-    client_message::encode_parse(output, name, sql, &[]);
-}
-
-fn bind_execute(output: &mut BytesMut, name: &str) {
-    let bind = Bind {
-        portal: String::new(),
-        statement: name.to_owned(),
-        parameter_formats: Vec::new(),
-        parameters: Vec::new(),
-        result_formats: Vec::new(),
-    };
-    client_message::encode_bind(output, "", name, &bind);
-    client_message::encode_execute(output, "", 0);
-}
-
-fn answers(output: &mut BytesMut, tags: &[u8]) {
-    for tag in tags {
-        server::write_empty(output, *tag);
-    }
-}
 
 #[test]
 fn a_query_travels_as_it_is_and_the_connection_is_let_go_behind_it() {
@@ -553,6 +364,25 @@ fn a_sync_behind_the_end_of_a_copy_counts() {
     assert!(scene.machine.owes_client() && !scene.machine.may_release());
     scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
     assert!(scene.machine.may_release() && !scene.machine.is_uncertain());
+}
+
+#[test]
+fn a_sync_that_a_failed_copy_left_unread_counts() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "copy t from stdin");
+        bind_execute(output, "");
+        client_message::encode_copy_data(output, b"nonsense\n");
+        client_message::encode_sync(output);
+    });
+    let heard = scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
+        error(output, "22P02");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(heard.last().unwrap() == "Z:I" && scene.machine.may_release() && connection.pending_ready == 0);
 }
 
 #[test]
