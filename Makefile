@@ -37,7 +37,7 @@ clients: postgresql
 
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
-	cargo nextest run --locked --test faults --no-capture -E 'not test(saturation)'
+	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
 
 saturation: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test faults --no-capture -E 'test(saturation)'
