@@ -358,6 +358,7 @@ fn one_shard_survives_a_server_connection_cut_at_any_message() {
 }
 
 #[test]
+#[ignore = "run by make faults: two shards make it take minutes"]
 fn two_shards_survive_a_server_connection_cut_at_any_message() {
     Work::new().share(2, 2, POOL, cut_server_everywhere);
 }
