@@ -10,6 +10,7 @@ use super::statement::Mode;
 use super::{Failure, Session, shard_name};
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::session::prepared;
 use crate::session::sql_prepare::{self, Argument};
 use crate::session::{Parsed, PreparedStatement};
 use crate::sql::ast::Statement;
@@ -42,11 +43,7 @@ impl Session {
             return Err(self.refuse(client, parsed, &[], not_understood("PREPARE")).await);
         }
         if self.statements.get(&prepare.name).is_ok() {
-            return Err(ClientError::new(
-                ErrorId::DuplicatePreparedStatement,
-                format!("prepared statement \"{}\" already exists", prepare.name),
-            )
-            .into());
+            return Err(prepared::already_exists(&prepare.name).into());
         }
         let declared = self.type_numbers(client, &prepare.types).await?;
         let described = self.describe_text(client, &body.text, &declared).await?;

@@ -11,6 +11,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::Slot;
+use crate::session::prepared;
 use crate::session::{Change, Parsed};
 use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement, TableRef};
 use crate::sql::walk;
@@ -39,11 +40,7 @@ impl Session {
             Statement::Deallocate(name) => {
                 match name {
                     Some(name) if !self.statements.remove(name) => {
-                        return Err(ClientError::new(
-                            ErrorId::UndefinedPreparedStatement,
-                            format!("prepared statement \"{name}\" does not exist"),
-                        )
-                        .into());
+                        return Err(prepared::does_not_exist(name).into());
                     }
                     Some(_) => {}
                     None => self.statements.remove_all(),

@@ -22,11 +22,11 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::error::{ClientError, ErrorId};
+use crate::executor::direct::{send_away as refuse, stopped};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::{Framed, listener::Listener};
 use crate::session::identity::PID_MIN;
 use crate::wire::limits::{CANCEL_SECRET_BYTES_MIN, MESSAGE_BYTES_MAX};
-use crate::wire::server_message;
 
 pub use limits::ClientLimits;
 pub use login::LoginSettings;
@@ -218,27 +218,6 @@ impl Frontend {
             clients.shutdown().await;
         }
     }
-}
-
-/// Waits until the proxy stops; for ever if nobody can say so any more.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Tells a client why it is sent away. That it may be gone already is no matter.
-async fn refuse(client: &mut Framed, error: &ClientError) {
-    server_message::write_error(
-        client.output(),
-        "FATAL",
-        error.sqlstate(),
-        &error.message,
-        error.detail.as_deref(),
-        error.hint.as_deref(),
-    );
-    let bound = std::time::Duration::from_secs(1);
-    let _gone = tokio::time::timeout(bound, client.flush()).await;
 }
 
 #[cfg(test)]

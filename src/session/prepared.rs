@@ -69,10 +69,7 @@ impl Statements {
     /// 42P05 for a named statement that exists; 54000 over the limit.
     pub fn insert(&mut self, name: &str, statement: Arc<PreparedStatement>) -> Result<(), ClientError> {
         if !name.is_empty() && self.statements.contains_key(name) {
-            return Err(ClientError::new(
-                ErrorId::DuplicatePreparedStatement,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
+            return Err(already_exists(name));
         }
         if self.statements.len() >= STATEMENTS_MAX {
             return Err(ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session")
@@ -87,14 +84,7 @@ impl Statements {
     /// # Errors
     /// 26000 when there is none.
     pub fn get(&self, name: &str) -> Result<Arc<PreparedStatement>, ClientError> {
-        self.statements.get(name).cloned().ok_or_else(|| {
-            let text = if name.is_empty() {
-                "unnamed prepared statement does not exist".to_owned()
-            } else {
-                format!("prepared statement \"{name}\" does not exist")
-            };
-            ClientError::new(ErrorId::UndefinedPreparedStatement, text)
-        })
+        self.statements.get(name).cloned().ok_or_else(|| does_not_exist(name))
     }
 
     /// Close, DEALLOCATE. `false` when there was none.
@@ -132,4 +122,19 @@ impl Statements {
     pub fn end_portals(&mut self) {
         self.portals.clear();
     }
+}
+
+/// 42P05, in PostgreSQL's words.
+pub fn already_exists(name: &str) -> ClientError {
+    ClientError::new(ErrorId::DuplicatePreparedStatement, format!("prepared statement \"{name}\" already exists"))
+}
+
+/// 26000, in PostgreSQL's words.
+pub fn does_not_exist(name: &str) -> ClientError {
+    let text = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{name}\" does not exist")
+    };
+    ClientError::new(ErrorId::UndefinedPreparedStatement, text)
 }

@@ -317,11 +317,23 @@ impl Direct {
     }
 }
 
-/// The session cannot go on.
-async fn send_away(client: &mut Framed, error: &ClientError) {
+/// Tells a client why it is sent away. That it may be gone already is no matter.
+///
+/// # Cancel safety
+/// Safe: the client then hears a part of it.
+pub async fn send_away(client: &mut Framed, error: &ClientError) {
     let (detail, hint) = (error.detail.as_deref(), error.hint.as_deref());
     server_message::write_error(client.output(), "FATAL", error.sqlstate(), &error.message, detail, hint);
     let bound = Duration::from_secs(1);
-    // That the client may be gone already is no matter.
     let _gone = tokio::time::timeout(bound, client.flush()).await;
+}
+
+/// Waits until the proxy stops; for ever if nobody can say so any more.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::sync::watch;
 
-use super::{Direct, send_away};
+use super::{Direct, send_away, stopped};
 use crate::backend::{BackendError, Lease};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::Failure;
@@ -280,11 +280,4 @@ fn has_frame(client: &mut Framed) -> bool {
 fn violation(error: &crate::wire::WireError) -> Failure {
     tracing::debug!(%error, "a client broke the protocol");
     ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()
-}
-
-/// Waits until the proxy stops; for ever if nobody can say so any more.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }

@@ -9,8 +9,8 @@ use super::owed::{Names, Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
-use crate::session::Ensured;
 use crate::session::identity::{self, PidSource, Signal};
+use crate::session::{Ensured, prepared};
 use crate::wire::WireError;
 use crate::wire::client_message::{self, Target};
 use crate::wire::frame::Frame;
@@ -252,7 +252,7 @@ impl Machine {
     ) -> Option<Renamed> {
         let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
-            return host.identify(text).map(|found| Renamed {
+            return self.identified(text.as_bytes(), host).map(|found| Renamed {
                 text: found.text,
                 signals: found.signals,
                 ..Renamed::default()
@@ -674,15 +674,9 @@ fn put_query(text: &[u8], output: &mut BytesMut) {
 }
 
 fn already_exists(name: &[u8]) -> ClientError {
-    let name = String::from_utf8_lossy(name);
-    ClientError::new(ErrorId::DuplicatePreparedStatement, format!("prepared statement \"{name}\" already exists"))
+    prepared::already_exists(&String::from_utf8_lossy(name))
 }
 
 fn does_not_exist(name: &[u8]) -> ClientError {
-    let text = if name.is_empty() {
-        "unnamed prepared statement does not exist".to_owned()
-    } else {
-        format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
-    };
-    ClientError::new(ErrorId::UndefinedPreparedStatement, text)
+    prepared::does_not_exist(&String::from_utf8_lossy(name))
 }
