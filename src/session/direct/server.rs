@@ -396,28 +396,8 @@ impl Machine {
         };
         *server.pending_ready = server.pending_ready.saturating_sub(1);
         match owed {
-            Owed::Quiet(Quiet::Settings) => {
-                if !*server.is_poisoned {
-                    *server.settings_key = self.settings.key();
-                    self.is_waiting = false;
-                }
-                self.report_parameters(server, to_client);
-                return Ok(Fate::Swallow);
-            }
-            Owed::Quiet(Quiet::Inspection) => {
-                self.finish_inspection(server, to_client);
-                return Ok(Fate::Swallow);
-            }
-            Owed::Quiet(Quiet::Restore) => {
-                *server.settings_key = self.settings.key();
-                self.end_inspection(server, to_client);
-                return Ok(Fate::Swallow);
-            }
-            Owed::Quiet(Quiet::Prepare(_) | Quiet::Aside) => return Ok(Fate::Swallow),
-            Owed::Quiet(Quiet::Permission) => {
-                // Without an answer there is no permission.
-                self.permission.get_or_insert_default();
-                self.is_waiting = false;
+            Owed::Quiet(asked) => {
+                self.quiet_ready(&asked, server, to_client);
                 return Ok(Fate::Swallow);
             }
             Owed::Sync { forward: false } => return Ok(Fate::Swallow),
@@ -444,6 +424,30 @@ impl Machine {
             self.report_parameters(server, to_client);
         }
         Ok(Fate::Forward)
+    }
+
+    /// The answer to something this session asked for itself is complete.
+    fn quiet_ready(&mut self, asked: &Quiet, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
+        match asked {
+            Quiet::Settings => {
+                if !*server.is_poisoned {
+                    *server.settings_key = self.settings.key();
+                    self.is_waiting = false;
+                }
+                self.report_parameters(server, to_client);
+            }
+            Quiet::Inspection => self.finish_inspection(server, to_client),
+            Quiet::Restore => {
+                *server.settings_key = self.settings.key();
+                self.end_inspection(server, to_client);
+            }
+            Quiet::Permission => {
+                // Without an answer there is no permission.
+                self.permission.get_or_insert_default();
+                self.is_waiting = false;
+            }
+            Quiet::Prepare(_) | Quiet::Aside => {}
+        }
     }
 
     /// Looks into what the last transaction did to the session, if it may have done something. To be called
