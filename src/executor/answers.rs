@@ -13,6 +13,7 @@ use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::net::{Framed, NetError};
 use crate::wire::client_message;
+use crate::wire::frame::Frame;
 use crate::wire::server_message::tag;
 
 /// Messages of a pipeline are sent on, and their answers read, once so much is under way.
@@ -249,6 +250,9 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
             tag::NOTIFICATION_RESPONSE => continue,
             _ => {}
         }
+        if let Some(expected) = link.expects.front_mut() {
+            note_told(expected, &frame);
+        }
         let (shown, finished) = link.expects.front().map_or((false, true), |expected| judge(expected, frame.tag));
         if let Some(client) = client.as_mut().filter(|_| shown) {
             client.output().extend_from_slice(&frame.bytes);
@@ -266,13 +270,26 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
 fn judge(expected: &Expect, frame_tag: u8) -> (bool, bool) {
     match (expected, frame_tag) {
         (Expect::Parse { forward, .. } | Expect::Bind { forward }, _) => (*forward, true),
-        (Expect::DescribeStatement, tag::PARAMETER_DESCRIPTION) => (true, false),
-        (Expect::DescribeStatement | Expect::DescribePortal, _) => (true, true),
+        (Expect::DescribeStatement { .. }, tag::PARAMETER_DESCRIPTION) => (true, false),
+        (Expect::LookAgain { .. }, tag::PARAMETER_DESCRIPTION) => (false, false),
+        (Expect::DescribeStatement { .. } | Expect::DescribePortal { .. }, _) => (true, true),
         (Expect::Execute { forward }, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
             (*forward, true)
         }
         (Expect::Execute { forward }, _) => (*forward, false),
         _ => (false, true),
+    }
+}
+
+/// Remembers what the client is told of a statement, or compares it.
+fn note_told(expected: &mut Expect, frame: &Frame) {
+    match (expected, frame.tag) {
+        (Expect::DescribeStatement { of } | Expect::LookAgain { of }, tag::PARAMETER_DESCRIPTION) => {
+            of.parameters(frame)
+        }
+        (Expect::DescribeStatement { of } | Expect::DescribePortal { of: Some(of) }, _) => of.note(frame),
+        (Expect::LookAgain { of }, _) => of.compare(frame),
+        _ => {}
     }
 }
 
