@@ -11,6 +11,7 @@ use super::relay::{Expect, forward};
 use super::session::CLIENT_FLUSH_BYTES;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
@@ -107,8 +108,11 @@ impl Session {
 
     async fn relay_from(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
         let name = shard_name(&self.topology, shard);
-        let Some(link) = self.links.get_mut(&shard) else { return Ok(()) };
-        let outcome = relay_expected(link, Some(client), &name).await;
+        let outcome = match self.links.get_mut(&shard) {
+            Some(link) => relay_expected(link, Some(client), &name).await,
+            None => Err(lost_with_answers(&name)),
+        };
+        self.is_answer_lost = outcome.is_err();
         self.after_exchange(shard, outcome)
     }
 
@@ -144,8 +148,9 @@ impl Session {
     /// up to Sync.
     pub(super) async fn pipeline_failed(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
         let first = match failure {
-            // It came from the answers themselves.
+            // It came from the answers themselves: those behind it are nobody's any more.
             failure @ Failure::Postgres(_) => failure,
+            failure if self.is_answer_lost => failure,
             failure => match self.settle(client).await {
                 Ok(()) => failure,
                 Err(earlier) => earlier,
@@ -160,6 +165,7 @@ impl Session {
         self.skip_to_sync = true;
         self.order.clear();
         self.current = None;
+        self.is_answer_lost = false;
         // At once, as PostgreSQL does (`send_message_to_frontend`): a client may wait for it before its Sync.
         client.flush().await?;
         self.finish_unseen().await;
@@ -189,6 +195,13 @@ impl Session {
             }
         }
     }
+}
+
+/// A connection was lost that still owed answers to messages of the client's.
+fn lost_with_answers(name: &str) -> Failure {
+    ClientError::new(ErrorId::StatementCompletionUnknown, format!("the connection to shard {name} was lost"))
+        .with_hint("Whether the statement has run is not known.")
+        .into()
 }
 
 /// Reads to the end of everything that was asked.

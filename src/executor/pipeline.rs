@@ -507,7 +507,7 @@ impl Session {
         {
             self.pipeline_failed(client, failure).await?;
         }
-        (self.skip_to_sync, self.bound) = (false, false);
+        (self.skip_to_sync, self.bound, self.is_answer_lost) = (false, false, false);
         self.current = None;
         self.order.clear();
         if !self.transaction.is_open() {

@@ -191,6 +191,8 @@ pub struct Session {
     pub(super) current: Option<ShardId>,
     /// Shards that owe answers before the present one does, in the order of the client's messages.
     pub(super) order: VecDeque<ShardId>,
+    /// An answer in the middle of a pipeline was an error, or never came: those behind it are not for the client.
+    pub(super) is_answer_lost: bool,
     /// Bytes of messages that were sent and not answered yet.
     pub(super) pipelined_bytes: usize,
     /// A server took every setting that the session has: others will, too.
@@ -246,6 +248,7 @@ impl Session {
             suspended: BTreeMap::new(),
             current: None,
             order: VecDeque::new(),
+            is_answer_lost: false,
             pipelined_bytes: 0,
             settings_are_taken: false,
             parameters_before: None,
