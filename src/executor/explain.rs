@@ -10,8 +10,8 @@ use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::text;
 use crate::planner::{self, BoundShards};
-use crate::session::Parsed;
-use crate::sql::ast::TokenRange;
+use crate::session::{Parsed, sql_prepare};
+use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::server_message::{self, Field};
 
 impl Session {
@@ -24,7 +24,14 @@ impl Session {
     ) -> Result<Done, Failure> {
         let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
         let inner = self.understand(parsed.text.get(start..).unwrap_or_default())?;
-        let lines = self.explain_lines(&inner);
+        let lines = match &*inner.statement {
+            Ok(Statement::Execute { .. }) => {
+                let name = sql_prepare::read_execute(&inner.text, &inner.lexed).map(|execute| execute.name);
+                let statement = self.statements.get(&name.unwrap_or_default())?;
+                self.explain_lines(&statement.parsed)
+            }
+            _ => self.explain_lines(&inner),
+        };
         if mode.describes() {
             server_message::write_row_description(client.output(), &[Field::text("QUERY PLAN")]);
         }

@@ -552,33 +552,36 @@ fn is_sync_next(client: &mut Framed) -> bool {
 
 /// Statements that the proxy answers without a plan.
 pub(super) fn is_ours(parsed: &Parsed) -> bool {
-    matches!(
-        *parsed.statement,
-        Ok(Statement::Begin
-            | Statement::Commit { .. }
-            | Statement::Rollback { .. }
-            | Statement::Savepoint(_)
-            | Statement::Release(_)
-            | Statement::RollbackTo(_)
-            | Statement::SetTransaction
-            | Statement::SetConstraints
-            | Statement::SetSessionCharacteristics
-            | Statement::Set { .. }
-            | Statement::Reset(_)
-            | Statement::Discard(_)
-            | Statement::Deallocate(_)
-            | Statement::Prepare { .. }
-            | Statement::Execute { .. }
-            | Statement::Notification
-            | Statement::TwoPhase
-            | Statement::Explain { ostrakon: true, .. }
-            | Statement::Empty)
-    )
+    is_execute(parsed)
+        || matches!(
+            *parsed.statement,
+            Ok(Statement::Begin
+                | Statement::Commit { .. }
+                | Statement::Rollback { .. }
+                | Statement::Savepoint(_)
+                | Statement::Release(_)
+                | Statement::RollbackTo(_)
+                | Statement::SetTransaction
+                | Statement::SetConstraints
+                | Statement::SetSessionCharacteristics
+                | Statement::Set { .. }
+                | Statement::Reset(_)
+                | Statement::Discard(_)
+                | Statement::Deallocate(_)
+                | Statement::Prepare { .. }
+                | Statement::Notification
+                | Statement::TwoPhase
+                | Statement::Explain { ostrakon: true, .. }
+                | Statement::Empty)
+        )
 }
 
-/// EXECUTE runs a statement of the session's, which is not the proxy's own.
+/// EXECUTE runs a statement of the session's, which is not the proxy's own; EXPLAIN before it explains that.
 fn is_execute(parsed: &Parsed) -> bool {
-    matches!(*parsed.statement, Ok(Statement::Execute { .. }))
+    match &*parsed.statement {
+        Ok(Statement::Explain { ostrakon: false, statement, .. }) => matches!(**statement, Statement::Execute { .. }),
+        statement => matches!(statement, Ok(Statement::Execute { .. })),
+    }
 }
 
 /// Statements of the proxy's own whose columns are told by their execution.

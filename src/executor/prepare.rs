@@ -14,9 +14,10 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::session::columns::FIRST_USER_TYPE;
 use crate::session::prepared;
-use crate::session::sql_prepare::{self, Argument};
+use crate::session::sql_prepare::{self, Argument, Execute};
 use crate::session::{Columns, Parsed, PreparedStatement, Told};
 use crate::sql::ast::Statement;
+use crate::sql::lexer;
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
@@ -79,7 +80,7 @@ impl Session {
         parsed: &Parsed,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
-        let Some(execute) = sql_prepare::read_execute(&parsed.text, &parsed.lexed) else {
+        let Some((explain, execute)) = execute_in(parsed) else {
             return Err(self.refuse(client, parsed, &[], not_understood("EXECUTE")).await);
         };
         let statement = self.statements.get(&execute.name)?;
@@ -102,21 +103,32 @@ impl Session {
             parameters,
             result_formats,
         };
+        let target = self.explained(explain, &statement.parsed)?;
         let describe = match mode {
-            Mode::Simple => returns_rows(&statement.parsed),
+            Mode::Simple => returns_rows(&target),
             Mode::Extended { describe, .. } => describe,
         };
         let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
-        Box::pin(self.run(client, &statement.parsed, mode)).await
+        Box::pin(self.run(client, &target, mode)).await
+    }
+
+    /// What EXECUTE runs: the statement, with EXPLAIN before it if that stood before EXECUTE.
+    fn explained(&self, explain: &str, parsed: &Arc<Parsed>) -> Result<Arc<Parsed>, Failure> {
+        if explain.is_empty() {
+            return Ok(Arc::clone(parsed));
+        }
+        Ok(Arc::new(self.understand(&format!("{explain}{}", parsed.text))?))
     }
 
     /// RowDescription or NoData of what an EXECUTE will answer.
     pub(super) async fn describe_execute(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Frame, Failure> {
-        let name = sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| execute.name);
-        let statement = self.statements.get(&name.unwrap_or_default())?;
+        let (explain, name) =
+            execute_in(parsed).map_or(("", String::new()), |(explain, execute)| (explain, execute.name));
+        let statement = self.statements.get(&name)?;
         self.look_at_text(client, &statement).await?;
         let shard = self.any_shard();
-        let described = self.describe_text(client, shard, &statement.parsed.text, &statement.parameter_types).await?;
+        let target = self.explained(explain, &statement.parsed)?;
+        let described = self.describe_text(client, shard, &target.text, &statement.parameter_types).await?;
         described.columns.ok_or_else(|| ClientError::new(ErrorId::Internal, "a statement was not described").into())
     }
 
@@ -254,6 +266,16 @@ async fn read_described(link: &mut super::link::Link, name: &str) -> Result<Desc
             _ => {}
         }
     }
+}
+
+/// EXECUTE, and what stands before it: EXPLAIN with its options, or nothing.
+fn execute_in(parsed: &Parsed) -> Option<(&str, Execute)> {
+    let Ok(Statement::Explain { tokens, .. }) = &*parsed.statement else {
+        return sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| ("", execute));
+    };
+    let start = parsed.lexed.tokens.get(tokens.start)?.start;
+    let (explain, inner) = parsed.text.split_at_checked(start)?;
+    Some((explain, sql_prepare::read_execute(inner, &lexer::lex(inner).ok()?)?))
 }
 
 fn not_understood(what: &str) -> ClientError {

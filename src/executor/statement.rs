@@ -91,15 +91,11 @@ impl Session {
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
             Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
             Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
-            Statement::Explain { statement, .. }
-                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
-            {
-                Err(ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXPLAIN of EXECUTE is not supported through the proxy",
-                )
-                .with_hint("Explain the statement itself.")
-                .into())
+            Statement::Explain { statement, .. } if matches!(**statement, Statement::Execute { .. }) => {
+                self.run_execute(client, parsed, mode).await
+            }
+            Statement::Explain { statement, .. } if matches!(**statement, Statement::Prepare { .. }) => {
+                Err(ClientError::new(ErrorId::SyntaxError, "syntax error at or near \"PREPARE\"").into())
             }
             Statement::Notification => self.run_notification(client, parsed).await,
             Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,
