@@ -71,6 +71,13 @@ fn the_pid_that_a_client_was_told_is_its_own_everywhere() {
     assert_eq!(gone, ["E FATAL 57P01 terminating connection due to administrator command"]);
     let own = one.query("SELECT pg_terminate_backend(pg_backend_pid())").answers();
     assert_eq!(own, ["E FATAL 57P01 terminating connection due to administrator command"]);
+    // Nothing of a session runs behind its own end, be it there already or not.
+    for _ in 0..10 {
+        let mut three = client(&cluster);
+        let answers = three.query("SELECT pg_terminate_backend(pg_backend_pid())").query("BEGIN").answers();
+        assert_eq!(answers, ["E FATAL 57P01 terminating connection due to administrator command"]);
+        assert_eq!(three.next(), None);
+    }
 }
 
 #[test]
