@@ -51,6 +51,8 @@ pub struct Facts {
     pub asks_sequence: bool,
     /// May change definitions of tables.
     pub changes_schema: bool,
+    /// A COPY FROM STDIN stands in it, or may stand in it.
+    pub copies_in: bool,
     /// Number of statements.
     pub statements: usize,
 }
@@ -81,8 +83,21 @@ pub fn read(text: &[u8], standard_conforming_strings: bool) -> Facts {
     };
     match lex_with(text, LexOptions { standard_conforming_strings }) {
         Ok(lexed) => Reader { text, lexed: &lexed, facts: Facts::default() }.read(),
-        Err(_) => Facts { sets_any: true, may_pin: true, may_unpin: true, changes_schema: true, ..Facts::default() },
+        Err(_) => Facts {
+            sets_any: true,
+            may_pin: true,
+            may_unpin: true,
+            changes_schema: true,
+            copies_in: true,
+            ..Facts::default()
+        },
     }
+}
+
+/// A COPY FROM STDIN may stand in the text.
+pub fn may_copy_in(text: &[u8], standard_conforming_strings: bool) -> bool {
+    let names = |name: &[u8]| text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
+    (names(b"stdin") || names(b"stdout")) && read(text, standard_conforming_strings).copies_in
 }
 
 struct Reader<'a> {
@@ -131,6 +146,12 @@ impl Reader<'_> {
                     self.named(execute + 1, NameUse::Execute, &tokens);
                 }
                 self.facts.changes_schema |= word == "create";
+            }
+            // PostgreSQL takes FROM STDOUT for FROM STDIN.
+            "copy" => {
+                self.facts.copies_in |= { tokens }.any(|token| {
+                    self.is(token, "from") && (self.is(token + 1, "stdin") || self.is(token + 1, "stdout"))
+                });
             }
             "listen" => self.facts.may_pin = true,
             "unlisten" | "close" => self.facts.may_unpin = true,
