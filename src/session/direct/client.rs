@@ -159,7 +159,7 @@ impl Machine {
         if !rest.is_empty() {
             return Err(WireError::Malformed);
         }
-        let facts = facts::read(text, self.is_standard_conforming());
+        let facts = self.read_facts(text, host);
         if let Some(found) = self.identified(text, host)
             && !found.signals.is_empty()
             && let Some(held) = self.may_signal(&found.signals, None, server, host)
@@ -175,7 +175,7 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        self.effects.note(&facts);
+        self.effects.note(&facts, host);
         let undo = Undo::Restore { name: Bytes::new(), before: self.statements.remove(b"") };
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
@@ -419,7 +419,7 @@ impl Machine {
             self.fail(&error, server);
             return Ok(());
         }
-        let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        let facts = Arc::new(self.read_facts(text, host));
         if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
             let text = "lastval and currval of another connection are not known";
             let error = ClientError::new(ErrorId::FeatureNotSupported, text)
@@ -522,7 +522,7 @@ impl Machine {
         self.owed.push_back(Owed::Bind);
         let portal = Bytes::copy_from_slice(portal);
         if !statement.facts.is_plain() || statement.facts.changes_schema {
-            self.effects.note(&statement.facts);
+            self.effects.note(&statement.facts, host);
         }
         self.portals.insert(portal, statement);
         Ok(Taken::Done)
@@ -653,6 +653,10 @@ impl Machine {
     fn fail_with(&mut self, error: Bytes, server: &mut ServerSide<'_>) {
         client_message::encode_describe(server.output, &Target::Statement(statements::server_name(NO_STATEMENT)));
         self.owed.push_back(Owed::Failure(error));
+    }
+
+    fn read_facts(&self, text: &[u8], host: &dyn Host) -> Facts {
+        facts::read(text, self.is_standard_conforming(), &|schema, name| host.may_leave(schema, name))
     }
 
     fn is_standard_conforming(&self) -> bool {

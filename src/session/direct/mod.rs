@@ -80,6 +80,10 @@ pub trait Host {
     fn schema_version(&self) -> u64;
     /// The schema has been changed by this session.
     fn schema_changed(&self);
+    /// A function of that schema, if it is said, and name may leave something in the session that calls it.
+    fn may_leave(&self, schema: Option<&str>, function: &str) -> bool;
+    /// Settings of applications that functions set.
+    fn function_settings(&self) -> Vec<String>;
     /// The text with the session's own identity in place of the connection's, when it asks for one.
     fn identify(&self, text: &str) -> Option<Identified>;
     /// The role of another session of the proxy, by the process id that its client knows.
@@ -120,10 +124,16 @@ struct Effects {
     may_pin: bool,
     may_unpin: bool,
     changes_schema: bool,
+    /// A function was called that may have left anything.
+    calls_unknown: bool,
 }
 
 impl Effects {
-    fn note(&mut self, facts: &facts::Facts) {
+    fn note(&mut self, facts: &facts::Facts, host: &dyn Host) {
+        if facts.calls_unknown && !self.calls_unknown {
+            self.calls_unknown = true;
+            self.sets.extend(host.function_settings());
+        }
         self.sets.extend(facts.sets.iter().cloned());
         self.sets_any |= facts.sets_any;
         self.may_pin |= facts.may_pin;
@@ -154,6 +164,8 @@ pub struct Machine {
     passing_bytes: usize,
     /// Something of the session lives on the connection beyond transactions.
     is_pinned: bool,
+    /// More than what is known of may be set on the connection.
+    is_unsure: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
     /// The client's next message must wait until everything under way is answered.
@@ -191,6 +203,7 @@ impl Machine {
             copy_names: CopyNames::default(),
             passing_bytes: 0,
             is_pinned: false,
+            is_unsure: false,
             is_waiting: false,
             is_held: false,
             is_ready_held: false,
@@ -308,6 +321,7 @@ impl Machine {
     pub fn detach(&mut self) {
         self.is_attached = false;
         self.is_pinned = false;
+        self.is_unsure = false;
         self.is_waiting = false;
         self.is_ready_held = false;
         self.all_answered();

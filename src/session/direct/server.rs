@@ -455,16 +455,18 @@ impl Machine {
             return;
         }
         let effects = &self.effects;
-        let pins = effects.may_pin || (self.is_pinned && effects.may_unpin);
+        let pins = effects.may_pin || effects.calls_unknown || (self.is_pinned && effects.may_unpin);
         if effects.sets.is_empty() && !effects.sets_any && !pins {
             self.effects = super::Effects::default();
             return;
         }
         let mut effects = std::mem::take(&mut self.effects);
-        if effects.sets_any {
+        let asks_all = effects.sets_any || effects.calls_unknown;
+        if asks_all {
             effects.sets.extend(self.settings.extension_names());
         }
-        self.inspection = inspect::Inspection::of(effects.sets, effects.sets_any, pins);
+        self.is_unsure = effects.calls_unknown;
+        self.inspection = inspect::Inspection::of(effects.sets, asks_all, pins);
         server.query(&self.inspection.sql());
         self.owed.push_back(Owed::Quiet(Quiet::Inspection));
         self.is_waiting = true;
@@ -494,8 +496,12 @@ impl Machine {
         }
     }
 
-    fn end_inspection(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+    fn end_inspection(&mut self, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
         self.is_waiting = false;
+        if std::mem::take(&mut self.is_unsure) {
+            // A setting of an application that nobody knows of must not be the next session's.
+            *server.settings_key = u64::MAX;
+        }
         self.report_parameters(server, to_client);
         if std::mem::take(&mut self.is_ready_held) {
             server_message::write_ready_for_query(to_client, self.status);

@@ -269,6 +269,30 @@ fn a_temporary_table_pins_the_session_until_it_is_gone() {
 }
 
 #[test]
+fn what_a_function_left_is_read_back_and_the_next_session_begins_anew() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("select my_function(1)"));
+    connection.heard();
+    let heard = scene.answer(&mut connection, |output| complete(output, "SELECT 1", b'I'));
+    assert_eq!(heard, ["C:SELECT 1", "Z:I"], "the client is told at once");
+    assert!(!scene.machine.may_release() && !scene.machine.takes_client());
+    let asked = connection.heard().remove(0);
+    assert!(asked.contains("'app.tenant'") && asked.contains("pg_settings") && asked.contains("'p'"), "{asked}");
+    scene.answer(&mut connection, |output| {
+        server::write_data_row(output, &[Some(b"v"), Some(b"app.tenant"), Some(b"7")]);
+        server::write_data_row(output, &[Some(b"p"), Some(b""), Some(b"false")]);
+        complete(output, "SELECT 1", b'I');
+    });
+    assert!(scene.machine.may_release() && scene.machine.takes_client());
+    assert!(scene.machine.settings.apply_sql().contains("set_config('app.tenant', '7', false)"));
+    let mut next = Scene::on(PoolMode::Transaction, &mut connection);
+    assert!(connection.heard()[0].starts_with("Q:RESET ALL"), "nobody knows all that it has set");
+    next.answer(&mut connection, |output| complete(output, "RESET", b'I'));
+    assert_eq!(connection.settings_key, next.machine.settings.key());
+}
+
+#[test]
 fn a_look_that_fails_keeps_the_connection() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
