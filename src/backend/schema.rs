@@ -98,7 +98,16 @@ const FUNCTIONS_SQL: &str = "SELECT p.proname, \
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY p.proname";
 
-const QUERIES: &[&str] = &[DATABASE_SQL, RELATIONS_SQL, COLUMNS_SQL, UNIQUE_SQL, VIEWS_SQL, FUNCTIONS_SQL];
+/// Settings of applications that user functions set: no view of PostgreSQL's lists them once they are set.
+const FUNCTION_SETTINGS_SQL: &str = "SELECT DISTINCT pg_catalog.lower(m[1]) AS name \
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace, \
+    LATERAL pg_catalog.regexp_matches(p.prosrc, \
+      '(?:set_config[[:space:]]*[(][[:space:]]*''+|set[[:space:]]+(?:session[[:space:]]+)?)' || \
+      '([[:alpha:]_][[:alnum:]_$]*(?:[.][[:alpha:]_][[:alnum:]_$]*)+)', 'gi') m \
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY name";
+
+const QUERIES: &[&str] =
+    &[DATABASE_SQL, RELATIONS_SQL, COLUMNS_SQL, UNIQUE_SQL, VIEWS_SQL, FUNCTIONS_SQL, FUNCTION_SETTINGS_SQL];
 
 /// `pg_collation.oid` of "default".
 const DEFAULT_COLLATION: &str = "100";
@@ -177,7 +186,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
 /// # Errors
 /// The rows are not those of the statements.
 pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
-    let [database, relations, columns, unique, views, functions]: [Rows; 6] =
+    let [database, relations, columns, unique, views, functions, settings]: [Rows; 7] =
         results.try_into().map_err(|_| SchemaError::Malformed("number of results"))?;
     let default_is_bytewise = database.first().is_some_and(|row| {
         let locale = text(row, 2).or(text(row, 1)).unwrap_or_default();
@@ -197,6 +206,7 @@ pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
         relations: builder.finish(),
         functions: read_functions(&functions)?,
         many_rows: read_many_rows(&functions)?,
+        function_settings: settings.iter().map(|row| required(row, 0).map(str::to_owned)).collect::<Result<_, _>>()?,
         collation_is_bytewise: default_is_bytewise,
     })
 }
@@ -423,7 +433,7 @@ mod tests {
     #[test]
     fn rows_of_another_shape_are_refused() {
         assert!(matches!(build_schema(vec![]), Err(SchemaError::Malformed(_))));
-        let short = vec![vec![], vec![vec![Some("1".into())]], vec![], vec![], vec![], vec![]];
+        let short = vec![vec![], vec![vec![Some("1".into())]], vec![], vec![], vec![], vec![], vec![]];
         assert!(matches!(build_schema(short), Err(SchemaError::Malformed(_))));
     }
 }

@@ -45,6 +45,7 @@ use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
 pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use functions::may_leave_something;
 pub use schema_check::{check_schema, names_unknown_relation};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.

@@ -19,6 +19,8 @@ pub struct Schema {
     /// Names of which at least one overload takes or gives many rows: an aggregate, a window function or one that
     /// returns a set. All are in `functions` too.
     pub many_rows: HashSet<String>,
+    /// Settings of applications (`name.name`, in lower case) that bodies of user functions name as what they set.
+    pub function_settings: Vec<String>,
     /// Text of the database's default collation compares by bytes (C, POSIX, C.UTF-8, ucs_basic).
     pub collation_is_bytewise: bool,
 }
