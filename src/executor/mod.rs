@@ -27,6 +27,7 @@ mod set;
 mod signal;
 mod simple;
 mod statement;
+mod told;
 mod transaction;
 pub mod two_phase;
 mod values;
@@ -151,7 +152,7 @@ pub struct Cluster {
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
-    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    /// Changes of the schema that were made: its snapshot does not hold all that columns depend on.
     schema_changes: AtomicU64,
 }
 
@@ -227,6 +228,13 @@ impl Cluster {
             connect_timeout_ms: self.settings.connect_timeout_ms,
             tls: self.settings.servers_tls.of(&node.name),
         }
+    }
+
+    /// The version of the schema: other after every change that was read or made.
+    fn schema_stamp(&self) -> u64 {
+        let read = self.schema.load().version;
+        let seen = self.schema_changes.load(Ordering::Acquire);
+        (read << 32) | (seen & 0xffff_ffff)
     }
 
     /// Takes over a schema that was just read, unless nothing changed.

@@ -13,7 +13,7 @@ use crate::merge::{Budget, Constant, Merger, Pop};
 use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
-use crate::session::Parsed;
+use crate::session::{Columns, Parsed};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
@@ -77,7 +77,10 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let rows = outcome?;
+        let (rows, columns) = outcome?;
+        if let (Some(columns), Some(shard)) = (columns, shards.first()) {
+            self.columns_shown = Some((columns, *shard));
+        }
         Ok(Done::with_tag(&format!("SELECT {rows}")))
     }
 }
@@ -100,7 +103,7 @@ async fn merge_sources(
     constants: &(dyn Fn(&Slot) -> Option<Constant> + Sync),
     budget: Budget,
     mode: Mode<'_>,
-) -> Result<u64, Failure> {
+) -> Result<(u64, Option<Columns>), Failure> {
     let mut fields = None;
     for source in sources.iter_mut() {
         read_quiet(&mut source.link, &source.name).await?;
@@ -110,6 +113,7 @@ async fn merge_sources(
     let mut fields = fields.unwrap_or_default();
     set_formats(&mut fields, mode);
     let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
+    let columns = mode.describes().then(|| Columns::of(merger.visible_fields()));
     if mode.describes() {
         server_message::write_row_description(client.output(), merger.visible_fields());
     }
@@ -122,7 +126,7 @@ async fn merge_sources(
                     client.flush().await?;
                 }
             }
-            Pop::Done => return Ok(rows),
+            Pop::Done => return Ok((rows, columns)),
             Pop::Pending => {
                 for (index, source) in sources.iter_mut().enumerate() {
                     if merger.needs(index) {
