@@ -506,8 +506,9 @@ async fn relay_copy_out(
             tag::COPY_OUT_RESPONSE if part == 0 => client.output().extend_from_slice(&frame.bytes),
             tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
             tag::COPY_DATA if !error.is_some() => {
-                let shown: Bytes = joiner.push(part, &frame.body()).map_err(copy_failure)?;
-                if shown.len() + 5 == frame.bytes.len() {
+                let body = frame.body();
+                let shown: Bytes = joiner.push(part, &body).map_err(copy_failure)?;
+                if shown == body {
                     forward(client, &frame).await?;
                 } else if !shown.is_empty() {
                     server_message::write_copy_data(client.output(), &shown);

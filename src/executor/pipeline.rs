@@ -568,17 +568,22 @@ pub(super) fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Discard(_)
             | Statement::Deallocate(_)
             | Statement::Prepare { .. }
-            | Statement::Execute { .. }
             | Statement::Notification
             | Statement::TwoPhase
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
-    )
+    ) || is_execute(parsed)
 }
 
-/// EXECUTE runs a statement of the session's, which is not the proxy's own.
+/// EXECUTE, and EXPLAIN of it, run a statement of the session's, which is not the proxy's own.
 fn is_execute(parsed: &Parsed) -> bool {
-    matches!(*parsed.statement, Ok(Statement::Execute { .. }))
+    match &*parsed.statement {
+        Ok(Statement::Execute { .. }) => true,
+        Ok(Statement::Explain { ostrakon, statement, .. }) => {
+            !ostrakon && matches!(**statement, Statement::Execute { .. })
+        }
+        _ => false,
+    }
 }
 
 /// Statements of the proxy's own whose columns are told by their execution.

@@ -16,7 +16,7 @@ use crate::session::columns::FIRST_USER_TYPE;
 use crate::session::prepared;
 use crate::session::sql_prepare::{self, Argument};
 use crate::session::{Columns, Parsed, PreparedStatement, Told};
-use crate::sql::ast::Statement;
+use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
@@ -79,6 +79,47 @@ impl Session {
         parsed: &Parsed,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
+        let (statement, bind) = self.executed(client, parsed, mode).await?;
+        let describe = match mode {
+            Mode::Simple => returns_rows(&statement.parsed),
+            Mode::Extended { describe, .. } => describe,
+        };
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
+        Box::pin(self.run(client, &statement.parsed, mode)).await
+    }
+
+    /// EXPLAIN of EXECUTE, `tokens`: of the statement that it names, with its values.
+    ///
+    /// # Errors
+    /// Those of EXECUTE and of EXPLAIN.
+    pub(super) async fn run_explain_execute(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        tokens: TokenRange,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let (head, execute) = self.explained_execute(parsed, &tokens)?;
+        let (statement, bind) = self.executed(client, &execute, mode).await?;
+        let explained = self.understand(&format!("{head}{}", statement.parsed.text))?;
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: mode.describes() };
+        Box::pin(self.run(client, &explained, mode)).await
+    }
+
+    /// The text before an explained EXECUTE, and that statement by itself.
+    fn explained_execute<'a>(&self, parsed: &'a Parsed, tokens: &TokenRange) -> Result<(&'a str, Parsed), ClientError> {
+        let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
+        let (head, execute) = parsed.text.split_at_checked(start).unwrap_or((&parsed.text, ""));
+        Ok((head, self.understand(execute)?))
+    }
+
+    /// The statement that an EXECUTE names, and the values that it gives.
+    pub(super) async fn executed(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+    ) -> Result<(Arc<PreparedStatement>, Bind), Failure> {
         let Some(execute) = sql_prepare::read_execute(&parsed.text, &parsed.lexed) else {
             return Err(self.refuse(client, parsed, &[], not_understood("EXECUTE")).await);
         };
@@ -102,21 +143,26 @@ impl Session {
             parameters,
             result_formats,
         };
-        let describe = match mode {
-            Mode::Simple => returns_rows(&statement.parsed),
-            Mode::Extended { describe, .. } => describe,
-        };
-        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
-        Box::pin(self.run(client, &statement.parsed, mode)).await
+        Ok((statement, bind))
     }
 
-    /// RowDescription or NoData of what an EXECUTE will answer.
+    /// RowDescription or NoData of what an EXECUTE, or EXPLAIN of one, will answer.
     pub(super) async fn describe_execute(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Frame, Failure> {
+        let execute;
+        let (head, parsed) = match &*parsed.statement {
+            Ok(Statement::Explain { tokens, .. }) => {
+                let (head, inner) = self.explained_execute(parsed, tokens)?;
+                execute = inner;
+                (head, &execute)
+            }
+            _ => ("", parsed),
+        };
         let name = sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| execute.name);
         let statement = self.statements.get(&name.unwrap_or_default())?;
         self.look_at_text(client, &statement).await?;
+        let text = format!("{head}{}", statement.parsed.text);
         let shard = self.any_shard();
-        let described = self.describe_text(client, shard, &statement.parsed.text, &statement.parameter_types).await?;
+        let described = self.describe_text(client, shard, &text, &statement.parameter_types).await?;
         described.columns.ok_or_else(|| ClientError::new(ErrorId::Internal, "a statement was not described").into())
     }
 

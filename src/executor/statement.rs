@@ -87,19 +87,14 @@ impl Session {
                 self.run_setting(client, parsed, statement).await
             }
             Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
-            Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
+            Statement::Explain { ostrakon: true, tokens, .. } => {
+                self.run_explain(client, parsed, tokens.clone(), mode).await
+            }
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
             Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
             Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
-            Statement::Explain { statement, .. }
-                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
-            {
-                Err(ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXPLAIN of EXECUTE is not supported through the proxy",
-                )
-                .with_hint("Explain the statement itself.")
-                .into())
+            Statement::Explain { statement, tokens, .. } if matches!(**statement, Statement::Execute { .. }) => {
+                self.run_explain_execute(client, parsed, tokens.clone(), mode).await
             }
             Statement::Notification => self.run_notification(client, parsed).await,
             Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,

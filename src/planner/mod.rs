@@ -182,6 +182,22 @@ fn plan_explain(
         "EXPLAIN of a statement that needs several shards is not supported",
         "Use EXPLAIN (OSTRAKON) to see the shards and the plan.",
     );
+    if !matches!(
+        statement,
+        Statement::Query(_)
+            | Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Merge(_)
+            | Statement::Declare { .. }
+            | Statement::Ddl(_)
+    ) {
+        // Whatever else PostgreSQL has no EXPLAIN of is the session's, and has no plan.
+        return Err(ClientError::refused(
+            "EXPLAIN of this kind of statement is not supported across shards",
+            "Explain a SELECT, INSERT, UPDATE or DELETE.",
+        ));
+    }
     let mut plan = plan(context, lexed, statement)?;
     plan.inside_transaction = None;
     if let Some(insert) = plan.insert.take() {
