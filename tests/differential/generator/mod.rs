@@ -102,6 +102,9 @@ fn report_refusals(tally: &Tally) {
             100.0 * *count as f64 / tally.statements.max(1) as f64
         );
     }
+    for (code, (count, example)) in &tally.codes {
+        println!("error {code}: {count}\n    {example}");
+    }
     for (kind, (sent, refused)) in &tally.kinds {
         println!("{kind}: {sent} sent, {refused} refused");
     }
@@ -121,6 +124,7 @@ fn unlisted(tally: &Tally) -> Vec<String> {
     news.iter().map(|kind| format!("refused but not in refusal_kinds.txt: {kind}")).collect()
 }
 
+#[cfg(not(feature = "unproved-routing"))]
 #[test]
 fn generated_programs_answer_like_one_postgresql() {
     let chosen = std::env::var("OSTRAKON_SHARDS");
@@ -131,6 +135,27 @@ fn generated_programs_answer_like_one_postgresql() {
     report("all", &tally, Duration::ZERO);
     complaints.extend(unlisted(&tally));
     crate::judge(&complaints);
+}
+
+/// The build in which routes are guessed is caught.
+#[cfg(feature = "unproved-routing")]
+#[test]
+fn routes_that_are_not_proved_are_found() {
+    let (tally, failures) = run(&[3], 2_000, 1);
+    println!("a difference after {} statements", tally.statements);
+    assert!(!failures.is_empty(), "{} statements without proofs are answered like PostgreSQL's", tally.statements);
+}
+
+/// One changed row is found, too.
+#[test]
+fn a_planted_row_is_found_by_a_program() {
+    let program = Program::random(3, 1, 40);
+    let mut cluster = Cluster::without_proxy(2, &[]);
+    assert!(play::play_with(&mut cluster, &program, 1, |_| ()).failures.is_empty());
+    let tally = play::play_with(&mut cluster, &program, 1, |cluster| {
+        cluster.shards[0].superuser().must("UPDATE ref SET i = coalesce(i, 0) + 100");
+    });
+    assert!(!tally.failures.is_empty());
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Tally {
     pub refused: BTreeMap<String, (usize, String)>,
     /// Kind of statement -> sent, refused.
     pub kinds: BTreeMap<&'static str, (usize, usize)>,
+    /// SQLSTATE of equal errors -> times and one statement.
+    pub codes: BTreeMap<String, (usize, String)>,
     pub failures: Vec<Failure>,
 }
 
@@ -53,6 +55,9 @@ impl Tally {
         self.errors += other.errors;
         for (kind, (count, example)) in &other.refused {
             self.refused.entry(kind.clone()).or_insert_with(|| (0, example.clone())).0 += count;
+        }
+        for (code, (count, example)) in &other.codes {
+            self.codes.entry(code.clone()).or_insert_with(|| (0, example.clone())).0 += count;
         }
         for (kind, (sent, refused)) in &other.kinds {
             let entry = self.kinds.entry(kind).or_default();
@@ -106,6 +111,11 @@ pub fn prepare(cluster: &mut Cluster, program: &Program) {
 
 /// Prepares, runs the whole program and compares all tables afterwards. It ends at the first difference in a write.
 pub fn play(cluster: &mut Cluster, program: &Program, failures_max: usize) -> Tally {
+    play_with(cluster, program, failures_max, |_| ())
+}
+
+/// The same, with something done to the servers before the first statement.
+pub fn play_with(cluster: &mut Cluster, program: &Program, failures_max: usize, before: impl Fn(&Cluster)) -> Tally {
     prepare(cluster, program);
     let mut tally = Tally::default();
     let mut pair = Pair::connect(cluster);
@@ -121,13 +131,17 @@ pub fn play(cluster: &mut Cluster, program: &Program, failures_max: usize) -> Ta
             return tally;
         }
     }
+    before(cluster);
     for (index, step) in program.steps.iter().enumerate() {
         tally.statements += 1;
         let entry = tally.kinds.entry(step.kind).or_default();
         entry.0 += 1;
         match pair.step(step) {
             Verdict::Equal => tally.equal += 1,
-            Verdict::EqualError => tally.errors += 1,
+            Verdict::EqualError(code) => {
+                tally.errors += 1;
+                tally.codes.entry(code).or_insert_with(|| (0, step.sql.clone())).0 += 1;
+            }
             Verdict::Refused(message) => {
                 entry.1 += 1;
                 tally.refused.entry(kind_of(&message)).or_insert_with(|| (0, step.sql.clone())).0 += 1;
@@ -149,7 +163,8 @@ pub fn play(cluster: &mut Cluster, program: &Program, failures_max: usize) -> Ta
 /// What one statement gave.
 pub enum Verdict {
     Equal,
-    EqualError,
+    /// Its SQLSTATE.
+    EqualError(String),
     Refused(String),
     Different(String),
 }
@@ -253,12 +268,15 @@ fn judge(expected: &Reply, actual: &Reply, step: &Step) -> Verdict {
         binary: step.mode == Mode::Prepared,
     };
     let Some(text) = difference(expected, actual, &how, &mut <[Ids; 2]>::default()) else {
-        return if expected.fault().is_some() { Verdict::EqualError } else { Verdict::Equal };
+        return match expected.fault() {
+            Some(fault) => Verdict::EqualError(fault.sqlstate.clone()),
+            None => Verdict::Equal,
+        };
     };
     let (left, right) = (expected.sqlstate(), actual.sqlstate());
     let is_violation = |code: &str| code.starts_with("23") || code == "22004";
     if step.any_violation && is_violation(left) && is_violation(right) && expected.status == actual.status {
-        return Verdict::EqualError;
+        return Verdict::EqualError(left.to_owned());
     }
     Verdict::Different(text)
 }

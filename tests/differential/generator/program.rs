@@ -39,7 +39,7 @@ impl Program {
         let mut steps = Vec::new();
         let mut blocks = 0;
         while steps.len() < count {
-            if dice.percent(7) {
+            if dice.percent(3) {
                 blocks += 1;
                 steps.extend(block(&mut dice, &world, blocks));
             } else {
@@ -134,7 +134,7 @@ fn block(dice: &mut Dice, world: &World, number: usize) -> Vec<Step> {
     steps.push(plain(begin.into(), "transaction"));
     let mut has_savepoint = false;
     for _ in 0..2 + dice.below(4) {
-        match dice.below(12) {
+        match dice.below(15) {
             0 | 1 => {
                 steps.push(plain("SAVEPOINT s".into(), "transaction"));
                 has_savepoint = true;

@@ -244,7 +244,10 @@ impl World {
                 (false, true) => " NOT NULL",
                 (false, false) => "",
             };
-            format!("{} {}{more}", column.name, column.kind.type_name())
+            // A precision may change what is written: such a column cannot be a key.
+            let is_bare = column.is_key && column.kind == Kind::Numeric;
+            let type_name = if is_bare { "numeric" } else { column.kind.type_name() };
+            format!("{} {type_name}{more}", column.name)
         };
         let mut parts: Vec<String> = table.columns.iter().map(column).collect();
         parts.push(format!("PRIMARY KEY ({})", table.primary.join(", ")));
