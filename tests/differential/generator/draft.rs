@@ -81,13 +81,48 @@ impl<'w> Draft<'w> {
 
     /// Some value of a column, often one that rows have.
     pub fn some(&mut self, sight: &Sight) -> String {
-        let text = if sight.is_key { sight.kind.key(self.dice.below(POOL)) } else { sight.kind.some(self.dice) };
-        self.value(sight.kind, &text)
+        if !sight.is_key {
+            let text = sight.kind.some(self.dice);
+            return self.value(sight.kind, &text);
+        }
+        let text = sight.kind.key(self.dice.below(POOL));
+        if self.dice.percent(85) {
+            return self.value(sight.kind, &text);
+        }
+        let text = sight.kind.spelled(&text, self.dice);
+        format!("'{}'", text.replace('\'', "''"))
+    }
+
+    /// A condition in which the key stands where it restricts nothing, or less than it seems.
+    pub fn trap(&mut self, key: &[Sight], columns: &[Sight]) -> String {
+        let sight = self.dice.one(key).clone();
+        let (text, one, two) = (sight.text.clone(), self.some(&sight), self.some(&sight));
+        let other = self.condition(columns);
+        match self.dice.below(16) {
+            0 => format!("({text} = {one} OR {other})"),
+            1 => format!("NOT ({text} = {one})"),
+            2 => format!("({text} = {one}) IS NOT TRUE"),
+            3 => format!("CASE WHEN {text} = {one} THEN false ELSE {other} END"),
+            4 => format!("coalesce({text} = {one}, true)"),
+            5 => format!("({text} = {one} OR ({text} = {two} AND {other}))"),
+            6 => format!("{text} <> ALL (ARRAY[{one}, {two}]::{}[])", sight.kind.cast_name()),
+            7 => format!("{text} >= {one}"),
+            8 => format!("{text} IN ({one}, {two}) AND {text} <> {one}"),
+            9 => format!("{text} = {one} AND {text} = {two}"),
+            10 => format!("{text} IS DISTINCT FROM {one}"),
+            11 => format!("{text} IS NOT DISTINCT FROM {one}"),
+            12 => format!("({text} = {one}) = ({text} = {two})"),
+            13 => format!("{text} = {one}::{}", sight.kind.cast_name()),
+            14 => format!("nullif({text}, {one}) IS NULL"),
+            _ => format!("({text} = {one} OR {text} = {two}) AND ({text} = {two} OR {other})"),
+        }
     }
 
     /// A table with a sharding key.
     pub fn sharded(&mut self) -> &'w Table {
-        let tables: Vec<&Table> = self.world.sharded();
+        let has_views = self.dice.percent(10);
+        let tables: Vec<&Table> =
+            self.world.sharded().into_iter().filter(|table| has_views || !table.is_view).collect();
         tables[self.dice.below(tables.len())]
     }
 
@@ -95,6 +130,13 @@ impl<'w> Draft<'w> {
     pub fn written(&mut self) -> &'w Table {
         let tables: Vec<&Table> = self.world.sharded().into_iter().filter(|table| !table.is_view).collect();
         tables[self.dice.below(tables.len())]
+    }
+
+    /// Tables of the same family, itself included; views now and then.
+    pub fn relatives(&mut self, table: &Table) -> Vec<&'w Table> {
+        let has_views = self.dice.percent(10);
+        let is_relative = |other: &&Table| other.family == table.family && (has_views || !other.is_view);
+        self.world.sharded().into_iter().filter(is_relative).collect()
     }
 
     pub fn named(&self, name: &str) -> &'w Table {
@@ -181,8 +223,7 @@ impl<'w> Draft<'w> {
     /// Two tables of a family joined by their keys.
     pub fn colocated(&mut self) -> Source {
         let left = self.sharded();
-        let of_family: Vec<&Table> =
-            self.world.sharded().into_iter().filter(|table| table.family == left.family).collect();
+        let of_family = self.relatives(left);
         let right = of_family[self.dice.below(of_family.len())];
         let mut source = self.table(left, "x");
         let other = self.table(right, "y");
@@ -275,8 +316,7 @@ impl<'w> Draft<'w> {
             ..Source::default()
         };
         if self.dice.percent(40) {
-            let of_family: Vec<&Table> =
-                self.world.sharded().into_iter().filter(|other| other.family == table.family).collect();
+            let of_family = self.relatives(table);
             let right = of_family[self.dice.below(of_family.len())];
             let right = self.table(right, "y");
             let equal: Vec<String> =
@@ -294,6 +334,9 @@ impl<'w> Draft<'w> {
         let mut terms = source.conditions.clone();
         if !source.key.is_empty() && self.dice.percent(35) {
             terms.push(self.by_key(&source.key));
+        }
+        if !source.key.is_empty() && self.dice.percent(8) {
+            terms.push(self.trap(&source.key, &source.columns));
         }
         for _ in 0..self.dice.below(3) {
             let mut term = self.condition(&source.columns);

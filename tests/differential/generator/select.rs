@@ -11,17 +11,19 @@ impl Draft<'_> {
     /// A query as applications send them.
     pub fn query(&mut self) -> Made {
         match self.dice.below(100) {
-            0..=24 => self.point(),
-            25..=46 => self.rows(),
-            47..=61 => self.groups(),
-            62..=66 => self.distinct(),
-            67..=76 => self.subquery(),
-            77..=81 => self.windows(),
-            82..=85 => self.sets(),
-            86..=89 => self.lateral(),
-            90..=92 => self.grouping_sets(),
-            93..=94 => self.distinct_on(),
-            95..=97 => self.scalar(),
+            0..=31 => self.point(),
+            32..=52 => self.rows(),
+            53..=67 => self.groups(),
+            68..=71 => self.distinct(),
+            72..=80 => self.subquery(),
+            81..=84 => self.windows(),
+            85..=87 => self.sets(),
+            88..=90 => self.lateral(),
+            91 => self.grouping_sets(),
+            92 => self.distinct_on(),
+            93..=95 => self.scalar(),
+            96 => self.recursive(),
+            97 => self.many_joins(),
             _ => self.wrong(),
         }
     }
@@ -102,7 +104,9 @@ impl Draft<'_> {
     fn limit(&mut self, sql: &mut String) {
         if self.dice.percent(50) {
             let count = self.dice.below(12).to_string();
-            sql.push_str(&format!(" LIMIT {}", self.value(Kind::Int8, &count).replace('\'', "")));
+            let count = if self.lifts { self.value(Kind::Int8, &count) } else { count };
+            let count = count.replace('\'', "").replace("::bigint", "");
+            sql.push_str(&format!(" LIMIT {count}"));
         }
         if self.dice.percent(20) {
             sql.push_str(&format!(" OFFSET {}", self.dice.below(15)));
@@ -301,8 +305,7 @@ impl Draft<'_> {
         let table = self.sharded();
         let source = self.table(table, "x");
         let inner_table = {
-            let of_family: Vec<_> =
-                self.world.sharded().into_iter().filter(|other| other.family == table.family).collect();
+            let of_family = self.relatives(table);
             of_family[self.dice.below(of_family.len())]
         };
         let inner = self.table(inner_table, "y");
@@ -351,8 +354,7 @@ impl Draft<'_> {
     fn sets(&mut self) -> Made {
         let word = *self.dice.one(&["UNION ALL", "UNION ALL", "UNION", "INTERSECT", "EXCEPT", "EXCEPT ALL"]);
         let left = self.sharded();
-        let of_family: Vec<_> =
-            self.world.sharded().into_iter().filter(|other| other.family == left.family).collect();
+        let of_family = self.relatives(left);
         let right = of_family[self.dice.below(of_family.len())];
         let more = *self.dice.one(&["", ", i", ", t"]);
         let arm = |draft: &mut Self, table: &super::world::Table| {
@@ -372,12 +374,9 @@ impl Draft<'_> {
     }
 
     fn lateral(&mut self) -> Made {
-        let source = {
-            let table = self.sharded();
-            self.table(table, "x")
-        };
-        let of_family: Vec<_> =
-            self.world.sharded().into_iter().filter(|other| other.family == source.family).collect();
+        let table = self.sharded();
+        let source = self.table(table, "x");
+        let of_family = self.relatives(table);
         let inner_table = of_family[self.dice.below(of_family.len())];
         let inner = self.table(inner_table, "y");
         let bound: Vec<String> =
@@ -397,6 +396,51 @@ impl Draft<'_> {
             bound.join(" AND ")
         );
         (sql, Order::Any, "lateral")
+    }
+
+    /// WITH RECURSIVE, often of one key.
+    fn recursive(&mut self) -> Made {
+        let table = self.sharded();
+        let source = self.table(table, "x");
+        let by_key = self.by_key(&source.key);
+        let again = self.by_key(&source.key);
+        let sql = match self.dice.below(3) {
+            0 => format!(
+                "WITH RECURSIVE w(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM w WHERE k < 5) SELECT x.i, w.k FROM {} JOIN w ON w.k = x.i WHERE {by_key}",
+                source.from
+            ),
+            1 => "WITH RECURSIVE w(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM w WHERE k < 9) SELECT sum(k) FROM w".to_owned(),
+            _ => format!(
+                "WITH RECURSIVE w(k) AS (SELECT x.i FROM {0} WHERE {by_key} UNION SELECT x.i FROM {0}, w WHERE {again} AND x.i > w.k) SELECT k FROM w",
+                source.from
+            ),
+        };
+        (sql, Order::Any, "recursive")
+    }
+
+    /// Three tables of a family and the reference table.
+    fn many_joins(&mut self) -> Made {
+        let table = self.sharded();
+        let source = self.table(table, "x");
+        let of_family = self.relatives(table);
+        let mut from = source.from.clone();
+        let mut total = source.total.clone();
+        for alias in ["y", "z"] {
+            let next = of_family[self.dice.below(of_family.len())];
+            let next = self.table(next, alias);
+            let word = *self.dice.one(&["JOIN", "JOIN", "LEFT JOIN"]);
+            let pairs: Vec<String> =
+                source.key.iter().zip(&next.key).map(|(a, b)| format!("{} = {}", a.text, b.text)).collect();
+            from = format!("{from} {word} {} ON {}", next.from, pairs.join(" AND "));
+            total.extend(next.total);
+        }
+        let by_key = self.by_key(&source.key);
+        let condition = if self.dice.percent(60) { by_key } else { self.condition(&source.columns) };
+        let sql = format!(
+            "SELECT x.i, y.i AS yi, z.t, r.t AS rt FROM {from} LEFT JOIN ref r ON r.code = z.i WHERE {condition} ORDER BY {} LIMIT 40",
+            total.join(", ")
+        );
+        (sql, Order::Total, "join")
     }
 
     /// A query of scalars, or of no table.

@@ -178,11 +178,18 @@ fn tokens(sql: &str) -> Vec<String> {
 /// As a case file says it.
 fn case_text(program: &Program) -> String {
     let mut out = String::new();
-    for (name, placement) in program.world.placements() {
+    let used: Vec<&Step> = program.rows.iter().chain(&program.steps).collect();
+    let placements = program.world.placements();
+    let is_used = |name: &str| used.iter().any(|step| step.sql.contains(name));
+    // Tables that no statement names are not shown.
+    let hidden: Vec<&String> = placements.iter().map(|(name, _)| name).filter(|name| !is_used(name)).collect();
+    for (name, placement) in placements.iter().filter(|(name, _)| is_used(name)) {
         let _ = writeln!(out, "-- {name}: {placement:?}");
     }
     for ddl in &program.world.ddl {
-        let _ = writeln!(out, "{ddl};");
+        if !hidden.iter().any(|name| ddl.contains(&format!("TABLE {name} (")) || ddl.contains(&format!(" ON {name} ("))) {
+            let _ = writeln!(out, "{ddl};");
+        }
     }
     for step in program.rows.iter().chain(&program.steps) {
         let _ = write!(out, "{}", step_text(step));

@@ -161,6 +161,26 @@ impl Kind {
         }
     }
 
+    /// Another way to write a value of the kind that PostgreSQL reads as the same.
+    pub fn spelled(self, text: &str, dice: &mut Dice) -> String {
+        match (self, dice.below(3)) {
+            (Int2 | Int4 | Int8, 0) => format!(" {text} "),
+            (Numeric, 0) => format!("{text}00"),
+            (Numeric, 1) if text.ends_with(".00") => text.trim_end_matches(".00").to_owned(),
+            (Bpchar, 0 | 1) => format!("{text:<6}"),
+            (Uuid, 0) => format!("{{{}}}", text.to_uppercase()),
+            (Uuid, 1) => text.replace('-', ""),
+            (Bytea, 0) => text.to_uppercase().replace("\\X", "\\x"),
+            (Date, 0) => text.replace('-', ""),
+            (Date, 1) => format!("{text} 00:00:00"),
+            (Timestamp, 0) => text.replace(' ', "T"),
+            (Timestamp, 1) => format!("{text}.000000"),
+            (TimestampTz, 0) => text.replace(" 23:", " 18:").replace("+00", "-05"),
+            (TimestampTz, 1) => text.replace("+00", "Z"),
+            _ => text.to_owned(),
+        }
+    }
+
     /// Some value that is no key's.
     pub fn some(self, dice: &mut Dice) -> String {
         let one = |dice: &mut Dice, of: &[&str]| (*dice.one(of)).to_owned();

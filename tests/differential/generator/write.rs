@@ -35,7 +35,8 @@ impl Draft<'_> {
             22..=33 => self.upsert(),
             34..=37 => self.insert_select(),
             38..=41 => self.unnest(),
-            42..=61 => self.update(),
+            42..=60 => self.update(),
+            61 => self.merge(),
             62..=65 => self.update_from(),
             66..=78 => self.delete(),
             79..=80 => self.delete_using(),
@@ -45,6 +46,7 @@ impl Draft<'_> {
             89..=91 => self.lock_rows(),
             92..=96 => self.other_table(),
             97 => self.truncate(),
+            98 => self.modifying_with(),
             _ => self.made(),
         }
     }
@@ -100,6 +102,7 @@ impl Draft<'_> {
         if self.dice.percent(6) {
             // A NULL key.
             sql = format!("INSERT INTO {} (i) VALUES (1)", table.name);
+            self.params.clear();
             return Write::new(sql, "insert").loose();
         }
         // Most rows are new, or the statement says what to do when they are not.
@@ -322,8 +325,7 @@ impl Draft<'_> {
 
     fn delete_using(&mut self) -> Write {
         let table = self.written();
-        let of_family: Vec<&Table> =
-            self.world.sharded().into_iter().filter(|other| other.family == table.family).collect();
+        let of_family = self.relatives(table);
         let other = of_family[self.dice.below(of_family.len())];
         let source = self.table(other, "y");
         let target = self.table(table, table.name.as_str());
@@ -333,6 +335,34 @@ impl Draft<'_> {
         terms.push(self.condition(&target.columns));
         let sql = format!("DELETE FROM {} USING {}{}", table.name, source.from, where_of(&terms));
         Write::new(sql, "delete using").loose()
+    }
+
+    fn merge(&mut self) -> Write {
+        let table = self.written();
+        let target = self.table(table, "x");
+        let by_key = self.by_key(&target.key);
+        let pairs: Vec<String> = table.primary.iter().map(|name| format!("x.{name} = y.{name}")).collect();
+        let tail = *self.dice.one(&["UPDATE SET i = y.i + 1", "DELETE", "UPDATE SET t = 'merged'"]);
+        let sql = format!(
+            "MERGE INTO {0} x USING {0} y ON {1} AND {by_key} WHEN MATCHED THEN {tail}",
+            table.name,
+            pairs.join(" AND ")
+        );
+        Write::new(sql, "merge").loose()
+    }
+
+    /// A WITH query that writes.
+    fn modifying_with(&mut self) -> Write {
+        let table = self.written();
+        let source = self.table(table, "");
+        let by_key = self.by_key(&source.key);
+        let list = table.primary.join(", ");
+        let sql = match self.dice.below(3) {
+            0 => format!("WITH w AS (DELETE FROM {} WHERE {by_key} RETURNING {list}) SELECT count(*) FROM w", table.name),
+            1 => format!("WITH w AS (UPDATE {} SET i = 3 WHERE {by_key} RETURNING {list}, i) SELECT * FROM w", table.name),
+            _ => format!("WITH w AS (UPDATE {} SET t = 'w' WHERE {by_key} RETURNING i) SELECT sum(i), count(*) FROM w", table.name),
+        };
+        Write::new(sql, "modifying with").loose()
     }
 
     /// A row gets another key.
@@ -428,7 +458,7 @@ impl Draft<'_> {
     fn made(&mut self) -> Write {
         let label = self.value(Kind::Text, "made");
         match self.dice.below(4) {
-            0 => Write { reads: true, ..Write::new("SELECT count(*), count(DISTINCT id) FROM made".into(), "identity") },
+            0 => Write { reads: true, ..Write::new("SELECT count(*), count(id) FROM made".into(), "identity") },
             1 => Write { shape: true, ..Write::new(format!("INSERT INTO made (label) VALUES ({label}) RETURNING id"), "identity") },
             _ => {
                 let rows: Vec<String> = (0..1 + self.dice.below(3)).map(|row| format!("({label}, {row})")).collect();
