@@ -18,11 +18,11 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// One shard's part of a scatter.
-struct Source {
-    shard: ShardId,
-    name: String,
-    link: Link,
-    finished: bool,
+pub(super) struct Source {
+    pub(super) shard: ShardId,
+    pub(super) name: String,
+    pub(super) link: Link,
+    pub(super) finished: bool,
 }
 
 impl Session {
@@ -158,7 +158,7 @@ fn no_description(name: &str) -> Failure {
 }
 
 /// A described statement says text for every column; the portal's formats are what Bind asked for.
-fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) {
+pub(super) fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) {
     if let Mode::Extended { bind, .. } = mode {
         let count = fields.len();
         for (index, field) in fields.iter_mut().enumerate() {
@@ -192,12 +192,12 @@ async fn read_into(merger: &mut Merger, index: usize, source: &mut Source, clien
     }
 }
 
-async fn next(source: &mut Source) -> Result<Frame, Failure> {
+pub(super) async fn next(source: &mut Source) -> Result<Frame, Failure> {
     source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
 }
 
 /// Reads the rest of an answer that nobody needs.
-async fn drain(source: &mut Source) -> Result<(), Failure> {
+pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
         next(source).await?;
     }

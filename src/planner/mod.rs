@@ -16,6 +16,8 @@ mod ddl;
 mod env;
 mod forward;
 mod functions;
+mod gather;
+mod gather_filter;
 mod insert;
 mod insert_select;
 mod merge_aggregate;
