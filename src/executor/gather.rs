@@ -20,6 +20,7 @@ use crate::net::Framed;
 use crate::plan::GatherPlan;
 use crate::planner::rewrite;
 use crate::session::Parsed;
+use crate::sql::ast::Statement;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
 use crate::wire::server_message::{self, tag};
@@ -53,7 +54,9 @@ impl Session {
         if self.is_at_work() && !self.transaction.is_open() {
             self.open_block().await?;
         }
-        let finish = plan.finish.unwrap_or_else(|| self.finishing_shard(shards));
+        let declared = declared(parsed);
+        let cursor = declared.as_ref().and_then(|(_, name)| self.cursors.get(name).copied());
+        let finish = plan.finish.or(cursor).unwrap_or_else(|| self.finishing_shard(shards));
         let texts = texts(parsed, plan, shards);
         let mut wanted: Vec<ShardId> = texts.fetch.iter().map(|(shard, _)| *shard).chain([finish]).collect();
         wanted.sort_unstable();
@@ -65,13 +68,29 @@ impl Session {
         let types: Vec<u32> = mode.types().iter().take(own).copied().collect();
         let name = shard_name(&self.topology, finish);
         let link = self.held(finish)?;
-        let outcome = check::ask(link, &name, parsed, &texts.finish, &texts.whole, &types, own).await;
+        // Of a cursor the query is described: what stands before it is the same in both texts.
+        let start = declared.as_ref().map_or(0, |(start, _)| *start);
+        let asked = check::Texts {
+            client: parsed.text.get(start..).unwrap_or_default(),
+            finish: texts.finish.get(start..).unwrap_or_default(),
+            fetch: &texts.whole,
+        };
+        let outcome = check::ask(link, &name, &asked, &types, own).await;
         let checked = self.after_exchange(finish, outcome)?;
         let arrays = self.fetch(&texts.fetch, plan, &checked, mode).await?;
         let bind = finish_bind(mode, own, arrays);
         let mut types = checked.own_types.clone();
         types.extend(&checked.array_types);
         let Checked { mut fields, .. } = checked;
+        if declared.is_some() {
+            let describe = matches!(mode, Mode::Extended { describe: true, .. });
+            let finish_mode = Mode::Extended { bind: &bind, types: &types, describe };
+            let show = Show { header: true, rows: false, notices: true };
+            let done = self.exchange(client, finish, &texts.finish, finish_mode, show).await?;
+            self.note_cursor(finish, parsed);
+            self.note_pins(finish, parsed);
+            return Ok(done);
+        }
         let finish_mode = Mode::Extended { bind: &bind, types: &types, describe: false };
         if mode.describes() {
             set_formats(&mut fields, finish_mode);
@@ -149,6 +168,13 @@ impl Session {
         }
         outcome
     }
+}
+
+/// Where the query of a cursor begins, and the cursor's name.
+fn declared(parsed: &Parsed) -> Option<(usize, String)> {
+    let Ok(Statement::Declare { query, .. }) = &*parsed.statement else { return None };
+    let start = parsed.lexed.tokens.get(query.tokens.start)?.start;
+    Some((start, parsed.lexed.identifier(&parsed.text, 1)?))
 }
 
 fn texts(parsed: &Parsed, plan: &GatherPlan, shards: &[ShardId]) -> Texts {

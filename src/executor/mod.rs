@@ -5,6 +5,7 @@
 
 mod answers;
 mod copy;
+mod copy_merged;
 mod ddl;
 pub mod direct;
 mod everywhere;

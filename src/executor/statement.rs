@@ -257,11 +257,13 @@ impl Session {
             }
             BoundShards::Many(shards) => match &plan.several {
                 Several::Merge { splices, merge, otherwise } => {
-                    let merged =
-                        self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await;
+                    let mut is_told = false;
+                    let merged = self
+                        .run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class, &mut is_told)
+                        .await;
                     match (merged, otherwise) {
                         (Err(Failure::Ours(refusal)), Some(gather))
-                            if refusal.id == ErrorId::NotSupportedAcrossShards =>
+                            if refusal.id == ErrorId::NotSupportedAcrossShards && !is_told =>
                         {
                             self.run_gather(client, parsed, &shards, gather, mode).await
                         }

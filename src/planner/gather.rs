@@ -157,6 +157,7 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
     for (occurrence, source) in &kinds {
         builder.splice(occurrence, *source)?;
     }
+    builder.plan.splices.extend(unqualified(subject, &seen, &occurrences));
     builder.plan.splices.sort_by_key(|splice| splice.tokens.start);
     Some(Arc::new(builder.plan))
 }
@@ -181,6 +182,27 @@ fn has_system_columns(subject: &Subject<'_>) -> bool {
     (0..subject.lexed.tokens.len())
         .filter_map(|token| subject.lexed.identifier(subject.text, token))
         .any(|word| SYSTEM_COLUMNS.contains(&word.as_str()))
+}
+
+/// `schema.table.column` of a table that is a subquery now: the schema goes.
+fn unqualified(subject: &Subject<'_>, seen: &Seen, occurrences: &[Occurrence]) -> Vec<Splice> {
+    let is_dot = |at: usize| subject.token(at) == ".";
+    let word = |at: usize| subject.lexed.identifier(subject.text, at);
+    let is_meant = |schema: &str, table: &str| {
+        let is_shown = |occurrence: &Occurrence| {
+            let name = &occurrence.relation.name;
+            occurrence.alias.is_none() && (name.schema.as_str(), name.name.as_str()) == (schema, table)
+        };
+        // Another table under this name might be meant then.
+        let is_taken =
+            seen.tables.iter().any(|(_, alias, ..)| alias.as_ref().is_some_and(|alias| alias.name == table));
+        !is_taken && occurrences.iter().any(is_shown)
+    };
+    (0..subject.lexed.tokens.len())
+        .filter(|at| is_dot(at + 1) && is_dot(at + 3) && !at.checked_sub(1).is_some_and(is_dot))
+        .filter(|at| matches!((word(*at), word(at + 2)), (Some(schema), Some(table)) if is_meant(&schema, &table)))
+        .map(|at| Splice { tokens: at..at + 2, with: Vec::new() })
+        .collect()
 }
 
 struct Builder {

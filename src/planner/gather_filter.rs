@@ -188,6 +188,10 @@ impl One<'_> {
         let is_meant = match qualifier.as_slice() {
             [] => self.is_alone,
             [alias] => alias == self.alias,
+            [schema, table] => {
+                let name = &self.relation.name;
+                self.alias == name.name && (schema, table) == (&name.schema, &name.name)
+            }
             _ => false,
         };
         is_meant && self.relation.column(name).is_some_and(|column| column.type_oid < USER_OIDS)

@@ -49,7 +49,8 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
     let several = match merge {
         Ok((splices, merge)) => {
             // The types decide whether rows can be compared here, and they are known with the first answer only.
-            let compares = !merge.order.is_empty() || merge.distinct || merge.aggregate.is_some();
+            let is_cursor = matches!(statement, Statement::Declare { .. });
+            let compares = is_cursor || !merge.order.is_empty() || merge.distinct || merge.aggregate.is_some();
             let otherwise = if compares && !is_local { gathered() } else { None };
             Several::Merge { splices, merge, otherwise }
         }

@@ -4,10 +4,19 @@ use crate::error::ClientError;
 use crate::executor::Failure;
 use crate::executor::link::{Link, failure_of, read_quiet};
 use crate::executor::relay::is_good_bye;
-use crate::session::Parsed;
 use crate::wire::client_message::{self, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, Field, tag};
+
+/// The texts that are asked about.
+pub struct Texts<'t> {
+    /// The client's.
+    pub client: &'t str,
+    /// The one that the finishing shard runs.
+    pub finish: &'t str,
+    /// The one that fetches the rows of all tables.
+    pub fetch: &'t str,
+}
 
 /// What is known once both texts say the same.
 pub struct Checked {
@@ -36,13 +45,11 @@ struct Described {
 pub async fn ask(
     link: &mut Link,
     name: &str,
-    parsed: &Parsed,
-    finish: &str,
-    fetch: &str,
+    texts: &Texts<'_>,
     types: &[u32],
     own: usize,
 ) -> Result<Checked, Failure> {
-    for (sql, types) in [(parsed.text.as_str(), types), (finish, types), (fetch, &[])] {
+    for (sql, types) in [(texts.client, types), (texts.finish, types), (texts.fetch, &[])] {
         let output = link.lease.output();
         client_message::encode_parse(output, "", sql, types);
         client_message::encode_describe(output, &Target::Statement(String::new()));
