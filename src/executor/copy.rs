@@ -13,7 +13,7 @@ use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::plan::{CopyPlan, Fill, Plan, Route};
+use crate::plan::{CopyPlan, Fill, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
@@ -57,6 +57,9 @@ impl Session {
                     self.open_block().await?;
                 }
                 self.copy_in(client, parsed, copy, several).await?
+            }
+            _ if matches!(plan.several, Several::Merge { .. } | Several::Gather(_)) => {
+                self.copy_merged(client, parsed, copy, mode).await?
             }
             several => self.copy_out(client, parsed, copy, several).await?,
         };
@@ -355,7 +358,7 @@ fn row_for_postgres(error: CopyError, copy: &CopyPlan) -> Result<Option<CopyEven
     }
 }
 
-fn shape_of(options: &ast::CopyOptions) -> CopyShape {
+pub(super) fn shape_of(options: &ast::CopyOptions) -> CopyShape {
     CopyShape {
         format: match options.format {
             ast::CopyFormat::Text => CopyFormat::Text,

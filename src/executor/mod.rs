@@ -5,12 +5,14 @@
 
 mod answers;
 mod copy;
+mod copy_merged;
 mod ddl;
 pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
 mod function_call;
+mod gather;
 mod insert;
 mod last_ids;
 mod link;
@@ -88,6 +90,8 @@ pub struct Settings {
     pub merge_rows_max: usize,
     /// Bytes that a merge may hold.
     pub merge_bytes_max: usize,
+    /// Bytes of rows that are gathered for one statement.
+    pub gather_bytes_max: usize,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
@@ -105,6 +109,7 @@ impl Default for Settings {
         Self {
             merge_rows_max: 1_000_000,
             merge_bytes_max: 256 << 20,
+            gather_bytes_max: 64 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
             servers_tls: ServersTls::default(),

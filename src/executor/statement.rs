@@ -251,9 +251,21 @@ impl Session {
                 Ok(done)
             }
             BoundShards::Many(shards) => match &plan.several {
-                Several::Merge { splices, merge } => {
-                    self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await
+                Several::Merge { splices, merge, otherwise } => {
+                    let mut is_told = false;
+                    let merged = self
+                        .run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class, &mut is_told)
+                        .await;
+                    match (merged, otherwise) {
+                        (Err(Failure::Ours(refusal)), Some(gather))
+                            if refusal.id == ErrorId::NotSupportedAcrossShards && !is_told =>
+                        {
+                            self.run_gather(client, parsed, &shards, gather, mode).await
+                        }
+                        (merged, _) => merged,
+                    }
                 }
+                Several::Gather(gather) => self.run_gather(client, parsed, &shards, gather, mode).await,
                 Several::Sum => self.run_everywhere(client, parsed, &plan, &shards, mode, true).await,
                 Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,
                 Several::Refuse(error) => Err(error.clone().into()),

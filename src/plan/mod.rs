@@ -4,12 +4,17 @@
 //! and parameters that decide, binding turns their values into shards. Must not know: connections,
 //! how frames look, how rows are merged.
 
+pub mod gather;
 pub mod text;
+
+use std::sync::Arc;
 
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::sql::ast::{CopyOptions, TokenRange};
 use crate::topology::{KeyType, TableName};
+
+pub use gather::{GatherColumn, GatherPlan, GatherSource};
 
 /// What a statement does to rows; decides two-phase commit, and later who may answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,7 +112,11 @@ pub enum Several {
         splices: Vec<Splice>,
         /// How rows become one result.
         merge: MergeSpec,
+        /// What is done instead when the columns' types turn out not to be comparable in the proxy.
+        otherwise: Option<Arc<GatherPlan>>,
     },
+    /// One PostgreSQL computes the answer from rows of all.
+    Gather(Arc<GatherPlan>),
     /// Every shard does its part; counts are added, RETURNING rows are concatenated.
     Sum,
     /// Every shard does the same (reference tables, DDL); the first answer is the client's.

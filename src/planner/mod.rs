@@ -16,6 +16,8 @@ mod ddl;
 mod env;
 mod forward;
 mod functions;
+mod gather;
+mod gather_filter;
 mod insert;
 mod insert_select;
 mod merge_aggregate;
@@ -159,10 +161,14 @@ fn refuse_code(what: &str) -> ClientError {
     )
 }
 
-/// A cursor stays on the shard that has it.
+/// A cursor stays on the shard that has it; over several shards it is one over gathered rows.
 fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query, hold: bool) -> Result<Plan, ClientError> {
     let mut plan = select::plan(subject, statement, query)?;
     plan.inside_transaction = (!hold).then_some(DECLARE);
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = plan.several {
+        plan.several = Several::Gather(gather);
+        return Ok(plan);
+    }
     only_one_shard(
         plan,
         ClientError::refused(
