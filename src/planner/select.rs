@@ -7,7 +7,7 @@ use super::merge_rows;
 use super::visit;
 use super::walk::{Mode, Walk};
 use crate::error::ClientError;
-use crate::plan::{Class, MergeSpec, Plan, Route, Several, Splice};
+use crate::plan::{Class, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
 
 /// How the rows of several shards become one result.
@@ -49,6 +49,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: routed.reason,
     })
 }

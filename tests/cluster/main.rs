@@ -11,6 +11,7 @@ mod loader;
 
 mod atomicity;
 mod crash;
+mod ddl;
 mod locks;
 mod pgbench;
 mod pools;
