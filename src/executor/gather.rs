@@ -188,8 +188,7 @@ fn texts(parsed: &Parsed, plan: &GatherPlan, shards: &[ShardId]) -> Texts {
         })
         .collect();
     let joined = |is_asked: &dyn Fn(Option<ShardId>) -> bool| {
-        let asked: Vec<&str> =
-            arms.iter().filter(|(shard, _)| is_asked(*shard)).map(|(_, arm)| arm.as_str()).collect();
+        let asked: Vec<&str> = arms.iter().filter(|(shard, _)| is_asked(*shard)).map(|(_, arm)| arm.as_str()).collect();
         asked.join(" UNION ALL ")
     };
     let mut all: Vec<ShardId> = shards.iter().copied().chain(arms.iter().filter_map(|(shard, _)| *shard)).collect();

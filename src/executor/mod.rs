@@ -24,8 +24,10 @@ mod prepare;
 mod relay;
 mod scatter;
 pub mod secrets;
+mod sequences;
 mod session;
 mod set;
+mod shard_by_shard;
 mod signal;
 mod simple;
 mod statement;
@@ -66,20 +68,21 @@ pub trait Ids: Send + Sync {
     /// The next `count` values of a sequence, in order.
     ///
     /// # Errors
-    /// When no durable block can be had; nothing was given out.
+    /// When none can be had; nothing was given out.
     fn next<'a>(&'a self, sequence: &'a TableName, count: usize) -> BoxFuture<'a, Result<Vec<i64>, ClientError>>;
 
-    /// Learns of a sequence over a connection whose open transaction has just made or altered it.
+    /// As [`Ids::next`], over the connection to the home shard whose open transaction made or altered the sequence.
     ///
     /// # Errors
     /// The connection broke, or there is no such sequence.
-    fn learn<'a>(
+    fn next_within<'a>(
         &'a self,
         sequence: &'a TableName,
+        count: usize,
         connection: &'a mut Connection,
-    ) -> BoxFuture<'a, Result<(), ClientError>>;
+    ) -> BoxFuture<'a, Result<Vec<i64>, ClientError>>;
 
-    /// Forgets what is known of sequences: the schema has changed.
+    /// Forgets the numbers that are not given yet: the schema has changed, or a sequence was set.
     fn forget_all(&self);
 }
 

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::answers::PIPELINE_BYTES_MAX;
 use super::relay::Expect;
+use super::sequences::is_sequence_call;
 use super::session::Suspended;
 use super::statement::{Mode, ends_failure, in_failed_transaction};
 use super::values::StatementValues;
@@ -16,7 +17,7 @@ use crate::backend::Ensured;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::plan::Class;
+use crate::plan::{Class, SequenceUse};
 use crate::planner::BoundShards;
 use crate::session::pins;
 use crate::session::{Parsed, Portal, PreparedStatement, Told};
@@ -191,14 +192,16 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
-        let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe: false };
-        if self.answered_id(&parsed, &StatementValues::new(&parsed.lexed, mode)).is_some() {
+        if is_sequence_call(&parsed) {
             return Ok(None);
         }
         self.know_relations(client, &parsed).await?;
         let plan = match self.plan(&parsed) {
             Ok(plan) => plan,
             Err(refusal) => {
+                if self.names_numbers(&parsed) {
+                    return Ok(None);
+                }
                 let types = portal.statement.parameter_types.clone();
                 return Err(self.refuse(client, &parsed, &types, refusal).await);
             }
@@ -206,6 +209,10 @@ impl Session {
         if let Some(what) = plan.inside_transaction {
             self.needs_block(what)?;
         }
+        if plan.sequences == SequenceUse::Called {
+            return Ok(None);
+        }
+        self.note_sequences(&parsed, plan.sequences);
         if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) || pins::changes_tables(&parsed)
         {
             return Ok(None);

@@ -49,8 +49,23 @@ pub struct Plan {
     pub inside_transaction: Option<&'static str>,
     /// The schema must be read again afterwards.
     pub changes_schema: bool,
+    /// What it does to PostgreSQL's own sequences.
+    pub sequences: SequenceUse,
     /// One line for EXPLAIN: why this route.
     pub reason: String,
+}
+
+/// What a statement does to PostgreSQL's own sequences without the proxy seeing the numbers: what `lastval` and
+/// `currval` say afterwards only the server knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SequenceUse {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Defaults or triggers of the tables that it writes may.
+    Implied,
+    /// It calls `nextval`, `setval` or their like.
+    Called,
 }
 
 /// Which shards a statement needs.

@@ -10,7 +10,7 @@ use super::visit;
 use super::walk::{Mode, Walk};
 use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::{Class, MergeSpec, Plan, Route, Several, Splice};
+use crate::plan::{Class, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
 
 /// How the rows of several shards become one result.
@@ -73,6 +73,7 @@ fn read_plan(class: Class, routed: Routed, several: Several) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: routed.reason,
     }
 }
