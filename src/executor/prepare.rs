@@ -7,19 +7,19 @@ use bytes::Bytes;
 use super::link::failure_of;
 use super::relay::{Done, FirstError};
 use super::statement::Mode;
+use super::told::stale;
 use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::session::prepared;
 use crate::session::sql_prepare::{self, Argument};
-use crate::session::{Parsed, PreparedStatement};
+use crate::session::{Columns, Parsed, PreparedStatement, Told};
 use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
-
-/// Types with lower numbers are the same on every server.
-const FIRST_USER_TYPE: u32 = 16_384;
 
 /// What a server says of a statement.
 struct Described {
@@ -27,6 +27,14 @@ struct Described {
     types: Vec<u32>,
     /// RowDescription or NoData.
     columns: Option<Frame>,
+}
+
+impl Described {
+    fn columns(&self) -> Columns {
+        self.columns
+            .as_ref()
+            .map_or_else(|| Columns::read(tag::NO_DATA, &[]), |frame| Columns::read(frame.tag, &frame.body()))
+    }
 }
 
 impl Session {
@@ -46,14 +54,17 @@ impl Session {
             return Err(prepared::already_exists(&prepare.name).into());
         }
         let declared = self.type_numbers(client, &prepare.types).await?;
-        let described = self.describe_text(client, &body.text, &declared).await?;
+        let shard = self.any_shard();
+        let described = self.describe_text(client, shard, &body.text, &declared).await?;
         let parameter_types = described
             .types
             .iter()
             .map(|number| if *number < FIRST_USER_TYPE { *number } else { 0 })
             .collect::<Vec<u32>>();
-        let id = self.cluster.statement_ids.of(&body.text, &parameter_types, self.settings.parse_key());
-        let statement = PreparedStatement { id, parsed: Arc::new(body), parameter_types };
+        let id = self.statement_id(&body, &parameter_types);
+        let told = Told::default();
+        told.note(described.columns(), Some(described.types), self.schema_stamp(), shard);
+        let statement = PreparedStatement { id, parsed: Arc::new(body), parameter_types, told };
         self.statements.insert(&prepare.name, Arc::new(statement))?;
         Ok(Done::with_tag("PREPARE"))
     }
@@ -122,6 +133,7 @@ impl Session {
             .with_detail(format!("Expected {expected} parameters but got {}.", execute.arguments.len()))
             .into());
         }
+        self.look_at_text(client, &statement).await?;
         let parameters = self.values_of(client, &statement, &execute.arguments).await?;
         let result_formats = mode.bind().map(|bind| bind.result_formats.clone()).unwrap_or_default();
         let bind = Bind {
@@ -147,8 +159,10 @@ impl Session {
         };
         let name = sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| execute.name);
         let statement = self.statements.get(&name.unwrap_or_default())?;
+        self.look_at_text(client, &statement).await?;
         let text = format!("{head}{}", statement.parsed.text);
-        let described = self.describe_text(client, &text, &statement.parameter_types).await?;
+        let shard = self.any_shard();
+        let described = self.describe_text(client, shard, &text, &statement.parameter_types).await?;
         described.columns.ok_or_else(|| ClientError::new(ErrorId::Internal, "a statement was not described").into())
     }
 
@@ -233,9 +247,26 @@ impl Session {
         }
     }
 
-    async fn describe_text(&mut self, client: &mut Framed, sql: &str, types: &[u32]) -> Result<Described, Failure> {
+    /// A statement that was prepared under another schema fails if its columns are others now, as on a server.
+    async fn look_at_text(&mut self, client: &mut Framed, statement: &PreparedStatement) -> Result<(), Failure> {
+        let version = self.schema_stamp();
+        if !statement.told.is_before(version) {
+            return Ok(());
+        }
+        let shard = self.shard_to_ask(statement);
+        let described = self.describe_text(client, shard, &statement.parsed.text, &statement.parameter_types).await?;
+        statement.told.compare(described.columns(), &described.types, version);
+        if statement.told.is_before(version) { Err(stale()) } else { Ok(()) }
+    }
+
+    async fn describe_text(
+        &mut self,
+        client: &mut Framed,
+        shard: ShardId,
+        sql: &str,
+        types: &[u32],
+    ) -> Result<Described, Failure> {
         self.settle(client).await?;
-        let shard = self.any_shard();
         let was_at_work = self.is_at_work();
         self.settled_link(shard).await?;
         let name = shard_name(&self.topology, shard);

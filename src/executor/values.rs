@@ -178,26 +178,9 @@ impl Session {
     pub(super) async fn fill(&mut self, fills: &[Fill], rows: usize) -> Result<Vec<Vec<i64>>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for fill in fills {
-            if self.own_schema.is_some() {
-                // Nobody else can see yet what this transaction made of the sequence.
-                self.learn(&fill.sequence).await?;
-            }
-            let values = self.cluster.ids.next(&fill.sequence, rows).await?;
-            if let Some(last) = values.last() {
-                self.ids.note(&fill.sequence, *last);
-            }
-            taken.push(values);
+            taken.push(self.take_ids(&fill.sequence, rows).await?);
         }
         Ok(taken)
-    }
-
-    async fn learn(&mut self, sequence: &crate::topology::TableName) -> Result<(), Failure> {
-        let shard = self.any_shard();
-        self.settled_link(shard).await?;
-        let cluster = std::sync::Arc::clone(&self.cluster);
-        let link = self.held(shard)?;
-        let outcome = cluster.ids.learn(sequence, &mut link.lease).await.map_err(Failure::Ours);
-        self.after_exchange(shard, outcome)
     }
 
     /// Asks a server what value a key text is: PostgreSQL's own input function decides, and its own

@@ -16,6 +16,8 @@ mod ddl;
 mod env;
 mod forward;
 mod functions;
+mod gather;
+mod gather_filter;
 mod insert;
 mod insert_select;
 mod merge_aggregate;
@@ -30,6 +32,7 @@ mod schema_check;
 mod scope;
 mod select;
 mod select_facts;
+pub mod sequences;
 mod temporary;
 mod visit;
 mod walk;
@@ -45,7 +48,9 @@ use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
 pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
-pub use schema_check::{check_schema, names_unknown_relation};
+pub use ddl::indexed_relation as indexed_table;
+pub use functions::may_leave_something;
+pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
 const LOCK: &str = "LOCK TABLE";
@@ -103,29 +108,41 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
     if context.topology.shards.len() <= 1 {
         return Ok(forward::plan(&subject, statement));
     }
+    let mut plan = plan_across(context, &subject, lexed, statement)?;
+    plan.sequences = sequences::used_by(&subject, statement, &plan);
+    Ok(plan)
+}
+
+/// As [`plan`], with several shards.
+fn plan_across(
+    context: &Context<'_>,
+    subject: &Subject<'_>,
+    lexed: &Lexed,
+    statement: &Statement,
+) -> Result<Plan, ClientError> {
     match statement {
-        Statement::Query(query) => match temporary::plan_into(&subject, statement, query) {
+        Statement::Query(query) => match temporary::plan_into(subject, statement, query) {
             Some(plan) => plan,
-            None => select::plan(&subject, statement, query),
+            None => select::plan(subject, statement, query),
         },
-        Statement::Insert(insert) => insert::plan(&subject, statement, insert),
-        Statement::Update(update) => write::plan_update(&subject, statement, update),
-        Statement::Delete(delete) => write::plan_delete(&subject, statement, delete),
-        Statement::Merge(merge) => write::plan_merge(&subject, statement, merge),
-        Statement::Copy(copy) => copy::plan(&subject, statement, copy),
-        Statement::Truncate(tables) => match temporary::plan_tables(&subject, tables) {
+        Statement::Insert(insert) => insert::plan(subject, statement, insert),
+        Statement::Update(update) => write::plan_update(subject, statement, update),
+        Statement::Delete(delete) => write::plan_delete(subject, statement, delete),
+        Statement::Merge(merge) => write::plan_merge(subject, statement, merge),
+        Statement::Copy(copy) => copy::plan(subject, statement, copy),
+        Statement::Truncate(tables) => match temporary::plan_tables(subject, tables) {
             Some(plan) => plan,
-            None => ddl::plan_truncate(&subject, tables),
+            None => ddl::plan_truncate(subject, tables),
         },
-        Statement::Lock(tables) => match temporary::plan_tables(&subject, tables) {
+        Statement::Lock(tables) => match temporary::plan_tables(subject, tables) {
             Some(plan) => plan.map(|plan| Plan { inside_transaction: Some(LOCK), ..plan }),
-            None => ddl::plan_lock(&subject, tables),
+            None => ddl::plan_lock(subject, tables),
         },
-        Statement::Ddl(ddl) => match temporary::plan_ddl(&subject, statement, ddl) {
+        Statement::Ddl(ddl) => match temporary::plan_ddl(subject, statement, ddl) {
             Some(plan) => plan,
-            None => ddl::plan(&subject, ddl),
+            None => ddl::plan(subject, ddl),
         },
-        Statement::Declare { query, hold } => plan_declare(&subject, statement, query, *hold),
+        Statement::Declare { query, hold } => plan_declare(subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),
         Statement::Do => Err(refuse_code("DO")),
@@ -158,10 +175,14 @@ fn refuse_code(what: &str) -> ClientError {
     )
 }
 
-/// A cursor stays on the shard that has it.
+/// A cursor stays on the shard that has it; over several shards it is one over gathered rows.
 fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query, hold: bool) -> Result<Plan, ClientError> {
     let mut plan = select::plan(subject, statement, query)?;
     plan.inside_transaction = (!hold).then_some(DECLARE);
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = plan.several {
+        plan.several = Several::Gather(gather);
+        return Ok(plan);
+    }
     only_one_shard(
         plan,
         ClientError::refused(

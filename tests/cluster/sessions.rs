@@ -577,3 +577,22 @@ fn the_ids_of_an_insert_are_asked_for_right_after_it() {
     let answers = one.run("SELECT currval($1)", &["rows_id_seq"]).sync().answers();
     assert_eq!(answers, ["1", "2", &format!("D {mine}"), "C SELECT 1", "Z I"]);
 }
+
+#[test]
+fn a_second_session_reads_by_the_snapshot_of_the_first() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [mut one, mut two] = [client(&cluster), client(&cluster)];
+    // As `pg_dump --jobs` does. A table that nobody declared lies whole on the first shard.
+    one.must("CREATE TABLE plain (id int)");
+    for session in [&mut one, &mut two] {
+        session.must("BEGIN");
+        session.must("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+    }
+    one.must("LOCK TABLE public.motto, public.plain IN ACCESS SHARE MODE");
+    let snapshot = one.value("SELECT pg_catalog.pg_export_snapshot()");
+    two.must(&format!("SET TRANSACTION SNAPSHOT '{snapshot}'"));
+    two.must("LOCK TABLE public.motto IN ACCESS SHARE MODE NOWAIT");
+    two.must("LOCK TABLE public.plain IN ACCESS SHARE MODE NOWAIT");
+    two.must("COPY public.motto (id, body) TO stdout");
+    two.must("COMMIT");
+}
