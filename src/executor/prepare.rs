@@ -22,11 +22,11 @@ use crate::wire::server_message::{self, tag};
 const FIRST_USER_TYPE: u32 = 16_384;
 
 /// What a server says of a statement.
-struct Described {
+pub(super) struct Described {
     /// Types of its parameters.
-    types: Vec<u32>,
+    pub(super) types: Vec<u32>,
     /// RowDescription or NoData.
-    columns: Option<Frame>,
+    pub(super) columns: Option<Frame>,
 }
 
 impl Session {
@@ -187,7 +187,12 @@ impl Session {
         }
     }
 
-    async fn describe_text(&mut self, client: &mut Framed, sql: &str, types: &[u32]) -> Result<Described, Failure> {
+    pub(super) async fn describe_text(
+        &mut self,
+        client: &mut Framed,
+        sql: &str,
+        types: &[u32],
+    ) -> Result<Described, Failure> {
         self.settle(client).await?;
         let shard = self.any_shard();
         let was_at_work = self.is_at_work();

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::steps::{RowsTarget, Steps};
 use super::{
-    AggregateFunction, AggregateOutput, AggregateSpec, Class, ColumnRef, CompareOperator, Condition, CopyPlan,
-    InsertPlan, KeyTuple, MergeSpec, OrderKey, Plan, Route, Several, Slot,
+    AggregateFunction, AggregateOutput, AggregateSpec, Class, ColumnRef, CompareOperator, Condition, CopyPlan, Fill,
+    FillSource, InsertPlan, KeyTuple, MergeSpec, OrderKey, Plan, Route, Several, Slot,
 };
 
 /// A plan in a few lines, without the values that it will be bound to.
@@ -33,6 +34,9 @@ pub fn render(plan: &Plan) -> String {
         }
         Several::Sum => out.push_str("several: each its part\n"),
         Several::Same => out.push_str("several: all the same\n"),
+        Several::Steps(steps) => {
+            let _ = writeln!(out, "several: {}", steps_text(steps));
+        }
     }
     if let Some(insert) = &plan.insert {
         let _ = writeln!(out, "{}", insert_text(insert));
@@ -204,7 +208,7 @@ fn insert_text(insert: &InsertPlan) -> String {
         }
     }
     for (index, fill) in insert.fills.iter().enumerate() {
-        let _ = write!(text, ", fill {index}: {} from {}", fill.column, fill.sequence.name);
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
     }
     if insert.everywhere {
         text.push_str(", everywhere");
@@ -213,6 +217,41 @@ fn insert_text(insert: &InsertPlan) -> String {
         text.push_str(", may skip rows");
     }
     if insert.returning {
+        text.push_str(", returning");
+    }
+    text
+}
+
+fn fill_text(fill: &Fill) -> String {
+    match &fill.source {
+        FillSource::Sequence(sequence) => format!("{} from {}", fill.column, sequence.name),
+        FillSource::Default => format!("{} from its default", fill.column),
+        FillSource::Expression => format!("{} from its expression", fill.column),
+    }
+}
+
+fn steps_text(steps: &Steps) -> String {
+    match steps {
+        Steps::InsertRows(insert) => format!("the query's rows, {}", target_text(&insert.target)),
+        Steps::MoveRows(moved) => {
+            let mut text = format!("rows whose key changes move, {}", target_text(&moved.target));
+            if let Some(new_key) = &moved.new_key {
+                let _ = write!(text, ", to {}", key(new_key));
+            }
+            text
+        }
+    }
+}
+
+fn target_text(target: &RowsTarget) -> String {
+    let mut text = format!("each into {} ({}) by", target.table.name, target.columns.join(", "));
+    for (place, key_type) in &target.key {
+        let _ = write!(text, " {place}:{}", format!("{key_type:?}").to_lowercase());
+    }
+    for (index, fill) in target.fills.iter().enumerate() {
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
+    }
+    if target.returning {
         text.push_str(", returning");
     }
     text
@@ -236,7 +275,7 @@ fn copy_text(copy: &CopyPlan) -> String {
         let _ = write!(text, ", key fields {}", fields.join(" "));
     }
     for (index, fill) in copy.fills.iter().enumerate() {
-        let _ = write!(text, ", fill {index}: {} from {}", fill.column, fill.sequence.name);
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
     }
     text
 }

@@ -3,7 +3,7 @@
 use super::predicate;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
-use crate::plan::{InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
+use crate::plan::{Filled, InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
 use crate::sql::{Literal, LiteralKind};
 use crate::topology::{KeyType, KeyValue, Topology};
 use crate::wire::Format;
@@ -25,8 +25,8 @@ pub trait Values {
     fn literal(&self, index: usize) -> Option<&Literal>;
     /// `$n`, from 1.
     fn param(&self, number: u32) -> Option<ParamValue<'_>>;
-    /// The id for a row of an INSERT: fill and row from 0.
-    fn fill(&self, fill: usize, row: usize) -> Option<i64>;
+    /// What is filled in for a row of an INSERT: fill and row from 0.
+    fn fill(&self, fill: usize, row: usize) -> Option<Filled>;
     /// What a server made of a value that could not be read here; asked before anything is read.
     /// `Some(None)` is NULL.
     fn cast(&self, _slot: &Slot, _key_type: KeyType) -> Option<Option<KeyValue>> {
@@ -255,10 +255,11 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
     }
     let value = match &part.slot {
         Slot::Null => return Read::Null,
-        Slot::Fill(fill) => row.and_then(|row| values.fill(*fill, row)).map(|id| match part.key_type {
-            KeyType::Numeric => KeyValue::Numeric(crate::base::numeric::Numeric::from_i64(id)),
-            _ => KeyValue::Int(id),
-        }),
+        Slot::Fill(fill) => match row.and_then(|row| values.fill(*fill, row)) {
+            Some(Filled::Text(None)) => return Read::Null,
+            Some(filled) => read_filled(&filled, part.key_type),
+            None => None,
+        },
         Slot::Literal { index, negative } => {
             values.literal(*index).and_then(|literal| read_literal(literal, *negative, part.key_type))
         }
@@ -271,6 +272,15 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
         },
     };
     value.map_or(Read::Unsure, Read::Value)
+}
+
+/// A value that was filled in, as a key.
+pub fn read_filled(filled: &Filled, key_type: KeyType) -> Option<KeyValue> {
+    match (filled, key_type) {
+        (Filled::Id(id), KeyType::Numeric) => Some(KeyValue::Numeric(crate::base::numeric::Numeric::from_i64(*id))),
+        (Filled::Id(id), _) => Some(KeyValue::Int(*id)),
+        (Filled::Text(text), _) => key_type.read_text(text.as_ref()?.as_bytes()),
+    }
 }
 
 fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<KeyValue> {
@@ -286,7 +296,7 @@ fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<
 const UNKNOWN: u32 = 705;
 
 /// Reads a parameter by its own type when that is known: comparing then takes place between its value and the key.
-fn read_param(type_oid: u32, format: Format, bytes: &[u8], key_type: KeyType) -> Option<KeyValue> {
+pub fn read_param(type_oid: u32, format: Format, bytes: &[u8], key_type: KeyType) -> Option<KeyValue> {
     let read = |as_type: KeyType| match format {
         Format::Text => as_type.read_text(bytes),
         Format::Binary => as_type.read_binary(bytes),

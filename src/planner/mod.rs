@@ -17,10 +17,12 @@ mod env;
 mod forward;
 mod functions;
 mod insert;
+mod insert_rows;
 mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
 mod merge_rows;
+mod move_rows;
 mod names;
 mod place;
 mod predicate;
@@ -38,13 +40,16 @@ mod walk_from;
 mod write;
 
 use crate::error::{ClientError, ErrorId};
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, KeyTuple, Plan, Route, Several};
 use crate::sql::Lexed;
 use crate::sql::ast::{Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
-pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use bind::{
+    BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind, is_stored_as_given, missing_key, read_filled,
+    read_param,
+};
 pub use schema_check::{check_schema, names_unknown_relation};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
@@ -198,6 +203,12 @@ fn plan_explain(
         plan.changes_schema = false;
     }
     only_one_shard(plan, refusal)
+}
+
+/// A plan that says where one key belongs.
+pub fn plan_of_key(key: KeyTuple) -> Plan {
+    let refusal = ClientError::new(ErrorId::Internal, "one key has one shard");
+    write::write_plan(Route::Keys(vec![key]), Several::Refuse(refusal), "one key".to_owned())
 }
 
 /// Keeps a plan only if it needs one shard; several keys may still turn out to be of one shard.
