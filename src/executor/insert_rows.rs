@@ -8,7 +8,7 @@ use super::exchange::Show;
 use super::insert::in_row_order;
 use super::relay::Done;
 use super::statement::Mode;
-use super::steps::{FIRST_USER_TYPE, Question, Rows};
+use super::steps::{FIRST_USER_TYPE, Question, Rows, TEXT};
 use super::{Failure, Session};
 use crate::base::ShardId;
 use crate::error::ClientError;
@@ -62,7 +62,7 @@ impl Session {
         asked: Asked<'_>,
     ) -> Result<Done, Failure> {
         let question = self.question(asked.parsed, &insert.source, asked.types, asked.mode);
-        let rows = self.rows_to_carry(client, question).await?;
+        let rows = self.rows_to_carry(client, question, &insert.untyped).await?;
         let (count, collected) = self.insert_batch(client, &insert.target, &insert.untyped, rows, asked).await?;
         in_row_order(client, collected);
         Ok(Done::with_tag(&format!("INSERT 0 {count}")))
@@ -172,8 +172,6 @@ impl Session {
 
 /// The type as which each column is sent.
 fn declared_types(rows: &Rows, untyped: &[usize]) -> Vec<u32> {
-    /// Literals without a type are text by the time they are rows.
-    const TEXT: u32 = 25;
     let own = |(index, field): (usize, &crate::wire::server_message::Field)| {
         let is_open = field.type_oid >= FIRST_USER_TYPE || field.type_oid == TEXT && untyped.contains(&index);
         if is_open { 0 } else { field.type_oid }

@@ -21,6 +21,7 @@ mod peers;
 mod pins;
 mod pipeline;
 mod prepare;
+mod queries_first;
 mod relay;
 mod scatter;
 pub mod secrets;

@@ -36,7 +36,7 @@ impl Session {
         let is_movable = self.is_movable(client, moved).await?;
         let pieces = if is_movable { &moved.take } else { &moved.lock };
         let mut question = self.question(asked.parsed, pieces, asked.types, asked.mode);
-        let fields = self.fields_of(client, &question).await?;
+        let fields = self.fields_of(client, &question, &moved.untyped).await?;
         question.bind.result_formats = carried_formats(&fields);
         let mut taken = Rows { fields, rows: Vec::new() };
         let (mut count, mut collected) = (0, Vec::new());

@@ -245,7 +245,8 @@ fn can_be_prepared(parsed: &Parsed) -> bool {
     )
 }
 
-fn returns_rows(parsed: &Parsed) -> bool {
+/// The statement answers with rows.
+pub(super) fn returns_rows(parsed: &Parsed) -> bool {
     match &*parsed.statement {
         Ok(Statement::Insert(insert)) => !insert.returning.is_empty(),
         Ok(Statement::Update(update)) => !update.returning.is_empty(),

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::insert_rows::Asked;
+use super::prepare::returns_rows;
 use super::relay::Done;
 use super::statement::Mode;
 use super::{Failure, Session};
@@ -58,6 +59,9 @@ impl Session {
             Steps::MoveRows(moved) => {
                 Box::pin(self.run_move_rows(client, moved, shards, asked(moved.target.returning))).await
             }
+            Steps::QueriesFirst(queries) => {
+                Box::pin(self.run_queries_first(client, queries, asked(returns_rows(parsed)))).await
+            }
         }
     }
 
@@ -105,8 +109,14 @@ impl Session {
 
     /// As [`Session::rows_of`], in a format that another server reads without a doubt: binary for PostgreSQL's own
     /// types, text for the others, whose numbers differ between servers.
-    pub(super) async fn rows_to_carry(&mut self, client: &mut Framed, mut question: Question) -> Result<Rows, Failure> {
-        let fields = self.fields_of(client, &question).await?;
+    /// Columns that are `untyped` literals come as text, too.
+    pub(super) async fn rows_to_carry(
+        &mut self,
+        client: &mut Framed,
+        mut question: Question,
+        untyped: &[usize],
+    ) -> Result<Rows, Failure> {
+        let fields = self.fields_of(client, &question, untyped).await?;
         question.bind.result_formats = carried_formats(&fields);
         let rows = self.rows_of(client, &question).await?;
         // What describes a statement that is merged says nothing of formats.
@@ -116,7 +126,12 @@ impl Session {
     }
 
     /// The columns of a question.
-    pub(super) async fn fields_of(&mut self, client: &mut Framed, question: &Question) -> Result<Vec<Field>, Failure> {
+    pub(super) async fn fields_of(
+        &mut self,
+        client: &mut Framed,
+        question: &Question,
+        untyped: &[usize],
+    ) -> Result<Vec<Field>, Failure> {
         let columns = self.describe_text(client, &question.sql, &question.types).await?.columns;
         let fields = columns
             .filter(|frame| frame.tag == tag::ROW_DESCRIPTION)
@@ -124,7 +139,11 @@ impl Session {
             .transpose()
             .map_err(|_| ClientError::new(ErrorId::Internal, "a statement was not described"))?;
         let mut fields = fields.unwrap_or_default();
-        fields.iter_mut().for_each(|field| field.format = carried_format(field.type_oid));
+        for (index, field) in fields.iter_mut().enumerate() {
+            let is_open = field.type_oid == TEXT && untyped.contains(&index);
+            let is_binary = field.type_oid < FIRST_USER_TYPE && !is_open;
+            field.format = if is_binary { Format::Binary } else { Format::Text };
+        }
         Ok(fields)
     }
 
@@ -184,13 +203,12 @@ pub(super) fn plain_question(sql: String) -> Question {
 /// Types with lower numbers are the same on every server.
 pub(super) const FIRST_USER_TYPE: u32 = 16_384;
 
+/// Literals without a type are text by the time they are rows.
+pub(super) const TEXT: u32 = 25;
+
 /// A format for each column.
 pub(super) fn carried_formats(fields: &[Field]) -> Vec<Format> {
     fields.iter().map(|field| field.format).collect()
-}
-
-fn carried_format(type_oid: u32) -> Format {
-    if type_oid < FIRST_USER_TYPE { Format::Binary } else { Format::Text }
 }
 
 fn too_many_rows() -> ClientError {

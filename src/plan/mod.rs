@@ -81,6 +81,8 @@ pub struct KeyPart {
     pub slot: Slot,
     /// Type of the key column: it decides how the value is read.
     pub key_type: KeyType,
+    /// The value is an array, and the column is one of its elements.
+    pub is_array: bool,
 }
 
 /// A place that holds a value at bind time.

@@ -13,6 +13,8 @@ pub enum Steps {
     InsertRows(InsertRows),
     /// UPDATE of the sharding key: rows whose new key belongs elsewhere leave and are inserted there.
     MoveRows(MoveRows),
+    /// Queries inside a write that stand for themselves run first, the statement then runs with their values.
+    QueriesFirst(Vec<InnerQuery>),
 }
 
 /// Rows of a query, inserted by key.
@@ -66,4 +68,30 @@ pub struct MoveRows {
     pub key_columns: Vec<String>,
     /// Where the rows go.
     pub target: RowsTarget,
+}
+
+/// A query inside a statement that does not depend on the statement's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InnerQuery {
+    /// Its tokens, without parentheses.
+    pub query: TokenRange,
+    /// What is replaced by its values.
+    pub replaced: TokenRange,
+    /// How.
+    pub kind: InnerKind,
+}
+
+/// What a query inside a statement stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InnerKind {
+    /// `IN (query)`: a set of values.
+    In,
+    /// `NOT IN (query)`.
+    NotIn,
+    /// `op ANY (query)` and `op ALL (query)`.
+    Elements,
+    /// `(query)`: one value, or NULL.
+    Value,
+    /// `EXISTS (query)`.
+    Exists,
 }

@@ -71,7 +71,10 @@ fn key(key: &KeyTuple) -> String {
     let parts: Vec<String> = key
         .parts
         .iter()
-        .map(|part| format!("{}:{}", slot(&part.slot), format!("{:?}", part.key_type).to_lowercase()))
+        .map(|part| {
+            let any = if part.is_array { "any " } else { "" };
+            format!("{any}{}:{}", slot(&part.slot), format!("{:?}", part.key_type).to_lowercase())
+        })
         .collect();
     format!("({})", parts.join(", "))
 }
@@ -239,6 +242,10 @@ fn steps_text(steps: &Steps) -> String {
                 let _ = write!(text, ", to {}", key(new_key));
             }
             text
+        }
+        Steps::QueriesFirst(queries) => {
+            let kinds: Vec<String> = queries.iter().map(|query| format!("{:?}", query.kind).to_lowercase()).collect();
+            format!("queries first: {}", kinds.join(", "))
         }
     }
 }

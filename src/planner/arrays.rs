@@ -25,6 +25,13 @@ const ARRAY_TYPES: &[(u32, u32)] = &[
     (2951, 2950),
 ];
 
+/// The array type of a type whose text is exact, for [`read_elements`] and for servers.
+pub fn array_type_of(type_oid: u32) -> Option<u32> {
+    /// `bool`
+    const BOOL: (u32, u32) = (1000, 16);
+    ARRAY_TYPES.iter().chain([&BOOL]).find(|(_, element)| *element == type_oid).map(|(array, _)| *array)
+}
+
 /// More elements than this are not followed.
 const ELEMENTS_MAX: usize = 65_536;
 
@@ -73,6 +80,7 @@ fn split_text(text: &str) -> Option<Vec<Option<String>>> {
             }
             ',' if depth > 0 && !is_open => is_open = true,
             _ if is_array_space(char) => {}
+            ',' => return None,
             _ if depth == 0 || !is_open => return None,
             '"' => {
                 elements.push(Some(quoted_element(&mut chars)?));

@@ -1,5 +1,6 @@
 //! Plan + values -> shards: what an execution costs beside the cache look-up. Must not know: SQL text.
 
+use super::arrays::read_elements;
 use super::predicate;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
@@ -114,7 +115,15 @@ fn bind_keys(
     let mut shards: Vec<ShardId> = Vec::with_capacity(keys.len().min(8));
     let mut unreadable = Vec::new();
     for key in keys {
-        if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
+        if key.parts.iter().any(|part| part.is_array) {
+            match keys_of_arrays(&key.parts, values) {
+                Some(keys) => keys.iter().for_each(|key| add(&mut shards, topology.shard_of_key(key))),
+                None => match &plan.several {
+                    Several::Refuse(refusal) => return Err(BindError::Refused(refusal.clone())),
+                    _ => return Ok(all(topology)),
+                },
+            }
+        } else if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
             add(&mut shards, topology.shard_of_key(&key))
         }
     }
@@ -132,6 +141,51 @@ fn bind_keys(
             shards.sort_unstable();
             Ok(BoundShards::Many(shards))
         }
+    }
+}
+
+/// More keys than this are not followed.
+const ARRAY_KEYS_MAX: usize = 65_536;
+
+/// Every key that arrays and constants together allow; `None` when a value cannot be read here.
+fn keys_of_arrays(parts: &[KeyPart], values: &dyn Values) -> Option<Vec<Vec<KeyValue>>> {
+    let mut keys: Vec<Vec<KeyValue>> = vec![Vec::with_capacity(parts.len())];
+    for part in parts {
+        let elements = match read_elements_of(part, values)? {
+            elements if keys.len().saturating_mul(elements.len()) > ARRAY_KEYS_MAX => return None,
+            elements => elements,
+        };
+        keys = keys
+            .iter()
+            .flat_map(|key| elements.iter().map(move |element| key.iter().chain([element]).cloned().collect()))
+            .collect();
+    }
+    Some(keys)
+}
+
+fn read_elements_of(part: &KeyPart, values: &dyn Values) -> Option<Vec<KeyValue>> {
+    if !part.is_array {
+        return match read(part, values, None) {
+            Read::Value(value) => Some(vec![value]),
+            Read::Null => Some(Vec::new()),
+            Read::Unsure => None,
+        };
+    }
+    match &part.slot {
+        Slot::Param(number) => match values.param(*number)? {
+            ParamValue { bytes: None, .. } => Some(Vec::new()),
+            ParamValue { type_oid, format, bytes: Some(bytes) } => {
+                read_elements(type_oid, format, bytes, part.key_type)
+            }
+        },
+        Slot::Literal { index, negative: false } => match values.literal(*index)? {
+            literal if literal.kind == LiteralKind::String => {
+                read_elements(0, Format::Text, literal.value.as_bytes(), part.key_type)
+            }
+            _ => None,
+        },
+        Slot::Null => Some(Vec::new()),
+        Slot::Literal { .. } | Slot::Fill(_) => None,
     }
 }
 

@@ -210,7 +210,7 @@ pub fn key_of_row(
             KeyType::Varchar => KeyType::Varchar,
             _ => predicate::compared_as(read_as),
         };
-        parts.push(KeyPart { slot, key_type });
+        parts.push(KeyPart { slot, key_type, is_array: false });
     }
     Ok(parts)
 }

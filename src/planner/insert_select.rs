@@ -131,7 +131,7 @@ fn constant_key(
             _ => None,
         };
         match expr.and_then(|expr| predicate::constant(expr, *key_type)) {
-            Some((slot, key_type)) => parts.push(KeyPart { slot, key_type }),
+            Some((slot, key_type)) => parts.push(KeyPart { slot, key_type, is_array: false }),
             None => return Ok(None),
         }
     }

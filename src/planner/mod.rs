@@ -8,6 +8,7 @@
 //! A plan is made for a fingerprint: making it reads no value of a lifted literal, only its place (see
 //! [`crate::sql::fingerprint`]). Must not know: connections, the protocol's state, how rows are merged.
 
+mod arrays;
 pub mod bind;
 mod builtins;
 mod calls;
@@ -26,6 +27,7 @@ mod move_rows;
 mod names;
 mod place;
 mod predicate;
+mod queries_first;
 pub mod rewrite;
 mod route;
 mod schema_check;
@@ -46,10 +48,12 @@ use crate::sql::ast::{Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
+pub use arrays::array_type_of;
 pub use bind::{
     BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind, is_stored_as_given, missing_key, read_filled,
     read_param,
 };
+pub use queries_first::splices as inner_query_splices;
 pub use schema_check::{check_schema, names_unknown_relation};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
@@ -113,9 +117,15 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
             Some(plan) => plan,
             None => select::plan(&subject, statement, query),
         },
-        Statement::Insert(insert) => insert::plan(&subject, statement, insert),
-        Statement::Update(update) => write::plan_update(&subject, statement, update),
-        Statement::Delete(delete) => write::plan_delete(&subject, statement, delete),
+        Statement::Insert(insert) => {
+            queries_first::or_plan(&subject, statement, insert::plan(&subject, statement, insert))
+        }
+        Statement::Update(update) => {
+            queries_first::or_plan(&subject, statement, write::plan_update(&subject, statement, update))
+        }
+        Statement::Delete(delete) => {
+            queries_first::or_plan(&subject, statement, write::plan_delete(&subject, statement, delete))
+        }
         Statement::Merge(merge) => write::plan_merge(&subject, statement, merge),
         Statement::Copy(copy) => copy::plan(&subject, statement, copy),
         Statement::Truncate(tables) => match temporary::plan_tables(&subject, tables) {
