@@ -68,7 +68,7 @@ impl Session {
         })
     }
 
-    fn copies_differ(&self, shard: ShardId) -> Failure {
+    pub(super) fn copies_differ(&self, shard: ShardId) -> Failure {
         ClientError::new(
             ErrorId::Internal,
             format!(

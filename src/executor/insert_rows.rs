@@ -13,7 +13,7 @@ use super::{Failure, Session};
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::net::Framed;
-use crate::plan::steps::{InsertRows, RowsTarget};
+use crate::plan::steps::{InsertRows, RowsTarget, RowsTo};
 use crate::plan::{Filled, Piece};
 use crate::planner::{self, rewrite};
 use crate::session::Parsed;
@@ -109,7 +109,13 @@ impl Session {
 
     /// Rows by shard, ascending.
     fn parts_of_batch(&self, target: &RowsTarget, batch: &Batch) -> Result<BTreeMap<ShardId, Vec<usize>>, ClientError> {
+        let all = || (0..batch.rows.rows.len()).collect::<Vec<usize>>();
         let mut parts: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
+        match target.to {
+            RowsTo::Owner => {}
+            RowsTo::Shard(shard) => return Ok(BTreeMap::from([(shard, all())])),
+            RowsTo::All => return Ok(self.topology.shard_ids().map(|shard| (shard, all())).collect()),
+        }
         for row in 0..batch.rows.rows.len() {
             let shard = match key_of_row(target, batch, row)? {
                 Some(key) => self.topology.shard_of_key(&key),
@@ -145,26 +151,37 @@ impl Session {
             .into());
         }
         let result_formats = asked.mode.bind().map(|bind| bind.result_formats.clone()).unwrap_or_default();
-        let (mut count, mut header) = (0, asked.header);
+        let (mut count, mut header, mut is_first) = (0, asked.header, true);
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
         for (shard, rows) in parts {
             let mut chunks: Vec<&[usize]> = rows.chunks(rows_max.max(1)).collect();
             if chunks.is_empty() {
                 chunks.push(&[]);
             }
+            // Copies answer alike: the first speaks for all.
+            let is_shown = is_first || target.to != RowsTo::All;
+            let mut shard_count = 0;
             for chunk in chunks {
                 let (sql, mut bind, types) = statement(&head, target, batch, chunk, &tail);
                 bind.result_formats.clone_from(&result_formats);
                 let mode = Mode::Extended { bind: &bind, types: &types, describe: header };
-                let show = Show { header, rows: false, notices: true };
+                let show = Show { header, rows: false, notices: is_shown };
                 let (done, frames) = self.exchange_collecting(client, *shard, &sql, mode, show).await?;
                 if let Some(link) = self.links.get_mut(shard) {
                     link.wrote = true;
                 }
-                count += done.row_count().unwrap_or(0);
-                collected.push((chunk.to_vec(), frames));
+                shard_count += done.row_count().unwrap_or(0);
+                if is_shown {
+                    collected.push((chunk.to_vec(), frames));
+                }
                 header = false;
             }
+            if is_shown {
+                count += shard_count;
+            } else if shard_count != count {
+                return Err(self.copies_differ(*shard));
+            }
+            is_first = false;
         }
         Ok((count, collected))
     }

@@ -16,7 +16,7 @@ use crate::plan::KeyTuple;
 use crate::plan::steps::MoveRows;
 use crate::planner::{self, BoundShards, rewrite};
 use crate::wire::frame::Frame;
-use crate::wire::server_message::read_data_row;
+use crate::wire::server_message::{Field, read_data_row};
 
 const QUIET: Show = Show { header: false, rows: false, notices: true };
 
@@ -59,7 +59,11 @@ impl Session {
                 link.wrote = true;
             }
         }
-        if is_movable && (stays.is_none() || !taken.rows.is_empty()) {
+        if stays.is_none() || !taken.rows.is_empty() {
+            if !is_movable {
+                // There are no rows: only what the statement's answer looks like is asked.
+                taken.fields = vec![Field::text("column"); moved.target.columns.len()];
+            }
             let (moved_count, rows) = self.insert_batch(client, &moved.target, &moved.untyped, taken, asked).await?;
             count += moved_count;
             collected.extend(rows);

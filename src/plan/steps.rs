@@ -3,6 +3,7 @@
 //! All steps of a statement run in one transaction. Must not know: connections, how rows are read.
 
 use super::{Fill, Piece};
+use crate::base::ShardId;
 use crate::sql::ast::TokenRange;
 use crate::topology::{KeyType, TableName};
 
@@ -28,7 +29,7 @@ pub struct InsertRows {
     pub target: RowsTarget,
 }
 
-/// Rows that are inserted one by one into a sharded table.
+/// Rows that are inserted one by one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowsTarget {
     /// The table.
@@ -41,6 +42,8 @@ pub struct RowsTarget {
     pub fills: Vec<Fill>,
     /// OVERRIDING SYSTEM VALUE is needed for columns that are always generated.
     pub overrides: bool,
+    /// Which shards get a row.
+    pub to: RowsTo,
     /// For each key column the place of its value among columns and fills, and how it is read.
     pub key: Vec<(usize, KeyType)>,
     /// Any shard refuses a row without a key by itself.
@@ -51,6 +54,17 @@ pub struct RowsTarget {
     pub returning: bool,
     /// ON CONFLICT DO UPDATE: no row may come twice, which only one statement notices.
     pub one_statement: bool,
+}
+
+/// Which shards get a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsTo {
+    /// The owner of its key.
+    Owner,
+    /// This one: a single table.
+    Shard(ShardId),
+    /// All: a reference table.
+    All,
 }
 
 /// An UPDATE that assigns the sharding key.

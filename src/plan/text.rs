@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::steps::{RowsTarget, Steps};
+use super::steps::{RowsTarget, RowsTo, Steps};
 use super::{
     AggregateFunction, AggregateOutput, AggregateSpec, Class, ColumnRef, CompareOperator, Condition, CopyPlan, Fill,
     FillSource, InsertPlan, KeyTuple, MergeSpec, OrderKey, Plan, Route, Several, Slot,
@@ -251,7 +251,12 @@ fn steps_text(steps: &Steps) -> String {
 }
 
 fn target_text(target: &RowsTarget) -> String {
-    let mut text = format!("each into {} ({}) by", target.table.name, target.columns.join(", "));
+    let to = match target.to {
+        RowsTo::Owner => " by".to_owned(),
+        RowsTo::Shard(shard) => format!(" on shard {shard}"),
+        RowsTo::All => " on all shards".to_owned(),
+    };
+    let mut text = format!("each into {} ({}){to}", target.table.name, target.columns.join(", "));
     for (place, key_type) in &target.key {
         let _ = write!(text, " {place}:{}", format!("{key_type:?}").to_lowercase());
     }

@@ -6,6 +6,7 @@ use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
 use super::env::Env;
+use super::insert_rows;
 use super::insert_select;
 use super::place::{self, Place};
 use super::predicate;
@@ -15,6 +16,7 @@ use super::visit;
 use super::walk::{Ctes, Mode, Walk};
 use super::write::{self, write_plan};
 use crate::error::ClientError;
+use crate::plan::steps::RowsTo;
 use crate::plan::{
     Fill, FillSource, InsertPlan, InsertRow, KeyPart, Piece, Plan, Route, RowFill, Several, Slot, Splice,
 };
@@ -38,6 +40,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
             walk.single(&relation.name.name, *home, true);
             inner_queries(&mut walk, insert, &env, &ctes);
             home_plan(&walk)
+                .or_else(|refusal| from_elsewhere(subject, &calls, insert, relation, RowsTo::Shard(*home), refusal))
         }
         (Place::Catalog, _) => {
             walk.at_home(&insert.table.name);
@@ -55,14 +58,32 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         (Place::Reference(relation), source) => {
             write::check_reference_write(relation, &calls, statement)?;
             inner_queries(&mut walk, insert, &env, &ctes);
-            let plan = write::reference_plan(&walk, relation)?;
-            check_defaults(relation, insert)?;
+            let plan = write::reference_plan(&walk, relation)
+                .and_then(|plan| check_defaults(relation, insert).map(|()| plan))
+                .or_else(|refusal| from_elsewhere(subject, &calls, insert, relation, RowsTo::All, refusal))?;
             if matches!(source, InsertSource::Query(_)) {
                 return Ok(plan);
             }
             let filled = values(subject, &walk, insert, relation, None)?;
             Ok(if filled.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty()) { filled } else { plan })
         }
+    }
+}
+
+/// Rows of a query that cannot be inserted where they are made go through the proxy.
+fn from_elsewhere(
+    subject: &Subject<'_>,
+    calls: &Calls,
+    insert: &Insert,
+    relation: &Relation,
+    to: RowsTo,
+    refusal: ClientError,
+) -> Result<Plan, ClientError> {
+    match &insert.source {
+        InsertSource::Query(query) => {
+            insert_rows::plan_elsewhere(subject, calls, insert, query, relation, to).map_err(|_| refusal)
+        }
+        InsertSource::Values(_) | InsertSource::DefaultValues => Err(refusal),
     }
 }
 

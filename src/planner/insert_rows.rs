@@ -4,14 +4,16 @@
 use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
+use super::env::Env;
 use super::insert;
 use super::rewrite::quoted;
 use super::select;
 use super::visit;
-use super::walk::{Output, Walk};
-use crate::error::ClientError;
-use crate::plan::steps::{InsertRows, RowsTarget, Steps};
-use crate::plan::{Fill, Piece};
+use super::walk::{Ctes, Mode, Output, Walk};
+use super::write;
+use crate::error::{ClientError, ErrorId};
+use crate::plan::steps::{InsertRows, RowsTarget, RowsTo, Steps};
+use crate::plan::{Fill, FillSource, Piece, Plan, Route, Several};
 use crate::sql::ast::{Distinct, Expr, Insert, Query, SelectItemKind, SetExpr, Statement};
 use crate::topology::KeyType;
 use crate::topology::schema::{ColumnDefault, Relation, RelationKind};
@@ -46,6 +48,47 @@ pub fn plan(
         ..target(relation, key, columns, head)?
     };
     Ok(Steps::InsertRows(InsertRows { source: source(subject, insert, query), untyped: untyped(query), target }))
+}
+
+/// INSERT … SELECT into a single or reference table, of rows that are not where the table is.
+///
+/// # Errors
+/// A refusal.
+pub fn plan_elsewhere(
+    subject: &Subject<'_>,
+    calls: &Calls,
+    insert: &Insert,
+    query: &Query,
+    relation: &Relation,
+    to: RowsTo,
+) -> Result<Plan, ClientError> {
+    let mut walk = Walk::new(subject);
+    let env = Env::default();
+    let ctes = walk.with(&insert.with, write::is_recursive(subject), None, &env, &Ctes::default());
+    let output = walk.query(query, None, &env, Mode::Plain, &ctes);
+    let Steps::InsertRows(mut rows) = plan(&walk, calls, insert, query, relation, &[], &output)? else {
+        return Err(ClientError::new(ErrorId::Internal, "rows that go elsewhere are inserted"));
+    };
+    rows.target.to = to;
+    match to {
+        // The table's own server gives the ids.
+        RowsTo::Shard(_) => (rows.target.fills, rows.target.overrides) = (Vec::new(), false),
+        RowsTo::All => rows.target.fills.extend(open_defaults(relation, &rows.target.columns)),
+        RowsTo::Owner => {}
+    }
+    let reason = format!("the rows of the query go to {}", relation.name.name);
+    Ok(write::write_plan(Route::All, Several::Steps(Box::new(Steps::InsertRows(rows))), reason))
+}
+
+/// Defaults that might come out differently for each copy.
+fn open_defaults(relation: &Relation, columns: &[String]) -> Vec<Fill> {
+    let is_open = |default: &ColumnDefault| *default == ColumnDefault::Expression;
+    relation
+        .columns
+        .iter()
+        .filter(|column| is_open(&column.default) && !columns.contains(&column.name))
+        .map(|column| Fill { source: FillSource::Default, column: column.name.clone(), type_oid: column.type_oid })
+        .collect()
 }
 
 /// Where the column list begins, or would.
@@ -133,6 +176,7 @@ pub fn target(
         tail: 0..0,
         returning: false,
         one_statement: false,
+        to: RowsTo::Owner,
     })
 }
 

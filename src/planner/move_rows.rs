@@ -61,6 +61,10 @@ pub fn plan(
     if walk.writes || walk.trouble.is_some() {
         return Err(refuse(relation, "Leave WITH and queries out of the statement, or delete the row and insert it."));
     }
+    if becomes_null(update, relation, key) {
+        // Every shard refuses it in PostgreSQL's own words, for as many rows as it has.
+        return Ok(write_plan(routed.route, Several::Sum, routed.reason));
+    }
     let new_key = new_key(update, relation, key)?;
     let steps = steps(walk, update, relation, key, new_key.clone());
     let reason = format!("{}, and where the new key of {} belongs", routed.reason, relation.name.name);
@@ -79,6 +83,15 @@ pub fn plan(
         (Err(refusal), Route::Keys(_)) => Ok(write_plan(route, Several::Refuse(refusal), reason)),
         (Err(refusal), _) => Err(refusal),
     }
+}
+
+/// A part of the key is to be NULL, which its column does not take.
+fn becomes_null(update: &Update, relation: &Relation, key: &[(String, KeyType)]) -> bool {
+    insert::key_is_not_null(relation, key)
+        && update.assignments.iter().any(|assignment| {
+            let is_key = |name: &String| key.iter().any(|(key, _)| key == name);
+            assignment.value == Expr::Null && assignment.columns.iter().any(is_key)
+        })
 }
 
 fn refuse(relation: &Relation, hint: &str) -> ClientError {

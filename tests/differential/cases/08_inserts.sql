@@ -180,3 +180,6 @@ SELECT id, email FROM users WHERE id BETWEEN 4400 AND 9000 ORDER BY id;
 --@ shape
 INSERT INTO events (id, kind) VALUES (gen_random_uuid(), 'r1'), (gen_random_uuid(), 'r2'), ('33333333-0000-4000-8000-000000000001', 'r3') RETURNING id, kind;
 SELECT count(*), count(payload) FROM events WHERE kind LIKE 'r_';
+INSERT INTO settings (name, value) SELECT 'u' || id, email FROM users WHERE id IN (1, 2, 3, 4) RETURNING name, value;
+INSERT INTO countries SELECT 'x' || id, name || '!' FROM users WHERE id IN (5, 6, 7, 8) ORDER BY id RETURNING code, name;
+SELECT * FROM countries WHERE code LIKE 'x%' ORDER BY code;

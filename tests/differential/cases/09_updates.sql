@@ -57,6 +57,15 @@ UPDATE users SET name = 'a', name = 'b' WHERE id = 1;
 SELECT count(*), sum(balance) FROM users;
 WITH u AS (UPDATE users SET name = 'cte' WHERE id = 9 RETURNING id, name) SELECT * FROM u;
 WITH u AS (UPDATE users SET balance = 0 WHERE balance < 0 RETURNING id) SELECT count(*) FROM u;
+WITH u AS (UPDATE users SET name = 'w' || id WHERE id BETWEEN 20 AND 30 RETURNING id, name, country) SELECT * FROM u ORDER BY id DESC LIMIT 4;
+WITH u AS (UPDATE users SET country = 'de' WHERE country = 'fr' RETURNING id, country) SELECT country, count(*) FROM u GROUP BY country ORDER BY 1;
+WITH u AS (UPDATE users SET balance = 1 WHERE id < 40 RETURNING id) SELECT o.id, u.id FROM u JOIN orders o ON o.user_id = u.id ORDER BY 1, 2;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT a.id, b.id FROM u a, u b WHERE a.id = b.id ORDER BY 1;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT count(*) FROM u a, u b;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT 1;
+WITH d AS (DELETE FROM order_items WHERE quantity = 4 RETURNING *), o AS (UPDATE orders SET status = 'paid' FROM d WHERE d.user_id = orders.user_id AND d.order_id = orders.id RETURNING orders.id) SELECT count(*) FROM o;
+WITH d AS (DELETE FROM order_items WHERE quantity = 3 RETURNING *) INSERT INTO order_items SELECT user_id, order_id, line + 500, sku, quantity, price FROM d;
+SELECT user_id, order_id, line FROM order_items ORDER BY 1, 2, 3;
 DELETE FROM order_items WHERE user_id = 18 AND order_id = 1;
 DELETE FROM order_items WHERE quantity = 5 RETURNING user_id, order_id, line;
 DELETE FROM orders WHERE user_id = 18 RETURNING id, amount;
@@ -107,6 +116,14 @@ UPDATE orders SET user_id = user_id + 1 WHERE user_id = 70007 AND id = 7702 RETU
 UPDATE orders SET user_id = 70001 WHERE user_id = 70001 AND id = 1;
 SELECT user_id, id, amount, status, count(*) OVER (PARTITION BY user_id, id) FROM orders WHERE id BETWEEN 7700 AND 7702 ORDER BY id;
 DELETE FROM orders WHERE id BETWEEN 7700 AND 7702;
+INSERT INTO orders (user_id, id, amount) VALUES (18, 7790, 1);
+INSERT INTO order_items VALUES (18, 7790, 90, 'sku-01', 2, 3.5), (18, 7790, 91, 'sku-01', 3, 3.5);
+--@ error 23503
+UPDATE order_items SET user_id = 19 WHERE line = 91;
+--@ error 23503
+UPDATE order_items SET user_id = user_id + 1 WHERE line = 91;
+UPDATE order_items SET user_id = user_id, line = 92 WHERE line = 91 RETURNING user_id, line;
+DELETE FROM orders WHERE id = 7790;
 UPDATE readings SET device = 'other-' || device, value = DEFAULT WHERE device = 'device-3';
 UPDATE readings SET device = 'other-' || device, value = value + 1 WHERE device = 'device-3' RETURNING device, day, value;
 UPDATE readings SET day = '2025-01-01', device = 'one' WHERE device = 'device-1' AND day = '2024-06-03';
