@@ -13,7 +13,7 @@ use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::plan::{CopyPlan, Fill, Plan, Route, Several};
+use crate::plan::{CopyPlan, Fill, FillSource, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
@@ -85,7 +85,7 @@ impl Session {
             return Ok(self.topology.shard_ids().collect());
         }
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        Ok(match self.bind(client, plan, &mut values).await?.shards {
+        Ok(match self.bind(client, plan, &mut values, None).await?.shards {
             BoundShards::One(shard) => vec![shard],
             BoundShards::Any => vec![self.any_shard()],
             BoundShards::Many(shards) => shards,
@@ -226,12 +226,15 @@ impl Session {
     async fn ids_of_row(&mut self, fills: &[Fill], ids: &mut [VecDeque<i64>]) -> Result<Vec<i64>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for (fill, ready) in fills.iter().zip(ids) {
+            let FillSource::Sequence(sequence) = &fill.source else {
+                return Err(ClientError::new(ErrorId::Internal, "COPY fills in ids only").into());
+            };
             if ready.is_empty() {
-                ready.extend(self.cluster.ids.next(&fill.sequence, IDS_AT_ONCE).await?);
+                ready.extend(self.cluster.ids.next(sequence, IDS_AT_ONCE).await?);
             }
             let id = ready.pop_front();
             let id = id.ok_or_else(|| ClientError::new(ErrorId::Internal, "a sequence gave no value"))?;
-            self.ids.note(&fill.sequence, id);
+            self.ids.note(sequence, id);
             taken.push(id);
         }
         Ok(taken)

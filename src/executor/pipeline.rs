@@ -224,7 +224,7 @@ impl Session {
         let bind = portal.bind.clone();
         let mode = Mode::Extended { bind: &bind, types: &portal.statement.parameter_types, describe: false };
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        let bound = self.bind(client, &plan, &mut values).await?;
+        let bound = self.bind(client, &plan, &mut values, None).await?;
         portal.writes = plan.class > Class::ReadLock;
         portal.changes_schema = plan.changes_schema;
         if plan.insert.as_ref().is_some_and(|insert| self.needs_split(insert, &bound)) {

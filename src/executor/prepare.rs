@@ -22,11 +22,11 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// What a server says of a statement.
-struct Described {
+pub(super) struct Described {
     /// Types of its parameters.
-    types: Vec<u32>,
+    pub(super) types: Vec<u32>,
     /// RowDescription or NoData.
-    columns: Option<Frame>,
+    pub(super) columns: Option<Frame>,
 }
 
 impl Described {
@@ -259,7 +259,7 @@ impl Session {
         if statement.told.is_before(version) { Err(stale()) } else { Ok(()) }
     }
 
-    async fn describe_text(
+    pub(super) async fn describe_text(
         &mut self,
         client: &mut Framed,
         shard: ShardId,
@@ -317,7 +317,8 @@ fn can_be_prepared(parsed: &Parsed) -> bool {
     )
 }
 
-fn returns_rows(parsed: &Parsed) -> bool {
+/// The statement answers with rows.
+pub(super) fn returns_rows(parsed: &Parsed) -> bool {
     match &*parsed.statement {
         Ok(Statement::Insert(insert)) => !insert.returning.is_empty(),
         Ok(Statement::Update(update)) => !update.returning.is_empty(),

@@ -182,9 +182,12 @@ impl Session {
         client: &mut Framed,
         plan: &Plan,
         values: &mut StatementValues<'_>,
+        filling: Option<(&Parsed, Mode<'_>)>,
     ) -> Result<planner::Bound, Failure> {
-        if let Some(insert) = plan.insert.as_ref().filter(|insert| !insert.fills.is_empty()) {
-            values.fills = self.fill(&insert.fills, insert.rows.len()).await?;
+        if let Some((insert, (parsed, mode))) = plan.insert.as_ref().zip(filling)
+            && !insert.fills.is_empty()
+        {
+            values.fills = self.fill_rows(client, parsed, insert, mode).await?;
         }
         match planner::bind(plan, &self.topology, values) {
             Ok(bound) => Ok(bound),
@@ -237,7 +240,7 @@ impl Session {
             return self.run_copy(client, parsed, &plan, mode).await;
         }
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        let bound = self.bind(client, &plan, &mut values).await?;
+        let bound = self.bind(client, &plan, &mut values, Some((parsed, mode))).await?;
         if let Some(insert) = &plan.insert
             && self.needs_split(insert, &bound)
         {
@@ -276,6 +279,7 @@ impl Session {
                     self.run_shard_by_shard(client, parsed, &plan, &shards, mode).await
                 }
                 Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,
+                Several::Steps(steps) => self.run_steps(client, parsed, steps, &shards, mode).await,
                 Several::Refuse(error) => Err(error.clone().into()),
             },
         }

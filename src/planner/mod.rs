@@ -8,6 +8,7 @@
 //! A plan is made for a fingerprint: making it reads no value of a lifted literal, only its place (see
 //! [`crate::sql::fingerprint`]). Must not know: connections, the protocol's state, how rows are merged.
 
+mod arrays;
 pub mod bind;
 mod builtins;
 mod calls;
@@ -19,13 +20,16 @@ mod functions;
 mod gather;
 mod gather_filter;
 mod insert;
+mod insert_rows;
 mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
 mod merge_rows;
+mod move_rows;
 mod names;
 mod place;
 mod predicate;
+mod queries_first;
 pub mod rewrite;
 mod route;
 mod schema_check;
@@ -41,15 +45,20 @@ mod walk_from;
 mod write;
 
 use crate::error::{ClientError, ErrorId};
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, KeyTuple, Plan, Route, Several};
 use crate::sql::Lexed;
 use crate::sql::ast::{Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
-pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use arrays::array_type_of;
+pub use bind::{
+    BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind, is_stored_as_given, missing_key, read_filled,
+    read_param,
+};
 pub use ddl::indexed_relation as indexed_table;
 pub use functions::may_leave_something;
+pub use queries_first::splices as inner_query_splices;
 pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
@@ -125,9 +134,15 @@ fn plan_across(
             Some(plan) => plan,
             None => select::plan(subject, statement, query),
         },
-        Statement::Insert(insert) => insert::plan(subject, statement, insert),
-        Statement::Update(update) => write::plan_update(subject, statement, update),
-        Statement::Delete(delete) => write::plan_delete(subject, statement, delete),
+        Statement::Insert(insert) => {
+            queries_first::or_plan(subject, statement, insert::plan(subject, statement, insert))
+        }
+        Statement::Update(update) => {
+            queries_first::or_plan(subject, statement, write::plan_update(subject, statement, update))
+        }
+        Statement::Delete(delete) => {
+            queries_first::or_plan(subject, statement, write::plan_delete(subject, statement, delete))
+        }
         Statement::Merge(merge) => write::plan_merge(subject, statement, merge),
         Statement::Copy(copy) => copy::plan(subject, statement, copy),
         Statement::Truncate(tables) => match temporary::plan_tables(subject, tables) {
@@ -235,6 +250,12 @@ fn plan_explain(
         plan.changes_schema = false;
     }
     only_one_shard(plan, refusal)
+}
+
+/// A plan that says where one key belongs.
+pub fn plan_of_key(key: KeyTuple) -> Plan {
+    let refusal = ClientError::new(ErrorId::Internal, "one key has one shard");
+    write::write_plan(Route::Keys(vec![key]), Several::Refuse(refusal), "one key".to_owned())
 }
 
 /// Keeps a plan only if it needs one shard; several keys may still turn out to be of one shard.
