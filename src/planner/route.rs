@@ -2,7 +2,7 @@
 
 use super::walk::{IS_PROVED, Single, Walk};
 use crate::error::ClientError;
-use crate::plan::{KeyTuple, Route, Slot};
+use crate::plan::{KeyPart, KeyTuple, Route, Slot};
 
 /// A route and why.
 pub struct Routed {
@@ -81,7 +81,11 @@ fn describe(table: &str, key: &[String], restriction: &[KeyTuple]) -> String {
     let columns = key.join(", ");
     match restriction {
         [one] => {
-            let values: Vec<String> = one.parts.iter().map(|part| slot_text(&part.slot)).collect();
+            let text = |part: &KeyPart| {
+                let value = slot_text(&part.slot);
+                if part.is_array { format!("any of {value}") } else { value }
+            };
+            let values: Vec<String> = one.parts.iter().map(text).collect();
             format!("key of {table}: {columns} = {}", values.join(", "))
         }
         several => format!("key of {table}: {columns} in {} alternatives", several.len()),

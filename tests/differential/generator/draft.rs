@@ -230,7 +230,11 @@ impl<'w> Draft<'w> {
             .iter()
             .zip(&other.key)
             .map(|(a, b)| {
-                if self.dice.percent(50) { format!("{} = {}", a.text, b.text) } else { format!("{} = {}", b.text, a.text) }
+                if self.dice.percent(50) {
+                    format!("{} = {}", a.text, b.text)
+                } else {
+                    format!("{} = {}", b.text, a.text)
+                }
             })
             .collect();
         let equal = equal.join(" AND ");
@@ -385,7 +389,8 @@ impl<'w> Draft<'w> {
         let values: Vec<Option<String>> = (0..count)
             .map(|_| {
                 let is_null = self.dice.percent(4);
-                let text = if sight.is_key { sight.kind.key(self.dice.below(POOL)) } else { sight.kind.some(self.dice) };
+                let text =
+                    if sight.is_key { sight.kind.key(self.dice.below(POOL)) } else { sight.kind.some(self.dice) };
                 (!is_null).then_some(text)
             })
             .collect();

@@ -117,7 +117,8 @@ fn unlisted(tally: &Tally) -> Vec<String> {
     if std::env::var_os("UPDATE").is_some() {
         list.extend(tally.refused.keys().cloned());
         let lines: Vec<&str> = list.iter().map(String::as_str).collect();
-        let head = "# Why the proxy refuses generated statements with 0A000: its messages, names and numbers replaced.\n";
+        let head =
+            "# Why the proxy refuses generated statements with 0A000: its messages, names and numbers replaced.\n";
         std::fs::write(list_path(), format!("{head}{}\n", lines.join("\n"))).unwrap();
         return Vec::new();
     }
@@ -128,7 +129,8 @@ fn unlisted(tally: &Tally) -> Vec<String> {
 #[test]
 fn generated_programs_answer_like_one_postgresql() {
     let chosen = std::env::var("OSTRAKON_SHARDS");
-    let shards: Vec<usize> = chosen.map_or(SHARDS.to_vec(), |text| text.split(',').map(|n| n.parse().unwrap()).collect());
+    let shards: Vec<usize> =
+        chosen.map_or(SHARDS.to_vec(), |text| text.split(',').map(|n| n.parse().unwrap()).collect());
     let count = number("OSTRAKON_GENERATED", 3_000);
     let (tally, mut complaints) = run(&shards, count.div_ceil(shards.len()), number("OSTRAKON_FAILURES", 5));
     report_refusals(&tally);
@@ -160,7 +162,8 @@ fn a_planted_row_is_found_by_a_program() {
 
 #[test]
 fn a_program_is_the_same_again() {
-    let texts = |number| -> Vec<String> { Program::random(7, number, 60).steps.into_iter().map(|step| step.sql).collect() };
+    let texts =
+        |number| -> Vec<String> { Program::random(7, number, 60).steps.into_iter().map(|step| step.sql).collect() };
     assert_eq!(texts(1), texts(1));
     assert_ne!(texts(1), texts(2));
 }

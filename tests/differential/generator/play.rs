@@ -203,7 +203,8 @@ impl Pair {
             if let Err(error) = begin(&mut self.expected, step) {
                 panic!("PostgreSQL: {error}");
             }
-            let actual = begin(&mut self.actual, step).and_then(|()| self.actual.finish(None, step.mode != Mode::Simple));
+            let actual =
+                begin(&mut self.actual, step).and_then(|()| self.actual.finish(None, step.mode != Mode::Simple));
             let expected = self.expected.finish(None, step.mode != Mode::Simple).unwrap();
             return match actual {
                 Err(error) => Verdict::Different(format!("the connection failed: {error}")),
@@ -264,12 +265,8 @@ fn send(session: &mut Raw, step: &Step, name: &str) -> io::Result<Reply> {
 }
 
 fn judge(expected: &Reply, actual: &Reply, step: &Step) -> Verdict {
-    let how = How {
-        order: step.order.clone(),
-        shape: step.shape,
-        ids: Vec::new(),
-        binary: step.mode == Mode::Prepared,
-    };
+    let how =
+        How { order: step.order.clone(), shape: step.shape, ids: Vec::new(), binary: step.mode == Mode::Prepared };
     let Some(text) = difference(expected, actual, &how, &mut <[Ids; 2]>::default()) else {
         return match expected.fault() {
             Some(fault) => Verdict::EqualError(fault.sqlstate.clone()),
@@ -294,7 +291,9 @@ fn afterwards(cluster: &Cluster, program: &Program, tally: &mut Tally) {
         let wanted = sorted(&pair.expected.must(&sql));
         match pair.actual.simple(&sql) {
             Ok(reply) if reply.fault().is_none() && sorted(&reply) == wanted => {}
-            Ok(reply) if reply.fault().is_none() => fail(describe(&table.name, "through the proxy", &wanted, &sorted(&reply))),
+            Ok(reply) if reply.fault().is_none() => {
+                fail(describe(&table.name, "through the proxy", &wanted, &sorted(&reply)))
+            }
             other => fail(format!("{}: {other:?}", table.name)),
         }
         let mut whole = Vec::new();

@@ -152,7 +152,11 @@ impl Draft<'_> {
         let table = self.sharded();
         let source = self.table(table, "x");
         let filter = self.filter(&source);
-        let by = if self.dice.percent(60) { source.key[0].text.clone() } else { self.dice.one(&source.columns).text.clone() };
+        let by = if self.dice.percent(60) {
+            source.key[0].text.clone()
+        } else {
+            self.dice.one(&source.columns).text.clone()
+        };
         let list = self.some_columns(&source);
         let sql = format!(
             "SELECT DISTINCT ON ({by}) {by}, {list} FROM {}{filter} ORDER BY {by}, {}",
@@ -243,8 +247,7 @@ impl Draft<'_> {
         if self.dice.percent(60) {
             let mut ordinals: Vec<usize> = (1..=outputs.len()).collect();
             ordinals.rotate_left(self.dice.below(outputs.len()));
-            let order: Vec<String> =
-                ordinals.iter().map(|ordinal| format!("{ordinal}{}", self.direction())).collect();
+            let order: Vec<String> = ordinals.iter().map(|ordinal| format!("{ordinal}{}", self.direction())).collect();
             sql.push_str(&format!(" ORDER BY {}", order.join(", ")));
             self.limit(&mut sql);
             return (sql, Order::Total, kind);
@@ -262,10 +265,7 @@ impl Draft<'_> {
             1 => format!("CUBE ({a}, {b})"),
             _ => format!("GROUPING SETS (({a}), ({b}), ())"),
         };
-        let sql = format!(
-            "SELECT {a}, {b}, count(*), grouping({a}) FROM {}{filter} GROUP BY {sets}",
-            source.from
-        );
+        let sql = format!("SELECT {a}, {b}, count(*), grouping({a}) FROM {}{filter} GROUP BY {sets}", source.from);
         (sql, Order::Any, "grouping sets")
     }
 
@@ -409,7 +409,8 @@ impl Draft<'_> {
                 "WITH RECURSIVE w(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM w WHERE k < 5) SELECT x.i, w.k FROM {} JOIN w ON w.k = x.i WHERE {by_key}",
                 source.from
             ),
-            1 => "WITH RECURSIVE w(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM w WHERE k < 9) SELECT sum(k) FROM w".to_owned(),
+            1 => "WITH RECURSIVE w(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM w WHERE k < 9) SELECT sum(k) FROM w"
+                .to_owned(),
             _ => format!(
                 "WITH RECURSIVE w(k) AS (SELECT x.i FROM {0} WHERE {by_key} UNION SELECT x.i FROM {0}, w WHERE {again} AND x.i > w.k) SELECT k FROM w",
                 source.from

@@ -32,7 +32,8 @@ pub fn shrink(cluster: &mut Cluster, program: &Program, failure: &Failure) -> St
     let keeps_last = usize::from(failure.step.is_some());
     let mut parts = units(&small, keeps_last);
     // Most reads need no statement before them.
-    let alone = with(&small, &units(&small, keeps_last).into_iter().filter(|unit| unit.is_row).collect::<Vec<_>>(), keeps_last);
+    let alone =
+        with(&small, &units(&small, keeps_last).into_iter().filter(|unit| unit.is_row).collect::<Vec<_>>(), keeps_last);
     if fails(cluster, &alone) {
         small = alone;
         parts = units(&small, keeps_last);
@@ -42,8 +43,12 @@ pub fn shrink(cluster: &mut Cluster, program: &Program, failure: &Failure) -> St
         let mut at = 0;
         let mut has_changed = false;
         while at < parts.len() && Instant::now() < end {
-            let kept: Vec<Unit> =
-                parts.iter().enumerate().filter(|(index, _)| *index < at || *index >= at + size).map(|(_, unit)| unit.clone()).collect();
+            let kept: Vec<Unit> = parts
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| *index < at || *index >= at + size)
+                .map(|(_, unit)| unit.clone())
+                .collect();
             let candidate = with(&small, &kept, keeps_last);
             if fails(cluster, &candidate) {
                 small = candidate;
@@ -187,7 +192,8 @@ fn case_text(program: &Program) -> String {
         let _ = writeln!(out, "-- {name}: {placement:?}");
     }
     for ddl in &program.world.ddl {
-        if !hidden.iter().any(|name| ddl.contains(&format!("TABLE {name} (")) || ddl.contains(&format!(" ON {name} ("))) {
+        if !hidden.iter().any(|name| ddl.contains(&format!("TABLE {name} (")) || ddl.contains(&format!(" ON {name} (")))
+        {
             let _ = writeln!(out, "{ddl};");
         }
     }

@@ -37,8 +37,7 @@ use Kind::{
 };
 
 /// Kinds that can be sharding keys.
-pub const KEYS: [Kind; 12] =
-    [Int8, Int2, Int4, Int8, Text, Varchar, Bpchar, Uuid, Bytea, Date, Timestamp, TimestampTz];
+pub const KEYS: [Kind; 12] = [Int8, Int2, Int4, Int8, Text, Varchar, Bpchar, Uuid, Bytea, Date, Timestamp, TimestampTz];
 
 /// Kinds of the other columns, with their names.
 pub const PAYLOADS: [(&str, Kind); 14] = [
@@ -317,11 +316,8 @@ impl Param {
 
     /// As a case file writes it.
     pub fn directive(&self) -> String {
-        let value = if self.is_list {
-            self.list_text()
-        } else {
-            self.values[0].clone().unwrap_or_else(|| "\\N".into())
-        };
+        let value =
+            if self.is_list { self.list_text() } else { self.values[0].clone().unwrap_or_else(|| "\\N".into()) };
         format!("{}{}={value}", self.kind.cast_name(), if self.is_list { "[]" } else { "" })
     }
 }

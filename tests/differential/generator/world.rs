@@ -120,8 +120,7 @@ impl World {
     }
 
     fn plain(&mut self, dice: &mut Dice, name: &str, is_reference: bool) {
-        let code =
-            Column { name: "code".into(), kind: Kind::Int4, not_null: true, is_generated: false, is_key: false };
+        let code = Column { name: "code".into(), kind: Kind::Int4, not_null: true, is_generated: false, is_key: false };
         let mut columns = vec![code];
         columns.extend(Self::payloads(dice));
         let table = Table {
@@ -228,12 +227,7 @@ impl World {
         table.columns.iter_mut().for_each(|column| column.is_generated = true);
         let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
         let condition = *dice.one(&["", " WHERE i > 1", " WHERE t IS NOT NULL"]);
-        self.ddl.push(format!(
-            "CREATE VIEW {} AS SELECT {} FROM {}{condition}",
-            table.name,
-            names.join(", "),
-            of.name
-        ));
+        self.ddl.push(format!("CREATE VIEW {} AS SELECT {} FROM {}{condition}", table.name, names.join(", "), of.name));
         self.tables.push(table);
     }
 

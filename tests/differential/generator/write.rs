@@ -56,7 +56,11 @@ impl Draft<'_> {
         let is_whole = self.dice.percent(60);
         let mut columns = table.writable();
         columns.retain(|column| {
-            is_whole || column.is_key || column.not_null || table.primary.contains(&column.name) || self.dice.percent(50)
+            is_whole
+                || column.is_key
+                || column.not_null
+                || table.primary.contains(&column.name)
+                || self.dice.percent(50)
         });
         columns
     }
@@ -238,8 +242,11 @@ impl Draft<'_> {
 
     /// What to set in a row.
     fn changes(&mut self, table: &Table) -> String {
-        let columns: Vec<&Column> =
-            table.writable().into_iter().filter(|column| !column.is_key && column.name != "line" && column.name != "code").collect();
+        let columns: Vec<&Column> = table
+            .writable()
+            .into_iter()
+            .filter(|column| !column.is_key && column.name != "line" && column.name != "code")
+            .collect();
         let mut sets = Vec::new();
         for _ in 0..1 + self.dice.below(2) {
             let column = columns[self.dice.below(columns.len())];
@@ -358,9 +365,17 @@ impl Draft<'_> {
         let by_key = self.by_key(&source.key);
         let list = table.primary.join(", ");
         let sql = match self.dice.below(3) {
-            0 => format!("WITH w AS (DELETE FROM {} WHERE {by_key} RETURNING {list}) SELECT count(*) FROM w", table.name),
-            1 => format!("WITH w AS (UPDATE {} SET i = 3 WHERE {by_key} RETURNING {list}, i) SELECT * FROM w", table.name),
-            _ => format!("WITH w AS (UPDATE {} SET t = 'w' WHERE {by_key} RETURNING i) SELECT sum(i), count(*) FROM w", table.name),
+            0 => {
+                format!("WITH w AS (DELETE FROM {} WHERE {by_key} RETURNING {list}) SELECT count(*) FROM w", table.name)
+            }
+            1 => format!(
+                "WITH w AS (UPDATE {} SET i = 3 WHERE {by_key} RETURNING {list}, i) SELECT * FROM w",
+                table.name
+            ),
+            _ => format!(
+                "WITH w AS (UPDATE {} SET t = 'w' WHERE {by_key} RETURNING i) SELECT sum(i), count(*) FROM w",
+                table.name
+            ),
         };
         Write::new(sql, "modifying with").loose()
     }
@@ -418,7 +433,8 @@ impl Draft<'_> {
         let source = self.table(table, "");
         let by_key = self.by_key(&source.key);
         let lock = *self.dice.one(&["FOR UPDATE", "FOR SHARE", "FOR NO KEY UPDATE"]);
-        let order = if self.dice.percent(40) { format!(" ORDER BY {}", table.primary.join(", ")) } else { String::new() };
+        let order =
+            if self.dice.percent(40) { format!(" ORDER BY {}", table.primary.join(", ")) } else { String::new() };
         let sql = format!("SELECT {}, i FROM {} WHERE {by_key}{order} {lock}", table.primary.join(", "), table.name);
         Write { reads: true, ..Write::new(sql, "lock") }
     }
@@ -440,7 +456,10 @@ impl Draft<'_> {
                 let columns = table.writable();
                 let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
                 let row = self.row(&columns);
-                format!("INSERT INTO {name} ({}) VALUES {row} ON CONFLICT (code) DO UPDATE SET i = 7 RETURNING code", names.join(", "))
+                format!(
+                    "INSERT INTO {name} ({}) VALUES {row} ON CONFLICT (code) DO UPDATE SET i = 7 RETURNING code",
+                    names.join(", ")
+                )
             }
         };
         Write::new(sql, kind).loose()
@@ -459,10 +478,16 @@ impl Draft<'_> {
         let label = self.value(Kind::Text, "made");
         match self.dice.below(4) {
             0 => Write { reads: true, ..Write::new("SELECT count(*), count(id) FROM made".into(), "identity") },
-            1 => Write { shape: true, ..Write::new(format!("INSERT INTO made (label) VALUES ({label}) RETURNING id"), "identity") },
+            1 => Write {
+                shape: true,
+                ..Write::new(format!("INSERT INTO made (label) VALUES ({label}) RETURNING id"), "identity")
+            },
             _ => {
                 let rows: Vec<String> = (0..1 + self.dice.below(3)).map(|row| format!("({label}, {row})")).collect();
-                Write::new(format!("INSERT INTO made (label, i) VALUES {} RETURNING label, i", rows.join(", ")), "identity")
+                Write::new(
+                    format!("INSERT INTO made (label, i) VALUES {} RETURNING label, i", rows.join(", ")),
+                    "identity",
+                )
             }
         }
     }
