@@ -16,7 +16,10 @@ Every statement of the planner's cases (`tests/plans`) with four shards: where i
 /// Headings, in the order of the page.
 const CLASSES: [(&str, &str); 6] = [
     ("On one shard", "The client's own text goes to the shard that has all of it; the statement may do anything."),
-    ("On several shards, merged in the proxy", "Each shard answers for its rows; the proxy puts them together as it reads them."),
+    (
+        "On several shards, merged in the proxy",
+        "Each shard answers for its rows; the proxy puts them together as it reads them.",
+    ),
     ("On several shards, gathered", "Rows go to one PostgreSQL, which computes the answer."),
     ("Written on several shards", "All shards commit, or none."),
     ("Schema and maintenance", "Every shard does the same."),
