@@ -5,6 +5,7 @@
 mod binding;
 mod demo;
 mod reference;
+mod statements;
 
 use std::fmt::Write as _;
 use std::fs;
