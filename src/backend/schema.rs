@@ -15,8 +15,7 @@ use crate::backend::connection::Rows;
 use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
 use crate::topology::schema::{
-    Column, ColumnDefault, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey, Volatility,
-    WrittenType,
+    Column, ColumnDefault, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey, Volatility, WrittenType,
 };
 use crate::wire::frame::Frame;
 

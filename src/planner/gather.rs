@@ -135,13 +135,15 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
         TokenKind::Param(number) => Some(number),
         _ => None,
     });
-    let mut builder = Builder { plan: GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params: 0 } };
+    let mut builder = Builder {
+        plan: GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params: 0, partial: None },
+    };
     builder.plan.params = params.max().unwrap_or(0);
     let mut kinds: Vec<(&Occurrence, usize)> = Vec::new();
     for occurrence in &occurrences {
-        let known = kinds.iter().find(|(known, _)| {
-            known.relation.name == occurrence.relation.name && known.is_only == occurrence.is_only
-        });
+        let known = kinds
+            .iter()
+            .find(|(known, _)| known.relation.name == occurrence.relation.name && known.is_only == occurrence.is_only);
         let source = match known {
             Some((_, source)) => *source,
             None => {
@@ -194,8 +196,7 @@ fn unqualified(subject: &Subject<'_>, seen: &Seen, occurrences: &[Occurrence]) -
             occurrence.alias.is_none() && (name.schema.as_str(), name.name.as_str()) == (schema, table)
         };
         // Another table under this name might be meant then.
-        let is_taken =
-            seen.tables.iter().any(|(_, alias, ..)| alias.as_ref().is_some_and(|alias| alias.name == table));
+        let is_taken = seen.tables.iter().any(|(_, alias, ..)| alias.as_ref().is_some_and(|alias| alias.name == table));
         !is_taken && occurrences.iter().any(is_shown)
     };
     (0..subject.lexed.tokens.len())
@@ -268,17 +269,16 @@ impl Builder {
             }
             shown.push(format!("{sql} AS {}", quoted(&column.name)));
         }
-        let arrays: Vec<String> =
-            columns.iter().enumerate().map(|(index, column)| format!("${}::{}[]", first + index, column.element)).collect();
+        let arrays: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| format!("${}::{}[]", first + index, column.element))
+            .collect();
         let names: Vec<String> = (0..columns.len()).map(|index| format!("c{index}")).collect();
         // With one argument PostgreSQL looks the name up like any other.
         let function = if columns.len() == 1 { "pg_catalog.unnest" } else { "unnest" };
-        let mut text = format!(
-            "(SELECT {} FROM {function}({}) AS g({}))",
-            shown.join(", "),
-            arrays.join(", "),
-            names.join(", ")
-        );
+        let mut text =
+            format!("(SELECT {} FROM {function}({}) AS g({}))", shown.join(", "), arrays.join(", "), names.join(", "));
         if occurrence.alias.is_none() {
             text.push_str(&format!(" AS {}", quoted(&occurrence.relation.name.name)));
         }

@@ -65,12 +65,7 @@ impl Finder<'_> {
                 Some(alias) => alias.name.as_str(),
                 None => occurrence.relation.name.name.as_str(),
             };
-            let one = One {
-                subject: self.subject,
-                relation: &occurrence.relation,
-                alias,
-                is_alone: sides.count == 1,
-            };
+            let one = One { subject: self.subject, relation: &occurrence.relation, alias, is_alone: sides.count == 1 };
             let terms = match selection {
                 Expr::And(terms) => terms.as_slice(),
                 term => std::slice::from_ref(term),

@@ -18,6 +18,7 @@ mod forward;
 mod functions;
 mod gather;
 mod gather_filter;
+mod gather_partial;
 mod insert;
 mod insert_select;
 mod merge_aggregate;

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
-use ostrakon::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, Volatility, WrittenType};
+use ostrakon::topology::schema::{
+    Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, Volatility, WrittenType,
+};
 use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
 
 /// Tables as `name placement: column type options, ...; unique keys`.

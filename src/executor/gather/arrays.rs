@@ -149,8 +149,7 @@ mod tests {
     use crate::topology::TableName;
 
     fn plan(columns: &[usize]) -> GatherPlan {
-        let column =
-            || GatherColumn { name: "a".into(), expression: "a".into(), element: "int4".into(), type_oid: 23 };
+        let column = || GatherColumn { name: "a".into(), expression: "a".into(), element: "int4".into(), type_oid: 23 };
         let sources = columns
             .iter()
             .map(|count| GatherSource {
@@ -162,7 +161,7 @@ mod tests {
                 params: Vec::new(),
             })
             .collect();
-        GatherPlan { sources, finish: None, splices: Vec::new(), params: 0 }
+        GatherPlan { sources, finish: None, splices: Vec::new(), params: 0, partial: None }
     }
 
     fn row(values: &[Option<&[u8]>]) -> Bytes {
@@ -178,8 +177,14 @@ mod tests {
         arrays.push(&row(&[Some(&[0, 0, 0, 0]), Some(seven), None])).unwrap();
         arrays.push(&row(&[Some(&[0, 0, 0, 1]), None, None])).unwrap();
         let found: Vec<Bytes> = arrays.finish().collect();
-        assert_eq!(found[0].as_ref(), [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 7]);
-        assert_eq!(found[1].as_ref(), [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 255, 255, 255, 255]);
+        assert_eq!(
+            found[0].as_ref(),
+            [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 7]
+        );
+        assert_eq!(
+            found[1].as_ref(),
+            [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 255, 255, 255, 255]
+        );
     }
 
     #[test]
