@@ -16,12 +16,13 @@ use super::visit;
 use crate::plan::{Partial, PartialColumn, PartialPlan, Piece, Splice};
 use crate::sql::TokenKind;
 use crate::sql::ast::{Call, Distinct, Expr, OrderItem, Query, Select, SelectItemKind, SetExpr, TokenRange};
+use crate::topology::TableName;
 
 /// Names of aggregates whose results on parts make the result of the whole.
 const COMBINED: &[&str] = &["avg", "bit_and", "bit_or", "bool_and", "bool_or", "count", "every", "max", "min", "sum"];
 
 /// The plan of a query whose parts the shards can aggregate; `None`: its rows have to be gathered.
-pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope) -> Option<Arc<PartialPlan>> {
+pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope, tables: &[&TableName]) -> Option<Arc<PartialPlan>> {
     let SetExpr::Select(select) = &query.body else { return None };
     let from = select.from_tokens.clone()?;
     let is_plain = query.with.is_empty()
@@ -31,7 +32,7 @@ pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope) -> Option<Arc<P
         && select.window_exprs.is_empty()
         && select_facts::is_grouped(subject, select, &query.order_by)
         && select.items.iter().all(select_facts::is_one_column);
-    if !is_plain || !are_known(subject, query, select) {
+    if !is_plain || !are_known(subject, query, select, tables) {
         return None;
     }
     let mut maker = Maker { subject, columns: Vec::new(), groups: Vec::new(), shown: Vec::new() };
@@ -88,13 +89,12 @@ fn params_in(subject: &Subject<'_>, pieces: &[Piece]) -> Vec<u32> {
 }
 
 /// Every part means the same wherever it is computed, and what is compared is compared the same way.
-fn are_known(subject: &Subject<'_>, query: &Query, select: &Select) -> bool {
-    let has_own_collation = subject
-        .schema
-        .relations
-        .values()
-        .any(|relation| relation.columns.iter().any(|column| column.written.collation.is_some()));
-    let mut is_fine = !has_own_collation;
+fn are_known(subject: &Subject<'_>, query: &Query, select: &Select, tables: &[&TableName]) -> bool {
+    // Elements of an array have the collation of their type.
+    let mut is_fine = tables
+        .iter()
+        .filter_map(|table| subject.schema.relations.get(*table))
+        .all(|relation| relation.columns.iter().all(|column| column.written.collation.is_none()));
     visit::in_query(query, &mut |expr| {
         is_fine &= !functions::differs_by_shard(subject.schema, expr);
         is_fine &= !matches!(expr, Expr::Collate { .. });

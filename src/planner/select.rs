@@ -15,6 +15,7 @@ use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::plan::{Class, GatherPlan, MergeSpec, Plan, Route, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
+use crate::topology::TableName;
 
 /// How the rows of several shards become one result.
 pub type Merge = (Vec<Splice>, MergeSpec);
@@ -124,7 +125,9 @@ pub fn top(walk: &mut Walk<'_>, query: &Query) -> Result<Merge, ClientError> {
             }
             let merge = merge_rows::of_select(&subject, query, select, &scope, &block);
             if merge.is_err() {
-                walk.partial = gather_partial::plan(&subject, query, &scope);
+                let tables: Vec<&TableName> =
+                    walk.sources.iter().map(|source| &source.table).chain(&walk.references).collect();
+                walk.partial = gather_partial::plan(&subject, query, &scope, &tables);
             }
             merge
         }
