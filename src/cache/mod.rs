@@ -167,6 +167,7 @@ mod tests {
             outside_transaction: false,
             inside_transaction: None,
             changes_schema: false,
+            sequences: crate::plan::SequenceUse::default(),
             reason: String::new(),
         })
     }

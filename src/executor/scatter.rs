@@ -13,7 +13,7 @@ use crate::merge::{Budget, Constant, Merger, Pop};
 use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
-use crate::session::Parsed;
+use crate::session::{Columns, Parsed};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
@@ -80,7 +80,10 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let rows = outcome?;
+        let (rows, columns) = outcome?;
+        if let (Some(columns), Some(shard)) = (columns, shards.first()) {
+            self.columns_shown = Some((columns, *shard));
+        }
         Ok(Done::with_tag(&format!("SELECT {rows}")))
     }
 }
@@ -104,7 +107,7 @@ async fn merge_sources(
     budget: Budget,
     mode: Mode<'_>,
     is_told: &mut bool,
-) -> Result<u64, Failure> {
+) -> Result<(u64, Option<Columns>), Failure> {
     let mut fields = None;
     for source in sources.iter_mut() {
         read_quiet(&mut source.link, &source.name).await?;
@@ -114,6 +117,7 @@ async fn merge_sources(
     let mut fields = fields.unwrap_or_default();
     set_formats(&mut fields, mode);
     let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
+    let columns = mode.describes().then(|| Columns::of(merger.visible_fields()));
     let mut header = bytes::BytesMut::new();
     if mode.describes() {
         server_message::write_row_description(&mut header, merger.visible_fields());
@@ -135,7 +139,7 @@ async fn merge_sources(
                     client.flush().await?;
                 }
             }
-            Pop::Done => return Ok(rows),
+            Pop::Done => return Ok((rows, columns)),
             Pop::Pending => {
                 for (index, source) in sources.iter_mut().enumerate() {
                     if merger.needs(index) {

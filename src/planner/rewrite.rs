@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::plan::{InsertPlan, InsertRow, Piece, Splice};
+use crate::plan::{Filled, InsertPlan, InsertRow, Piece, Splice};
 use crate::sql::ast::TokenRange;
 use crate::sql::{Lexed, TokenKind};
 
@@ -93,7 +93,7 @@ pub fn insert_for_shard(
     lexed: &Lexed,
     plan: &InsertPlan,
     rows: &[usize],
-    fill: &dyn Fn(usize, usize) -> Option<i64>,
+    fill: &dyn Fn(usize, usize) -> Option<Filled>,
 ) -> (String, Vec<u32>) {
     let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
     let end = lexed.tokens.len();
@@ -110,6 +110,34 @@ pub fn insert_for_shard(
         writer.spliced(plan.rows_tokens.end..end, &plan.splices);
     }
     (writer.out, writer.used)
+}
+
+/// Pieces with their parameters renumbered from 1, and the parameters that are used, in the order of their new
+/// numbers.
+pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>) {
+    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    for piece in pieces {
+        match piece {
+            Piece::Text(fixed) => writer.out.push_str(fixed),
+            Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
+            Piece::LimitPlusOffset => {}
+        }
+    }
+    (writer.out, writer.used)
+}
+
+/// A filled value as it stands in a row: text without a type is read as the column's type reads it.
+pub fn filled_text(filled: &Filled) -> String {
+    match filled {
+        Filled::Id(id) => id.to_string(),
+        Filled::Text(None) => "NULL".to_owned(),
+        Filled::Text(Some(text)) => literal(text),
+    }
+}
+
+/// A text as a literal that means the same whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 struct Writer<'w> {
@@ -167,8 +195,9 @@ impl Writer<'_> {
         }
     }
 
-    fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<i64>) {
-        let id = |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |id| id.to_string());
+    fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<Filled>) {
+        let id =
+            |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |filled| filled_text(&filled));
         let is_values = self.lexed.tokens.get(row.tokens.start).and_then(|token| self.text.get(token.start..token.end));
         if !self.out.is_empty() && !self.out.ends_with(' ') {
             self.out.push(' ');

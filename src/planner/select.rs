@@ -13,7 +13,7 @@ use super::visit;
 use super::walk::{Mode, Walk};
 use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::{Class, GatherPlan, MergeSpec, Plan, Route, Several, Splice};
+use crate::plan::{Class, GatherPlan, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
 use crate::topology::TableName;
 
@@ -82,6 +82,7 @@ fn read_plan(class: Class, routed: Routed, several: Several) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: routed.reason,
     }
 }

@@ -19,6 +19,8 @@ pub struct Schema {
     /// Names of which at least one overload takes or gives many rows: an aggregate, a window function or one that
     /// returns a set. All are in `functions` too.
     pub many_rows: HashSet<String>,
+    /// Settings of applications (`name.name`, in lower case) that bodies of user functions name as what they set.
+    pub function_settings: Vec<String>,
     /// Text of the database's default collation compares by bytes (C, POSIX, C.UTF-8, ucs_basic).
     pub collation_is_bytewise: bool,
 }
@@ -37,6 +39,8 @@ pub struct Relation {
     /// Column names of the primary key, of every unique constraint and unique index (partial ones too);
     /// an index on expressions gives its plain columns only. The primary key comes first.
     pub unique: Vec<UniqueKey>,
+    /// Foreign keys.
+    pub foreign_keys: Vec<ForeignKey>,
     /// Relations that a view reads, directly or through other views.
     pub view_reads: Vec<TableName>,
     /// Parent of a partition or inheritance child.
@@ -54,6 +58,17 @@ pub struct UniqueKey {
     pub primary: bool,
     /// Plain columns.
     pub columns: Vec<String>,
+}
+
+/// A foreign key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Name of the constraint.
+    pub name: String,
+    /// The table referred to.
+    pub target: TableName,
+    /// The referring column and the column referred to, in order.
+    pub columns: Vec<(String, String)>,
 }
 
 /// `pg_class.relkind`.

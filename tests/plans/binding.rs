@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ostrakon::base::ShardId;
 use ostrakon::error::ErrorId;
+use ostrakon::plan::Filled;
 use ostrakon::planner::{self, BindError, Bound, BoundShards, Context, ParamValue, Values};
 use ostrakon::sql::{self, Lexed, Literal};
 use ostrakon::topology::{KeyType, KeyValue, Topology};
@@ -26,8 +27,8 @@ impl Values for Given<'_> {
         Some(ParamValue { type_oid: *type_oid, format: *format, bytes: bytes.as_deref() })
     }
 
-    fn fill(&self, _fill: usize, row: usize) -> Option<i64> {
-        Some(100 + row as i64)
+    fn fill(&self, _fill: usize, row: usize) -> Option<Filled> {
+        Some(Filled::Id(100 + row as i64))
     }
 }
 

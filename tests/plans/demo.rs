@@ -129,8 +129,17 @@ pub fn schema() -> (Schema, TableRules) {
             _ => {}
         }
         let kind = if view_reads.is_empty() { RelationKind::Table } else { RelationKind::View };
-        let relation =
-            Relation { name: name.clone(), oid, kind, columns, unique, view_reads, parent: None, has_triggers: false };
+        let relation = Relation {
+            name: name.clone(),
+            oid,
+            kind,
+            columns,
+            unique,
+            foreign_keys: Vec::new(),
+            view_reads,
+            parent: None,
+            has_triggers: false,
+        };
         schema.relations.insert(name, Arc::new(relation));
     }
     schema.functions = HashMap::from([

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ostrakon::error::ClientError;
-use ostrakon::plan::{Plan, Several, text};
+use ostrakon::plan::{Filled, Plan, Several, text};
 use ostrakon::planner::{self, Context, rewrite};
 use ostrakon::sql;
 
@@ -100,7 +100,7 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
         let _ = writeln!(out, "finished: {}", one_line(&rewrite::apply(context.text, lexed, &gather.splices, None)));
     }
     if let Some(insert) = &plan.insert {
-        let id = |fill: usize, row: usize| Some((1000 * (fill + 1) + row) as i64);
+        let id = |fill: usize, row: usize| Some(Filled::Id((1000 * (fill + 1) + row) as i64));
         for row in 0..insert.rows.len().min(2) {
             if insert.rows.len() == 1 && insert.fills.is_empty() {
                 continue;
