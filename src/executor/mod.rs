@@ -5,6 +5,7 @@
 
 mod answers;
 mod copy;
+mod create_as;
 mod ddl;
 pub mod direct;
 mod everywhere;

@@ -28,10 +28,10 @@ pub fn plan<'a>(
     let output = walk.query(query, None, &Env::default(), Mode::Plain, ctes);
     let width = if output.is_complete { output.columns.len() } else { relation.columns.len() };
     let names = insert::column_names(relation, insert, width);
-    let needs_ids = relation
-        .columns
-        .iter()
-        .find(|column| matches!(column.default, ColumnDefault::Sequence { .. }) && !names.contains(&column.name));
+    let needs_ids = relation.columns.iter().find(|column| {
+        matches!(column.default, ColumnDefault::Sequence { .. } | ColumnDefault::Numbered)
+            && !names.contains(&column.name)
+    });
     if let Some(column) = needs_ids {
         return Err(ClientError::refused(
             format!(
