@@ -10,12 +10,12 @@ use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::text;
 use crate::planner::{self, BoundShards};
-use crate::session::{Parsed, sql_prepare};
+use crate::session::Parsed;
 use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::server_message::{self, Field};
 
 impl Session {
-    pub(super) fn run_explain(
+    pub(super) async fn run_explain(
         &mut self,
         client: &mut Framed,
         parsed: &Parsed,
@@ -26,11 +26,11 @@ impl Session {
         let inner = self.understand(parsed.text.get(start..).unwrap_or_default())?;
         let lines = match &*inner.statement {
             Ok(Statement::Execute { .. }) => {
-                let name = sql_prepare::read_execute(&inner.text, &inner.lexed).map(|execute| execute.name);
-                let statement = self.statements.get(&name.unwrap_or_default())?;
-                self.explain_lines(&statement.parsed)
+                let (statement, bind) = self.executed(client, &inner, mode).await?;
+                let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: false };
+                self.explain_lines(&statement.parsed, mode)
             }
-            _ => self.explain_lines(&inner),
+            _ => self.explain_lines(&inner, Mode::Simple),
         };
         if mode.describes() {
             server_message::write_row_description(client.output(), &[Field::text("QUERY PLAN")]);
@@ -42,13 +42,13 @@ impl Session {
     }
 
     /// The lines of an explanation; a refusal is explained, too.
-    pub(super) fn explain_lines(&self, parsed: &Parsed) -> Vec<String> {
+    fn explain_lines(&self, parsed: &Parsed, mode: Mode<'_>) -> Vec<String> {
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
             Err(error) => return refusal_lines(&error),
         };
         let mut lines = Vec::new();
-        let mut values = StatementValues::new(&parsed.lexed, Mode::Simple);
+        let mut values = StatementValues::new(&parsed.lexed, mode);
         if let Some(insert) = &plan.insert {
             // Ids that were not taken: any will do to show the plan, and no shard is claimed for them.
             values.fills = insert.fills.iter().map(|_| Vec::new()).collect();
@@ -82,7 +82,7 @@ impl Session {
     pub async fn explain(&mut self, sql: &str) -> Result<Vec<String>, ClientError> {
         self.refresh_topology().await;
         let parsed = self.understand(sql)?;
-        Ok(self.explain_lines(&parsed))
+        Ok(self.explain_lines(&parsed, Mode::Simple))
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::answers::PIPELINE_BYTES_MAX;
+use super::create_as::is_create_as;
 use super::relay::Expect;
+use super::sequences::is_sequence_call;
 use super::session::Suspended;
 use super::statement::{Mode, ends_failure, in_failed_transaction};
 use super::values::StatementValues;
@@ -16,7 +18,7 @@ use crate::backend::Ensured;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::plan::Class;
+use crate::plan::{Class, SequenceUse};
 use crate::planner::BoundShards;
 use crate::session::pins;
 use crate::session::{Parsed, Portal, PreparedStatement, Told};
@@ -191,14 +193,16 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
-        let mode = Mode::Extended { bind: &portal.bind, types: &portal.statement.parameter_types, describe: false };
-        if self.answered_id(&parsed, &StatementValues::new(&parsed.lexed, mode)).is_some() {
+        if is_sequence_call(&parsed) || is_create_as(&parsed) {
             return Ok(None);
         }
         self.know_relations(client, &parsed).await?;
         let plan = match self.plan(&parsed) {
             Ok(plan) => plan,
             Err(refusal) => {
+                if self.names_numbers(&parsed) {
+                    return Ok(None);
+                }
                 let types = portal.statement.parameter_types.clone();
                 return Err(self.refuse(client, &parsed, &types, refusal).await);
             }
@@ -206,6 +210,10 @@ impl Session {
         if let Some(what) = plan.inside_transaction {
             self.needs_block(what)?;
         }
+        if plan.sequences == SequenceUse::Called {
+            return Ok(None);
+        }
+        self.note_sequences(&parsed, plan.sequences);
         if plan.copy.is_some() || plan.outside_transaction || names_set_config(&parsed) || pins::changes_tables(&parsed)
         {
             return Ok(None);
@@ -217,7 +225,7 @@ impl Session {
         let bind = portal.bind.clone();
         let mode = Mode::Extended { bind: &bind, types: &portal.statement.parameter_types, describe: false };
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        let bound = self.bind(client, &plan, &mut values).await?;
+        let bound = self.bind(client, &plan, &mut values, None).await?;
         portal.writes = plan.class > Class::ReadLock;
         portal.changes_schema = plan.changes_schema;
         if plan.insert.as_ref().is_some_and(|insert| self.needs_split(insert, &bound)) {
@@ -552,35 +560,37 @@ fn is_sync_next(client: &mut Framed) -> bool {
 
 /// Statements that the proxy answers without a plan.
 pub(super) fn is_ours(parsed: &Parsed) -> bool {
-    is_execute(parsed)
-        || matches!(
-            *parsed.statement,
-            Ok(Statement::Begin
-                | Statement::Commit { .. }
-                | Statement::Rollback { .. }
-                | Statement::Savepoint(_)
-                | Statement::Release(_)
-                | Statement::RollbackTo(_)
-                | Statement::SetTransaction
-                | Statement::SetConstraints
-                | Statement::SetSessionCharacteristics
-                | Statement::Set { .. }
-                | Statement::Reset(_)
-                | Statement::Discard(_)
-                | Statement::Deallocate(_)
-                | Statement::Prepare { .. }
-                | Statement::Notification
-                | Statement::TwoPhase
-                | Statement::Explain { ostrakon: true, .. }
-                | Statement::Empty)
-        )
+    matches!(
+        *parsed.statement,
+        Ok(Statement::Begin
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::SetTransaction
+            | Statement::SetConstraints
+            | Statement::SetSessionCharacteristics
+            | Statement::Set { .. }
+            | Statement::Reset(_)
+            | Statement::Discard(_)
+            | Statement::Deallocate(_)
+            | Statement::Prepare { .. }
+            | Statement::Notification
+            | Statement::TwoPhase
+            | Statement::Explain { ostrakon: true, .. }
+            | Statement::Empty)
+    ) || is_execute(parsed)
 }
 
-/// EXECUTE runs a statement of the session's, which is not the proxy's own; EXPLAIN before it explains that.
+/// EXECUTE, and EXPLAIN of it, run a statement of the session's, which is not the proxy's own.
 fn is_execute(parsed: &Parsed) -> bool {
     match &*parsed.statement {
-        Ok(Statement::Explain { ostrakon: false, statement, .. }) => matches!(**statement, Statement::Execute { .. }),
-        statement => matches!(statement, Ok(Statement::Execute { .. })),
+        Ok(Statement::Execute { .. }) => true,
+        Ok(Statement::Explain { ostrakon, statement, .. }) => {
+            !ostrakon && matches!(**statement, Statement::Execute { .. })
+        }
+        _ => false,
     }
 }
 

@@ -14,20 +14,19 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::session::columns::FIRST_USER_TYPE;
 use crate::session::prepared;
-use crate::session::sql_prepare::{self, Argument, Execute};
+use crate::session::sql_prepare::{self, Argument};
 use crate::session::{Columns, Parsed, PreparedStatement, Told};
-use crate::sql::ast::Statement;
-use crate::sql::lexer;
+use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// What a server says of a statement.
-struct Described {
+pub(super) struct Described {
     /// Types of its parameters.
-    types: Vec<u32>,
+    pub(super) types: Vec<u32>,
     /// RowDescription or NoData.
-    columns: Option<Frame>,
+    pub(super) columns: Option<Frame>,
 }
 
 impl Described {
@@ -80,7 +79,48 @@ impl Session {
         parsed: &Parsed,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
-        let Some((explain, execute)) = execute_in(parsed) else {
+        let (statement, bind) = self.executed(client, parsed, mode).await?;
+        let describe = match mode {
+            Mode::Simple => returns_rows(&statement.parsed),
+            Mode::Extended { describe, .. } => describe,
+        };
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
+        Box::pin(self.run(client, &statement.parsed, mode)).await
+    }
+
+    /// EXPLAIN of EXECUTE, `tokens`: of the statement that it names, with its values.
+    ///
+    /// # Errors
+    /// Those of EXECUTE and of EXPLAIN.
+    pub(super) async fn run_explain_execute(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        tokens: TokenRange,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let (head, execute) = self.explained_execute(parsed, &tokens)?;
+        let (statement, bind) = self.executed(client, &execute, mode).await?;
+        let explained = self.understand(&format!("{head}{}", statement.parsed.text))?;
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: mode.describes() };
+        Box::pin(self.run(client, &explained, mode)).await
+    }
+
+    /// The text before an explained EXECUTE, and that statement by itself.
+    fn explained_execute<'a>(&self, parsed: &'a Parsed, tokens: &TokenRange) -> Result<(&'a str, Parsed), ClientError> {
+        let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
+        let (head, execute) = parsed.text.split_at_checked(start).unwrap_or((&parsed.text, ""));
+        Ok((head, self.understand(execute)?))
+    }
+
+    /// The statement that an EXECUTE names, and the values that it gives.
+    pub(super) async fn executed(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+    ) -> Result<(Arc<PreparedStatement>, Bind), Failure> {
+        let Some(execute) = sql_prepare::read_execute(&parsed.text, &parsed.lexed) else {
             return Err(self.refuse(client, parsed, &[], not_understood("EXECUTE")).await);
         };
         let statement = self.statements.get(&execute.name)?;
@@ -103,32 +143,26 @@ impl Session {
             parameters,
             result_formats,
         };
-        let target = self.explained(explain, &statement.parsed)?;
-        let describe = match mode {
-            Mode::Simple => returns_rows(&target),
-            Mode::Extended { describe, .. } => describe,
-        };
-        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
-        Box::pin(self.run(client, &target, mode)).await
+        Ok((statement, bind))
     }
 
-    /// What EXECUTE runs: the statement, with EXPLAIN before it if that stood before EXECUTE.
-    fn explained(&self, explain: &str, parsed: &Arc<Parsed>) -> Result<Arc<Parsed>, Failure> {
-        if explain.is_empty() {
-            return Ok(Arc::clone(parsed));
-        }
-        Ok(Arc::new(self.understand(&format!("{explain}{}", parsed.text))?))
-    }
-
-    /// RowDescription or NoData of what an EXECUTE will answer.
+    /// RowDescription or NoData of what an EXECUTE, or EXPLAIN of one, will answer.
     pub(super) async fn describe_execute(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Frame, Failure> {
-        let (explain, name) =
-            execute_in(parsed).map_or(("", String::new()), |(explain, execute)| (explain, execute.name));
-        let statement = self.statements.get(&name)?;
+        let execute;
+        let (head, parsed) = match &*parsed.statement {
+            Ok(Statement::Explain { tokens, .. }) => {
+                let (head, inner) = self.explained_execute(parsed, tokens)?;
+                execute = inner;
+                (head, &execute)
+            }
+            _ => ("", parsed),
+        };
+        let name = sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| execute.name);
+        let statement = self.statements.get(&name.unwrap_or_default())?;
         self.look_at_text(client, &statement).await?;
+        let text = format!("{head}{}", statement.parsed.text);
         let shard = self.any_shard();
-        let target = self.explained(explain, &statement.parsed)?;
-        let described = self.describe_text(client, shard, &target.text, &statement.parameter_types).await?;
+        let described = self.describe_text(client, shard, &text, &statement.parameter_types).await?;
         described.columns.ok_or_else(|| ClientError::new(ErrorId::Internal, "a statement was not described").into())
     }
 
@@ -225,7 +259,7 @@ impl Session {
         if statement.told.is_before(version) { Err(stale()) } else { Ok(()) }
     }
 
-    async fn describe_text(
+    pub(super) async fn describe_text(
         &mut self,
         client: &mut Framed,
         shard: ShardId,
@@ -268,16 +302,6 @@ async fn read_described(link: &mut super::link::Link, name: &str) -> Result<Desc
     }
 }
 
-/// EXECUTE, and what stands before it: EXPLAIN with its options, or nothing.
-fn execute_in(parsed: &Parsed) -> Option<(&str, Execute)> {
-    let Ok(Statement::Explain { tokens, .. }) = &*parsed.statement else {
-        return sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| ("", execute));
-    };
-    let start = parsed.lexed.tokens.get(tokens.start)?.start;
-    let (explain, inner) = parsed.text.split_at_checked(start)?;
-    Some((explain, sql_prepare::read_execute(inner, &lexer::lex(inner).ok()?)?))
-}
-
 fn not_understood(what: &str) -> ClientError {
     ClientError::refused(format!("this form of {what} is not understood"), "Use the driver's prepared statements.")
 }
@@ -293,7 +317,8 @@ fn can_be_prepared(parsed: &Parsed) -> bool {
     )
 }
 
-fn returns_rows(parsed: &Parsed) -> bool {
+/// The statement answers with rows.
+pub(super) fn returns_rows(parsed: &Parsed) -> bool {
     match &*parsed.statement {
         Ok(Statement::Insert(insert)) => !insert.returning.is_empty(),
         Ok(Statement::Update(update)) => !update.returning.is_empty(),

@@ -12,6 +12,7 @@ mod loader;
 mod atomicity;
 mod columns;
 mod crash;
+mod ddl;
 mod locks;
 mod pgbench;
 mod pools;
