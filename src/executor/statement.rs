@@ -260,7 +260,13 @@ impl Session {
             }
             BoundShards::Many(shards) => match &plan.several {
                 Several::Merge { splices, merge } => {
-                    self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await
+                    let done =
+                        self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await;
+                    if plan.class > Class::ReadLock {
+                        let links = self.links.iter_mut().filter(|(shard, _)| shards.contains(shard));
+                        links.for_each(|(_, link)| link.wrote = true);
+                    }
+                    done
                 }
                 Several::Sum => self.run_everywhere(client, parsed, &plan, &shards, mode, true).await,
                 Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,

@@ -225,7 +225,12 @@ fn query_to_client(
         "COPY of a query whose rows must be merged is not supported across shards",
         "Leave out ORDER BY, LIMIT, DISTINCT and aggregates, or restrict the query to one sharding key.",
     );
+    let modifying = ClientError::refused(
+        "COPY of data-modifying WITH is not supported across shards",
+        "Run the statement itself, or restrict it to one sharding key.",
+    );
     let several = match merge {
+        Ok(_) if walk.writes => Several::Refuse(modifying),
         Ok((splices, merge)) if splices.is_empty() && merge == MergeSpec::default() => Several::Sum,
         Ok(_) => Several::Refuse(refusal),
         Err(error) => Several::Refuse(error),
