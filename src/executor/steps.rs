@@ -14,6 +14,7 @@ use crate::plan::steps::Steps;
 use crate::plan::{Filled, Piece};
 use crate::planner::rewrite;
 use crate::session::Parsed;
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
 use crate::wire::frame::take_frame;
@@ -50,7 +51,7 @@ impl Session {
     ) -> Result<Done, Failure> {
         self.open_block().await?;
         // Types of parameters, and whatever PostgreSQL has against the statement as a whole.
-        let types = self.describe_text(client, &parsed.text, mode.types()).await?.types;
+        let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
         let asked = |returning: bool| Asked::new(parsed, &types, mode, returning);
         match steps {
             Steps::InsertRows(insert) => {
@@ -130,7 +131,7 @@ impl Session {
         question: &Question,
         untyped: &[usize],
     ) -> Result<Vec<Field>, Failure> {
-        let columns = self.describe_text(client, &question.sql, &question.types).await?.columns;
+        let columns = self.describe_text(client, self.any_shard(), &question.sql, &question.types).await?.columns;
         let fields = columns
             .filter(|frame| frame.tag == tag::ROW_DESCRIPTION)
             .map(|frame| server_message::read_row_description(&frame.body()))
@@ -197,9 +198,6 @@ pub(super) fn plain_question(sql: String) -> Question {
     };
     Question { sql, bind, types: Vec::new() }
 }
-
-/// Types with lower numbers are the same on every server.
-pub(super) const FIRST_USER_TYPE: u32 = 16_384;
 
 /// Literals without a type are text by the time they are rows.
 pub(super) const TEXT: u32 = 25;

@@ -215,7 +215,7 @@ impl Session {
             return Ok(filled);
         }
         // PostgreSQL says what is wrong with the statement, and what its parameters are.
-        let types = self.describe_text(client, &parsed.text, mode.types()).await?.types;
+        let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
         for places in places.chunks(EXPRESSIONS_AT_ONCE) {
             let mut pieces = vec![Piece::Text("SELECT (".to_owned())];
             for (position, (fill, _, tokens)) in places.iter().enumerate() {
@@ -257,26 +257,10 @@ impl Session {
                     continue;
                 }
             };
-            if self.own_schema.is_some() {
-                // Nobody else can see yet what this transaction made of the sequence.
-                self.learn(sequence).await?;
-            }
-            let values = self.cluster.ids.next(sequence, rows).await?;
-            if let Some(last) = values.last() {
-                self.ids.note(sequence, *last);
-            }
+            let values = self.take_ids(sequence, rows).await?;
             taken.push(values.into_iter().map(Filled::Id).collect());
         }
         Ok(taken)
-    }
-
-    async fn learn(&mut self, sequence: &crate::topology::TableName) -> Result<(), Failure> {
-        let shard = self.any_shard();
-        self.settled_link(shard).await?;
-        let cluster = std::sync::Arc::clone(&self.cluster);
-        let link = self.held(shard)?;
-        let outcome = cluster.ids.learn(sequence, &mut link.lease).await.map_err(Failure::Ours);
-        self.after_exchange(shard, outcome)
     }
 
     /// Asks a server what value a key text is: PostgreSQL's own input function decides, and its own

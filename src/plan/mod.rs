@@ -4,14 +4,18 @@
 //! and parameters that decide, binding turns their values into shards. Must not know: connections,
 //! how frames look, how rows are merged.
 
+pub mod gather;
 pub mod steps;
 pub mod text;
+
+use std::sync::Arc;
 
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::sql::ast::{CopyOptions, TokenRange};
 use crate::topology::{KeyType, TableName};
 
+pub use gather::{GatherColumn, GatherPlan, GatherSource};
 pub use steps::Steps;
 
 /// What a statement does to rows; decides two-phase commit, and later who may answer it.
@@ -47,8 +51,23 @@ pub struct Plan {
     pub inside_transaction: Option<&'static str>,
     /// The schema must be read again afterwards.
     pub changes_schema: bool,
+    /// What it does to PostgreSQL's own sequences.
+    pub sequences: SequenceUse,
     /// One line for EXPLAIN: why this route.
     pub reason: String,
+}
+
+/// What a statement does to PostgreSQL's own sequences without the proxy seeing the numbers: what `lastval` and
+/// `currval` say afterwards only the server knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SequenceUse {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Defaults or triggers of the tables that it writes may.
+    Implied,
+    /// It calls `nextval`, `setval` or their like.
+    Called,
 }
 
 /// Which shards a statement needs.
@@ -112,7 +131,11 @@ pub enum Several {
         splices: Vec<Splice>,
         /// How rows become one result.
         merge: MergeSpec,
+        /// What is done instead when the columns' types turn out not to be comparable in the proxy.
+        otherwise: Option<Arc<GatherPlan>>,
     },
+    /// One PostgreSQL computes the answer from rows of all.
+    Gather(Arc<GatherPlan>),
     /// Every shard does its part; counts are added, RETURNING rows are concatenated.
     Sum,
     /// Every shard does the same (reference tables, DDL); the first answer is the client's.

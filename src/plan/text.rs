@@ -32,6 +32,9 @@ pub fn render(plan: &Plan) -> String {
         Several::Merge { merge, .. } => {
             let _ = writeln!(out, "several: {}", merge_text(merge));
         }
+        Several::Gather(gather) => {
+            let _ = writeln!(out, "several: {}", super::gather::render(gather));
+        }
         Several::Sum => out.push_str("several: each its part\n"),
         Several::Same => out.push_str("several: all the same\n"),
         Several::Steps(steps) => {

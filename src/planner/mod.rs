@@ -17,6 +17,8 @@ mod ddl;
 mod env;
 mod forward;
 mod functions;
+mod gather;
+mod gather_filter;
 mod insert;
 mod insert_rows;
 mod insert_select;
@@ -34,6 +36,7 @@ mod schema_check;
 mod scope;
 mod select;
 mod select_facts;
+pub mod sequences;
 mod temporary;
 mod visit;
 mod walk;
@@ -53,8 +56,10 @@ pub use bind::{
     BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind, is_stored_as_given, missing_key, read_filled,
     read_param,
 };
+pub use ddl::indexed_relation as indexed_table;
+pub use functions::may_leave_something;
 pub use queries_first::splices as inner_query_splices;
-pub use schema_check::{check_schema, names_unknown_relation};
+pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
 const LOCK: &str = "LOCK TABLE";
@@ -112,35 +117,47 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
     if context.topology.shards.len() <= 1 {
         return Ok(forward::plan(&subject, statement));
     }
+    let mut plan = plan_across(context, &subject, lexed, statement)?;
+    plan.sequences = sequences::used_by(&subject, statement, &plan);
+    Ok(plan)
+}
+
+/// As [`plan`], with several shards.
+fn plan_across(
+    context: &Context<'_>,
+    subject: &Subject<'_>,
+    lexed: &Lexed,
+    statement: &Statement,
+) -> Result<Plan, ClientError> {
     match statement {
-        Statement::Query(query) => match temporary::plan_into(&subject, statement, query) {
+        Statement::Query(query) => match temporary::plan_into(subject, statement, query) {
             Some(plan) => plan,
-            None => select::plan(&subject, statement, query),
+            None => select::plan(subject, statement, query),
         },
         Statement::Insert(insert) => {
-            queries_first::or_plan(&subject, statement, insert::plan(&subject, statement, insert))
+            queries_first::or_plan(subject, statement, insert::plan(subject, statement, insert))
         }
         Statement::Update(update) => {
-            queries_first::or_plan(&subject, statement, write::plan_update(&subject, statement, update))
+            queries_first::or_plan(subject, statement, write::plan_update(subject, statement, update))
         }
         Statement::Delete(delete) => {
-            queries_first::or_plan(&subject, statement, write::plan_delete(&subject, statement, delete))
+            queries_first::or_plan(subject, statement, write::plan_delete(subject, statement, delete))
         }
-        Statement::Merge(merge) => write::plan_merge(&subject, statement, merge),
-        Statement::Copy(copy) => copy::plan(&subject, statement, copy),
-        Statement::Truncate(tables) => match temporary::plan_tables(&subject, tables) {
+        Statement::Merge(merge) => write::plan_merge(subject, statement, merge),
+        Statement::Copy(copy) => copy::plan(subject, statement, copy),
+        Statement::Truncate(tables) => match temporary::plan_tables(subject, tables) {
             Some(plan) => plan,
-            None => ddl::plan_truncate(&subject, tables),
+            None => ddl::plan_truncate(subject, tables),
         },
-        Statement::Lock(tables) => match temporary::plan_tables(&subject, tables) {
+        Statement::Lock(tables) => match temporary::plan_tables(subject, tables) {
             Some(plan) => plan.map(|plan| Plan { inside_transaction: Some(LOCK), ..plan }),
-            None => ddl::plan_lock(&subject, tables),
+            None => ddl::plan_lock(subject, tables),
         },
-        Statement::Ddl(ddl) => match temporary::plan_ddl(&subject, statement, ddl) {
+        Statement::Ddl(ddl) => match temporary::plan_ddl(subject, statement, ddl) {
             Some(plan) => plan,
-            None => ddl::plan(&subject, ddl),
+            None => ddl::plan(subject, ddl),
         },
-        Statement::Declare { query, hold } => plan_declare(&subject, statement, query, *hold),
+        Statement::Declare { query, hold } => plan_declare(subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),
         Statement::Do => Err(refuse_code("DO")),
@@ -173,10 +190,14 @@ fn refuse_code(what: &str) -> ClientError {
     )
 }
 
-/// A cursor stays on the shard that has it.
+/// A cursor stays on the shard that has it; over several shards it is one over gathered rows.
 fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query, hold: bool) -> Result<Plan, ClientError> {
     let mut plan = select::plan(subject, statement, query)?;
     plan.inside_transaction = (!hold).then_some(DECLARE);
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = plan.several {
+        plan.several = Several::Gather(gather);
+        return Ok(plan);
+    }
     only_one_shard(
         plan,
         ClientError::refused(
@@ -196,6 +217,22 @@ fn plan_explain(
         "EXPLAIN of a statement that needs several shards is not supported",
         "Use EXPLAIN (OSTRAKON) to see the shards and the plan.",
     );
+    if !matches!(
+        statement,
+        Statement::Query(_)
+            | Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Merge(_)
+            | Statement::Declare { .. }
+            | Statement::Ddl(_)
+    ) {
+        // Whatever else PostgreSQL has no EXPLAIN of is the session's, and has no plan.
+        return Err(ClientError::refused(
+            "EXPLAIN of this kind of statement is not supported across shards",
+            "Explain a SELECT, INSERT, UPDATE or DELETE.",
+        ));
+    }
     let mut plan = plan(context, lexed, statement)?;
     plan.inside_transaction = None;
     if let Some(insert) = plan.insert.take() {

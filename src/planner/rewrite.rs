@@ -21,6 +21,13 @@ pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: O
     out
 }
 
+/// Pieces as text.
+pub fn render(text: &str, lexed: &Lexed, pieces: &[Piece]) -> String {
+    let mut out = String::new();
+    write_pieces(text, lexed, pieces, None, &mut out);
+    out
+}
+
 fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], limit_plus_offset: Option<u64>, out: &mut String) {
     for piece in pieces {
         match piece {

@@ -1,6 +1,6 @@
 //! From what a walk has found to a route.
 
-use super::walk::{Single, Walk};
+use super::walk::{IS_PROVED, Single, Walk};
 use crate::error::ClientError;
 use crate::plan::{KeyPart, KeyTuple, Route, Slot};
 
@@ -32,6 +32,9 @@ impl Walk<'_> {
         let mut reason = String::new();
         for source in &self.sources {
             let Some(restriction) = &source.keys else {
+                if !IS_PROVED && self.sources.iter().any(|source| source.keys.is_some()) {
+                    continue;
+                }
                 let reason = format!("no restriction on the key of {}", source.table.name);
                 return Ok(Routed { route: Route::All, reason });
             };

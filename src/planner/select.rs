@@ -3,11 +3,14 @@
 use super::Subject;
 use super::calls::Calls;
 use super::env::Env;
+use super::gather;
 use super::merge_rows;
+use super::route::Routed;
 use super::visit;
 use super::walk::{Mode, Walk};
+use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::{Class, MergeSpec, Plan, Route, Several, Splice};
+use crate::plan::{Class, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
 
 /// How the rows of several shards become one result.
@@ -22,25 +25,46 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
     let mut walk = Walk::new(subject);
     calls.apply(subject, &mut walk)?;
     let merge = top(&mut walk, query);
-    let routed = walk.route()?;
     let locks = visit::locks_rows(query);
     let class = match () {
         () if walk.writes => Class::Write,
         () if locks || calls.may_act => Class::ReadLock,
         () => Class::Read,
     };
-    let mut routed = routed;
+    let is_gatherable = class == Class::Read && walk.failure.is_none();
+    let gathered = || is_gatherable.then(|| gather::plan(subject, query, asked_home(&walk))).flatten();
+    let mut routed = match walk.route() {
+        Ok(routed) => routed,
+        Err(refusal) => match gathered() {
+            Some(gather) => return Ok(read_plan(class, all_shards(&refusal), Several::Gather(gather))),
+            None => return Err(refusal),
+        },
+    };
     if locks && routed.route == Route::Any && !walk.references.is_empty() {
         // Every shard has its own copy and its own row locks: all lockers must meet on one.
         routed.route = Route::Shard(subject.topology.home());
         routed.reason.push_str(", locked on the home shard");
     }
-    let several = match (merge, &routed.route) {
-        (Ok((splices, merge)), _) => Several::Merge { splices, merge },
-        (Err(refusal), Route::All) => return Err(refusal),
-        (Err(refusal), _) => Several::Refuse(refusal),
+    let is_local = matches!(routed.route, Route::Any | Route::Shard(_));
+    let several = match merge {
+        Ok((splices, merge)) => {
+            // The types decide whether rows can be compared here, and they are known with the first answer only.
+            let is_cursor = matches!(statement, Statement::Declare { .. });
+            let compares = is_cursor || !merge.order.is_empty() || merge.distinct || merge.aggregate.is_some();
+            let otherwise = if compares && !is_local { gathered() } else { None };
+            Several::Merge { splices, merge, otherwise }
+        }
+        Err(refusal) => match (if is_local { None } else { gathered() }, &routed.route) {
+            (Some(gather), _) => Several::Gather(gather),
+            (None, Route::All) => return Err(refusal),
+            (None, _) => Several::Refuse(refusal),
+        },
     };
-    Ok(Plan {
+    Ok(read_plan(class, routed, several))
+}
+
+fn read_plan(class: Class, routed: Routed, several: Several) -> Plan {
+    Plan {
         class,
         several,
         route: routed.route,
@@ -49,8 +73,18 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: routed.reason,
-    })
+    }
+}
+
+fn all_shards(refusal: &ClientError) -> Routed {
+    Routed { route: Route::All, reason: refusal.message.clone() }
+}
+
+/// The shard that has to answer because of what is asked beside tables.
+fn asked_home(walk: &Walk<'_>) -> Option<ShardId> {
+    walk.singles.iter().find(|single| !single.is_table).map(|single| single.shard)
 }
 
 /// Walks the outermost level and says how its parts are merged.

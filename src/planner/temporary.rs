@@ -5,7 +5,7 @@
 use super::Subject;
 use super::select;
 use crate::error::ClientError;
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, Plan, Route, SequenceUse, Several};
 use crate::sql::ast::{Ddl, ObjectName, Query, SetExpr, Statement};
 
 pub use crate::topology::schema::TEMPORARY_SCHEMA;
@@ -21,6 +21,7 @@ fn at_home(subject: &Subject<'_>) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: "temporary tables are on the home shard".to_owned(),
     }
 }

@@ -16,7 +16,7 @@ use super::select_facts;
 use super::visit;
 use super::walk::{Block, Build, Ctes, Level, Mode, Returned, Source, Walk};
 use crate::error::ClientError;
-use crate::plan::{Class, KeyPart, KeyTuple, Plan, Route, Several, Slot};
+use crate::plan::{Class, KeyPart, KeyTuple, Plan, Route, SequenceUse, Several, Slot};
 use crate::sql::ast::{
     Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, SelectItem, SetExpr, Statement, TableRef,
     Update,
@@ -127,6 +127,7 @@ pub fn write_plan(route: Route, several: Several, reason: String) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason,
     }
 }

@@ -310,6 +310,8 @@ pub enum TableRef {
         alias: Option<TableAlias>,
         /// TABLESAMPLE is used.
         sample: bool,
+        /// `ONLY name *`, without AS; empty for `TABLE name`.
+        tokens: TokenRange,
     },
     /// (SELECT …)
     Subquery {

@@ -83,6 +83,14 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
     {
         let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
     }
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = &plan.several {
+        for source in &gather.sources {
+            let columns: Vec<&str> = source.columns.iter().map(|column| column.expression.as_str()).collect();
+            let from = rewrite::render(context.text, lexed, &source.from);
+            let _ = writeln!(out, "gathered: SELECT {} {}", columns.join(", "), one_line(&from));
+        }
+        let _ = writeln!(out, "finished: {}", one_line(&rewrite::apply(context.text, lexed, &gather.splices, None)));
+    }
     if let Some(insert) = &plan.insert {
         let id = |fill: usize, row: usize| Some(Filled::Id((1000 * (fill + 1) + row) as i64));
         for row in 0..insert.rows.len().min(2) {
