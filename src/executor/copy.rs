@@ -226,17 +226,15 @@ impl Session {
     async fn ids_of_row(&mut self, fills: &[Fill], ids: &mut [VecDeque<i64>]) -> Result<Vec<i64>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for (fill, ready) in fills.iter().zip(ids) {
+            let FillSource::Sequence(sequence) = &fill.source else {
+                return Err(ClientError::new(ErrorId::Internal, "COPY fills in ids only").into());
+            };
             if ready.is_empty() {
-                let FillSource::Sequence(sequence) = &fill.source else {
-                    return Err(ClientError::new(ErrorId::Internal, "COPY fills in ids only").into());
-                };
                 ready.extend(self.cluster.ids.next(sequence, IDS_AT_ONCE).await?);
             }
             let id = ready.pop_front();
             let id = id.ok_or_else(|| ClientError::new(ErrorId::Internal, "a sequence gave no value"))?;
-            if let FillSource::Sequence(sequence) = &fill.source {
-                self.ids.note(sequence, id);
-            }
+            self.ids.note(sequence, id);
             taken.push(id);
         }
         Ok(taken)

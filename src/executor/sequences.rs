@@ -197,7 +197,7 @@ impl Session {
         let values = comma + 1..arguments.end;
         if let Some(rest) = rest {
             let text = format!("SELECT {} {}", tokens_text(parsed, values), tokens_text(parsed, rest));
-            let rows = self.rows_of(client, &text).await?;
+            let rows = self.rows_of_text(client, &text).await?;
             let [row] = rows.as_slice() else {
                 return Err(ClientError::refused(
                     "setval of several rows, or of none, is not supported across shards",
@@ -223,7 +223,7 @@ impl Session {
                 .iter()
                 .any(|word| parsed.lexed.is_keyword(&parsed.text, at - 1, word));
             let Some(close) = close_of(parsed, at).filter(|_| is_scalar) else { return Ok(None) };
-            let rows = self.rows_of(client, tokens_text(parsed, at + 1..close)).await?;
+            let rows = self.rows_of_text(client, tokens_text(parsed, at + 1..close)).await?;
             let value = match rows.as_slice() {
                 [] => None,
                 [row] => row.first().cloned().flatten(),
@@ -238,7 +238,7 @@ impl Session {
     }
 
     /// The rows of a query, as text; the client sees its notices only.
-    async fn rows_of(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
+    async fn rows_of_text(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
         let parsed = self.understand(text)?;
         client.flush().await?;
         client.hold_output(self.cluster.settings.merge_bytes_max);

@@ -246,19 +246,13 @@ impl Session {
     ) -> Result<Vec<Vec<Filled>>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for fill in fills {
-            let sequence = match &fill.source {
-                FillSource::Sequence(sequence) => sequence,
-                FillSource::Default => {
-                    taken.push(self.defaults_of(client, table, &fill.column, rows).await?);
-                    continue;
+            taken.push(match &fill.source {
+                FillSource::Sequence(sequence) => {
+                    self.take_ids(sequence, rows).await?.into_iter().map(Filled::Id).collect()
                 }
-                FillSource::Expression => {
-                    taken.push(vec![Filled::Text(None); rows]);
-                    continue;
-                }
-            };
-            let values = self.take_ids(sequence, rows).await?;
-            taken.push(values.into_iter().map(Filled::Id).collect());
+                FillSource::Default => self.defaults_of(client, table, &fill.column, rows).await?,
+                FillSource::Expression => vec![Filled::Text(None); rows],
+            });
         }
         Ok(taken)
     }

@@ -193,7 +193,7 @@ fn check(walk: &Walk<'_>, update: &Update, relation: &Relation) -> Result<(), Cl
         () if values().chain(visit::item_exprs(&update.returning)).any(visit::has_query) => {
             "Read the values first, then write them as parameters."
         }
-        () if walk.singles.first().is_some() => "Leave tables that are on one shard out of the statement.",
+        () if !walk.singles.is_empty() => "Leave tables that are on one shard out of the statement.",
         () => return Ok(()),
     };
     Err(refuse(relation, hint))
