@@ -52,9 +52,18 @@ impl Session {
         let word = |at: usize| tokens_text(parsed, &(at..at + 1)).to_ascii_lowercase();
         let returning = (0..count).rev().find(|at| word(*at) == "returning").unwrap_or(count);
         let mut calls = Vec::new();
+        // True for each parenthesis that is open round a query: there, a call may give a column its name.
+        let mut groups: Vec<bool> = Vec::new();
         let mut at = 0;
         while at < returning {
             let name = word(at);
+            match name.as_str() {
+                "(" => groups.push(word(at + 1) == "select"),
+                ")" => {
+                    groups.pop();
+                }
+                _ => {}
+            }
             let before = at.checked_sub(1).map(word).unwrap_or_default();
             let call = CALLS.iter().find(|(call, _)| *call == name);
             let by_itself = WORDS.iter().find(|(call, _)| *call == name);
@@ -65,7 +74,8 @@ impl Session {
                 _ => at,
             };
             // A user's function of that name, a name behind AS or a dot: not PostgreSQL's own.
-            let is_own = !schema.functions.contains_key(&name) && before != "." && before != "as";
+            let is_own =
+                !schema.functions.contains_key(&name) && before != "." && before != "as" && !groups.contains(&true);
             if let Some((_, type_name)) = call.or(by_itself).filter(|_| end > at && is_own) {
                 calls.push((at..end, *type_name));
             }
