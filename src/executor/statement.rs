@@ -299,7 +299,11 @@ impl Session {
                 self.run_shard_by_shard(client, parsed, plan, shards, mode).await
             }
             Several::Same => self.run_everywhere(client, parsed, plan, shards, mode, false).await,
-            Several::Steps(steps) => self.run_steps(client, parsed, steps, shards, mode).await,
+            Several::Steps(steps) => {
+                let done = self.run_steps(client, parsed, steps, shards, mode).await?;
+                self.note_sequences(parsed, plan.sequences);
+                Ok(done)
+            }
             Several::Refuse(error) => Err(error.clone().into()),
         }
     }
