@@ -19,6 +19,7 @@ mod insert_rows;
 mod last_ids;
 mod link;
 mod move_rows;
+mod one_time;
 mod one_verifier;
 mod peers;
 mod pins;
