@@ -6,7 +6,7 @@
 use super::functions::{self, Kind};
 use super::{Subject, refuse_code};
 use crate::error::ClientError;
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, Plan, Route, SequenceUse, Several};
 use crate::sql::ast::ObjectName;
 use crate::sql::{Lexed, TokenKind, lexer};
 use crate::topology::schema::Schema;
@@ -51,6 +51,7 @@ pub fn plan(subject: &Subject<'_>) -> Result<Plan, ClientError> {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: "the code touches no table".to_owned(),
     })
 }
@@ -80,6 +81,8 @@ fn touches_nothing(schema: &Schema, code: &str) -> bool {
         let is_called = lexed.is_symbol(code, at + 1, "(");
         let kind = lexed.tokens.get(at).map(|token| token.kind);
         let is_harmless = match kind {
+            // TABLE is also the name of a field of RAISE.
+            Some(TokenKind::Word) if word == "table" && lexed.is_symbol(code, at + 1, "=") => !is_start,
             Some(TokenKind::Word) if READERS.contains(&word.as_str()) => false,
             Some(TokenKind::Word) if is_start && !STATEMENTS.contains(&word.as_str()) => {
                 is_declaring || lexed.is_symbol(code, at + 1, ":=")
@@ -127,7 +130,7 @@ mod tests {
         for code in [
             "BEGIN RAISE NOTICE 'from %', 'do'; END",
             "DECLARE n int := 0; t constant varchar(10) DEFAULT 'x'; BEGIN FOR i IN 1..3 LOOP n := n + i; END LOOP; \
-             IF n > 5 THEN RAISE EXCEPTION 'too many: %', upper(t) USING ERRCODE = '22023', HINT = 'h'; END IF; END",
+             IF n > 5 THEN RAISE EXCEPTION 'too many: %', upper(t) USING ERRCODE = '22023', TABLE = 't'; END IF; END",
             "BEGIN RAISE WARNING '%', now(); EXCEPTION WHEN OTHERS THEN NULL; END;",
         ] {
             assert!(touches_nothing(&Schema::default(), code), "{code}");
@@ -141,6 +144,7 @@ mod tests {
             "BEGIN INSERT INTO t VALUES (1); END",
             "BEGIN RAISE NOTICE '%', (SELECT count(*) FROM t); END",
             "BEGIN IF EXISTS (TABLE t) THEN NULL; END IF; END",
+            "BEGIN TABLE = t; END",
             "BEGIN x := mine(1); END",
             "BEGIN x := s.upper(1); END",
             "BEGIN x := \"upper\"(1); END",
