@@ -52,26 +52,16 @@ impl Session {
             self.open_block().await?;
         }
         let mut sources = Vec::with_capacity(shards.len());
-        for shard in shards {
-            self.link(*shard).await?;
-            let name = shard_name(&self.topology, *shard);
-            if let Some(mut link) = self.links.remove(shard) {
-                write_statement(&mut link, &sql, described(mode), merge.hidden);
-                link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
-                sources.push(Source { shard: *shard, name, link, finished: false });
-            }
-            if class == Class::Write
-                && let Some(source) = sources.last_mut()
-                && !read_ahead(source, self.cluster.settings.merge_bytes_max).await?
-            {
-                break;
-            }
-        }
+        let sent = self.send_to_all(shards, &sql, mode, merge.hidden, class, &mut sources).await;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
-        let outcome =
-            merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await;
+        let outcome = match sent {
+            Ok(()) => {
+                merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await
+            }
+            Err(failure) => Err(failure),
+        };
         // Whatever happened: the connections are read to their end, or they are of no use.
         let gone = matches!(outcome, Err(Failure::Client(_)));
         let mut outcome = outcome;
@@ -92,6 +82,32 @@ impl Session {
             self.columns_shown = Some((columns, *shard));
         }
         Ok(Done::with_tag(&format!("SELECT {rows}")))
+    }
+
+    /// Sends a statement to each shard. Whatever happens, the connections taken are among the sources: a transaction
+    /// that loses one has to know.
+    async fn send_to_all(
+        &mut self,
+        shards: &[ShardId],
+        sql: &str,
+        mode: Mode<'_>,
+        hidden: usize,
+        class: Class,
+        sources: &mut Vec<Source>,
+    ) -> Result<(), Failure> {
+        for shard in shards {
+            self.link(*shard).await?;
+            let name = shard_name(&self.topology, *shard);
+            let Some(link) = self.links.remove(shard) else { continue };
+            sources.push(Source { shard: *shard, name, link, finished: false });
+            let Some(source) = sources.last_mut() else { continue };
+            write_statement(&mut source.link, sql, described(mode), hidden);
+            source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
+            if class == Class::Write && !read_ahead(source, self.cluster.settings.merge_bytes_max).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -247,8 +263,10 @@ async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failu
 
 /// Reads the rest of an answer that nobody needs.
 pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
+    // What stands before the answer may not have been read yet; nobody waits for it later.
+    let quiet = read_quiet(&mut source.link, &source.name).await;
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
         next(source).await?;
     }
-    Ok(())
+    quiet
 }
