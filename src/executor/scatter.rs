@@ -213,10 +213,13 @@ pub(super) async fn next(source: &mut Source) -> Result<Frame, Failure> {
     source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
 }
 
-/// Reads the rest of an answer that nobody needs.
+/// Reads the rest of an answer that nobody needs. What was sent before the statement (a BEGIN that travelled with it)
+/// is answered by then, too, and must not stay owed: whoever reads from the connection next would wait for ever.
 pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
+    let before =
+        if source.link.lease.is_poisoned() { Ok(()) } else { read_quiet(&mut source.link, &source.name).await };
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
         next(source).await?;
     }
-    Ok(())
+    before
 }
