@@ -9,12 +9,29 @@ use crate::sql::{Lexed, TokenKind};
 
 /// The client's text with splices. `limit_plus_offset` is for [`Piece::LimitPlusOffset`].
 pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset, ..Given::default() })
+}
+
+/// The client's text for combining partial results: each column's combination, and the rows.
+pub fn apply_combined(text: &str, lexed: &Lexed, splices: &[Splice], combined: &[String], rows: &str) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset: None, combined, rows })
+}
+
+/// What pieces stand for when the text is made.
+#[derive(Clone, Copy, Default)]
+struct Given<'g> {
+    limit_plus_offset: Option<u64>,
+    combined: &'g [String],
+    rows: &'g str,
+}
+
+fn apply_given(text: &str, lexed: &Lexed, splices: &[Splice], given: Given<'_>) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     let mut at = 0;
     for splice in splices {
         let bytes = byte_range(text, lexed, &splice.tokens);
         out.push_str(text.get(at..bytes.start).unwrap_or_default());
-        write_pieces(text, lexed, &splice.with, limit_plus_offset, &mut out);
+        write_pieces(text, lexed, &splice.with, given, &mut out);
         at = bytes.end.max(at);
     }
     out.push_str(text.get(at..).unwrap_or_default());
@@ -24,22 +41,24 @@ pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: O
 /// Pieces as text.
 pub fn render(text: &str, lexed: &Lexed, pieces: &[Piece]) -> String {
     let mut out = String::new();
-    write_pieces(text, lexed, pieces, None, &mut out);
+    write_pieces(text, lexed, pieces, Given::default(), &mut out);
     out
 }
 
-fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], limit_plus_offset: Option<u64>, out: &mut String) {
+fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], given: Given<'_>, out: &mut String) {
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => out.push_str(fixed),
             Piece::Tokens(tokens) => out.push_str(tokens_text(text, lexed, tokens)),
             Piece::LimitPlusOffset => {
-                if let Some(rows) = limit_plus_offset {
+                if let Some(rows) = given.limit_plus_offset {
                     out.push_str(&rows.min(i64::MAX as u64).to_string());
                 } else {
                     out.push_str("ALL");
                 }
             }
+            Piece::Combined(column) => out.push_str(given.combined.get(*column).map_or("", String::as_str)),
+            Piece::Rows => out.push_str(given.rows),
         }
     }
 }
@@ -68,15 +87,16 @@ fn tokens_text<'t>(text: &'t str, lexed: &Lexed, tokens: &TokenRange) -> &'t str
 /// gives the parameters that are used, in the order of their new numbers: a number that the text does not use would
 /// have no type.
 ///
-/// `fill` gives the id for a fill and a row of the plan.
+/// `fill` gives the id for a fill and a row of the plan; `replaced` stands in the place of some of its tokens.
 pub fn insert_for_shard(
     text: &str,
     lexed: &Lexed,
     plan: &InsertPlan,
     rows: &[usize],
     fill: &dyn Fn(usize, usize) -> Option<Filled>,
+    replaced: &[(TokenRange, String)],
 ) -> (String, Vec<u32>) {
-    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0, replaced };
     let end = lexed.tokens.len();
     let head = if plan.rows_tokens.is_empty() { end } else { plan.rows_tokens.start };
     writer.spliced(0..head, &plan.splices);
@@ -93,15 +113,28 @@ pub fn insert_for_shard(
     (writer.out, writer.used)
 }
 
+/// Stretches of a statement and what takes their places, in order.
+pub type Replaced = Vec<(TokenRange, String)>;
+
+/// The client's text with some of its tokens replaced.
+pub fn replace(text: &str, lexed: &Lexed, replaced: &Replaced) -> String {
+    let splice = |(tokens, with): &(TokenRange, String)| Splice {
+        tokens: tokens.clone(),
+        with: vec![Piece::Text(with.clone())],
+    };
+    apply(text, lexed, &replaced.iter().map(splice).collect::<Vec<_>>(), None)
+}
+
 /// Pieces with their parameters renumbered from 1, and the parameters that are used, in the order of their new
 /// numbers.
 pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>) {
-    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    let out = String::with_capacity(text.len());
+    let mut writer = Writer { text, lexed, out, used: Vec::new(), at: 0, replaced: &[] };
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => writer.out.push_str(fixed),
             Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
-            Piece::LimitPlusOffset => {}
+            Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
         }
     }
     (writer.out, writer.used)
@@ -128,6 +161,8 @@ struct Writer<'w> {
     used: Vec<u32>,
     /// Tokens before this one are written or left out.
     at: usize,
+    /// What stands for calls that must give one value.
+    replaced: &'w [(TokenRange, String)],
 }
 
 impl Writer<'_> {
@@ -142,7 +177,7 @@ impl Writer<'_> {
                 match piece {
                     Piece::Text(fixed) => self.out.push_str(fixed),
                     Piece::Tokens(tokens) => self.tokens(tokens.clone()),
-                    Piece::LimitPlusOffset => {}
+                    Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
                 }
             }
             self.at = splice.tokens.end.max(self.at);
@@ -152,12 +187,21 @@ impl Writer<'_> {
 
     /// Writes tokens, each parameter by its new number. Comments are left out: a blank stands between tokens.
     fn tokens(&mut self, tokens: TokenRange) {
+        let mut written = 0;
         for at in tokens {
+            if at < written {
+                continue;
+            }
             let Some(token) = self.lexed.tokens.get(at) else { break };
             let before = at.checked_sub(1).and_then(|before| self.lexed.tokens.get(before));
             let is_apart = before.is_none_or(|before| before.end < token.start);
             if is_apart && !self.out.is_empty() && !self.out.ends_with([' ', '(']) {
                 self.out.push(' ');
+            }
+            if let Some((range, with)) = self.replaced.iter().find(|(range, _)| range.start == at) {
+                self.out.push_str(with);
+                written = range.end;
+                continue;
             }
             match token.kind {
                 TokenKind::Param(number) => {
