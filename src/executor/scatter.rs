@@ -51,22 +51,7 @@ impl Session {
         if class > Class::Read || (self.is_at_work() && !self.transaction.is_open()) {
             self.open_block().await?;
         }
-        let mut sources = Vec::with_capacity(shards.len());
-        for shard in shards {
-            self.link(*shard).await?;
-            let name = shard_name(&self.topology, *shard);
-            if let Some(mut link) = self.links.remove(shard) {
-                write_statement(&mut link, &sql, described(mode), merge.hidden);
-                link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
-                sources.push(Source { shard: *shard, name, link, finished: false });
-            }
-            if class == Class::Write
-                && let Some(source) = sources.last_mut()
-                && !read_ahead(source, self.cluster.settings.merge_bytes_max).await?
-            {
-                break;
-            }
-        }
+        let mut sources = self.send_to_all(shards, &sql, described(mode), merge.hidden, class).await?;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
@@ -92,6 +77,48 @@ impl Session {
             self.columns_shown = Some((columns, *shard));
         }
         Ok(Done::with_tag(&format!("SELECT {rows}")))
+    }
+
+    /// Sends the text to all of these shards.
+    ///
+    /// # Errors
+    /// Connections that cannot be had: nothing was sent. A connection that is lost meanwhile: those that were sent to are
+    /// closed, and a transaction that had begun on them has lost its part.
+    async fn send_to_all(
+        &mut self,
+        shards: &[ShardId],
+        sql: &str,
+        mode: Mode<'_>,
+        hidden: usize,
+        class: Class,
+    ) -> Result<Vec<Source>, Failure> {
+        for shard in shards {
+            self.link(*shard).await?;
+        }
+        let mut sources: Vec<Source> = Vec::with_capacity(shards.len());
+        let mut outcome = Ok(true);
+        for shard in shards {
+            let Some(link) = self.links.remove(shard) else { continue };
+            let mut source = Source { shard: *shard, name: shard_name(&self.topology, *shard), link, finished: false };
+            write_statement(&mut source.link, sql, mode, hidden);
+            let sent = source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name));
+            outcome = match sent {
+                Ok(()) if class == Class::Write => read_ahead(&mut source, self.cluster.settings.merge_bytes_max).await,
+                sent => sent.map(|()| true),
+            };
+            sources.push(source);
+            if !matches!(outcome, Ok(true)) {
+                break;
+            }
+        }
+        if let Err(failure) = outcome {
+            for source in sources {
+                self.links.insert(source.shard, source.link);
+                self.drop_link(source.shard);
+            }
+            return Err(failure);
+        }
+        Ok(sources)
     }
 }
 
