@@ -261,7 +261,8 @@ async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failu
     }
 }
 
-/// Reads the rest of an answer that nobody needs.
+/// Reads the rest of an answer that nobody needs. What was sent before the statement (a BEGIN that travelled with it)
+/// is answered by then, too, and must not stay owed: whoever reads from the connection next would wait for ever.
 pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
     // What stands before the answer may not have been read yet; nobody waits for it later.
     let quiet = read_quiet(&mut source.link, &source.name).await;

@@ -238,3 +238,22 @@ SELECT 2;
 
 --@ simple
 ;
+
+-- A statement that fails on the first of its shards, while the others have not yet been heard.
+BEGIN;
+--@ error 42703
+SELECT nothing FROM users;
+--@ error 25P02
+SELECT count(*) FROM users;
+--@ error 25P02
+SELECT name FROM users WHERE id = 3;
+ROLLBACK;
+SELECT count(*) FROM users;
+
+BEGIN;
+SAVEPOINT before_it;
+--@ error 42703
+SELECT nothing FROM users ORDER BY id LIMIT 3;
+ROLLBACK TO SAVEPOINT before_it;
+SELECT count(*) FROM users;
+COMMIT;

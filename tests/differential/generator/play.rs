@@ -134,6 +134,9 @@ pub fn play_with(cluster: &mut Cluster, program: &Program, failures_max: usize, 
     }
     before(cluster);
     for (index, step) in program.steps.iter().enumerate() {
+        if std::env::var_os("OSTRAKON_TRACE").is_some() {
+            println!("{}", super::shrink::step_text(step));
+        }
         tally.statements += 1;
         let entry = tally.kinds.entry(step.kind).or_default();
         entry.0 += 1;
@@ -181,7 +184,7 @@ pub struct Pair {
 impl Pair {
     pub fn connect(cluster: &Cluster) -> Self {
         let mut actual = cluster.app();
-        actual.set_patience(Duration::from_secs(8));
+        actual.set_patience(Duration::from_secs(6));
         Self { expected: cluster.oracle.app(), actual, status: 'I', counter: 0 }
     }
 
@@ -207,7 +210,11 @@ impl Pair {
                 begin(&mut self.actual, step).and_then(|()| self.actual.finish(None, step.mode != Mode::Simple));
             let expected = self.expected.finish(None, step.mode != Mode::Simple).unwrap();
             return match actual {
-                Err(error) => Verdict::Different(format!("the connection failed: {error}")),
+                Err(error) => Verdict::Different(format!(
+                    "the connection failed: {error}; PostgreSQL answers {} and {} rows",
+                    expected.sqlstate(),
+                    expected.texts().len()
+                )),
                 Ok(actual) => match refusal(&actual) {
                     Some(message) => Verdict::Refused(message),
                     None => judge(&expected, &actual, step),

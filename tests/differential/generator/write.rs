@@ -144,9 +144,14 @@ impl Draft<'_> {
         } else {
             table.key.iter().map(|name| self.some(&sight_of(table, name))).collect()
         };
+        // Rows that would take each other's place must be alike: which of them comes first is open.
+        let has_lines = from.primary.len() > from.key.len();
+        let mut is_unique = from.family == table.family && !has_lines;
         if table.primary.len() > table.key.len() {
             names.push("line".into());
-            values.push(format!("{}", 20 + self.dice.below(30)));
+            let line = 20 + self.dice.below(30);
+            is_unique = from.family == table.family;
+            values.push(if has_lines && is_unique { format!("x.line + {line}") } else { line.to_string() });
         }
         for column in table.writable() {
             if column.not_null && !names.contains(&column.name) {
@@ -158,7 +163,7 @@ impl Draft<'_> {
         for name in ["i", "t"] {
             if !names.iter().any(|known| known == name) {
                 names.push(name.into());
-                values.push(format!("x.{name}"));
+                values.push(if is_unique { format!("x.{name}") } else { "NULL".into() });
             }
         }
         let sql = format!(
