@@ -120,7 +120,7 @@ pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>)
         match piece {
             Piece::Text(fixed) => writer.out.push_str(fixed),
             Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
-            Piece::LimitPlusOffset => {}
+            Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
         }
     }
     (writer.out, writer.used)
