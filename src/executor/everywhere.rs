@@ -8,6 +8,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::{Class, Plan};
+use crate::planner::rewrite;
 use crate::session::Parsed;
 
 impl Session {
@@ -32,6 +33,14 @@ impl Session {
             self.open_block().await?;
         }
         let text = self.with_one_verifier(parsed).await?;
+        let one_time = match plan.class {
+            Class::Write if sum => self.one_time(client, parsed).await?,
+            _ => Vec::new(),
+        };
+        let text = match text {
+            None if !one_time.is_empty() => Some(rewrite::replace(&parsed.text, &parsed.lexed, &one_time)),
+            text => text,
+        };
         let text = text.as_deref().unwrap_or(&parsed.text);
         let mut count = 0;
         let mut first: Option<Done> = None;

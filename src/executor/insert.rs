@@ -41,12 +41,13 @@ impl Session {
         if parts.len() > 1 {
             self.open_block().await?;
         }
+        let replaced = if parts.len() > 1 { self.one_time(client, parsed).await? } else { Vec::new() };
         let mut count = 0;
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
         let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
         for (position, (shard, rows)) in parts.iter().enumerate() {
             let fill = |fill: usize, row: usize| values.fill(fill, row);
-            let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill);
+            let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill, &replaced);
             let (bind, types) = parameters_used(mode, &used);
             let mode = match (&bind, mode) {
                 (Some(bind), Mode::Extended { describe, .. }) => Mode::Extended { bind, types: &types, describe },

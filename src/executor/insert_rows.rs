@@ -8,7 +8,7 @@ use super::exchange::Show;
 use super::insert::in_row_order;
 use super::relay::Done;
 use super::statement::Mode;
-use super::steps::{FIRST_USER_TYPE, Question, Rows, TEXT};
+use super::steps::{Question, Rows, TEXT};
 use super::{Failure, Session};
 use crate::base::ShardId;
 use crate::error::ClientError;
@@ -17,10 +17,12 @@ use crate::plan::steps::{InsertRows, RowsTarget, RowsTo};
 use crate::plan::{Filled, Piece};
 use crate::planner::{self, rewrite};
 use crate::session::Parsed;
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::topology::{KeyType, KeyValue};
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
 use crate::wire::frame::Frame;
+use crate::wire::server_message::Field;
 
 /// Parameters of one statement: the protocol counts them in 16 bits.
 const PARAMETERS_MAX: usize = 65_535;
@@ -62,7 +64,9 @@ impl Session {
         asked: Asked<'_>,
     ) -> Result<Done, Failure> {
         let question = self.question(asked.parsed, &insert.source, asked.types, asked.mode);
-        let rows = self.rows_to_carry(client, question, &insert.untyped).await?;
+        let fields = self.fields_of(client, &question, &insert.untyped).await?;
+        self.check_user_types(client, &insert.target, &fields).await?;
+        let rows = self.rows_to_carry(client, question, &fields).await?;
         let (count, collected) = self.insert_batch(client, &insert.target, &insert.untyped, rows, asked).await?;
         in_row_order(client, collected);
         Ok(Done::with_tag(&format!("INSERT 0 {count}")))
@@ -84,24 +88,43 @@ impl Session {
             )
             .into());
         }
-        self.check_user_types(target, &rows)?;
         let fills = self.fill(client, &target.table, &target.fills, rows.rows.len()).await?;
         let batch = Batch { types: declared_types(&rows, untyped), rows, fills };
         let parts = self.parts_of_batch(target, &batch)?;
         self.send_parts(client, target, &batch, &parts, asked).await
     }
 
-    /// A type that a user made has another number on each server: it must be the column's own.
-    fn check_user_types(&self, target: &RowsTarget, rows: &Rows) -> Result<(), ClientError> {
-        let schema = self.schema();
-        let relation = schema.relations.get(&target.table);
-        for (field, name) in rows.fields.iter().zip(&target.columns) {
-            let own = relation.and_then(|relation| relation.column(name)).map(|column| column.type_oid);
-            if field.type_oid >= FIRST_USER_TYPE && own != Some(field.type_oid) {
+    /// A type that a user made has another number on each server, so its values are sent without one: they must be of
+    /// the column's own type.
+    pub(super) async fn check_user_types(
+        &mut self,
+        client: &mut Framed,
+        target: &RowsTarget,
+        fields: &[Field],
+    ) -> Result<(), Failure> {
+        if fields.iter().all(|field| field.type_oid < FIRST_USER_TYPE) {
+            return Ok(());
+        }
+        let name = format!("{}.{}", rewrite::quoted(&target.table.schema), rewrite::quoted(&target.table.name));
+        let columns: Vec<String> = target.columns.iter().map(|column| rewrite::literal(column)).collect();
+        // The server that described the columns is the one that is asked: it is the first that is held.
+        let sql = format!(
+            "SELECT pg_catalog.string_agg(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END::pg_catalog.text, ',' \
+             ORDER BY n.place) FROM pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]) WITH ORDINALITY n (name, place) \
+             LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = {}::pg_catalog.regclass AND a.attname = n.name \
+             LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid",
+            columns.join(", "),
+            rewrite::literal(&name)
+        );
+        let types = self.ask_any(client, &sql).await?;
+        let own: Vec<Option<u32>> = types.split(',').map(|number| number.parse().ok()).collect();
+        for (index, (field, column)) in fields.iter().zip(&target.columns).enumerate() {
+            if field.type_oid >= FIRST_USER_TYPE && own.get(index) != Some(&Some(field.type_oid)) {
                 return Err(ClientError::refused(
-                    format!("a value of another type for column \"{name}\" cannot go through the proxy"),
+                    format!("a value of another type for column \"{column}\" cannot go through the proxy"),
                     "Cast it to the column's type.",
-                ));
+                )
+                .into());
             }
         }
         Ok(())
@@ -189,7 +212,7 @@ impl Session {
 
 /// The type as which each column is sent.
 fn declared_types(rows: &Rows, untyped: &[usize]) -> Vec<u32> {
-    let own = |(index, field): (usize, &crate::wire::server_message::Field)| {
+    let own = |(index, field): (usize, &Field)| {
         let is_open = field.type_oid >= FIRST_USER_TYPE || field.type_oid == TEXT && untyped.contains(&index);
         if is_open { 0 } else { field.type_oid }
     };

@@ -24,12 +24,22 @@ pub struct Link {
     pub(super) unsynced: bool,
     /// It was used since it was taken, or since the last transaction of a session that keeps it.
     pub(super) touched: bool,
+    /// An answer that was read before it was wanted.
+    pub(super) ahead: VecDeque<Frame>,
 }
 
 impl Link {
     /// A connection that was just taken.
     pub(super) fn new(lease: Lease) -> Self {
-        Self { lease, begun: false, wrote: false, expects: VecDeque::new(), unsynced: false, touched: false }
+        Self {
+            lease,
+            begun: false,
+            wrote: false,
+            expects: VecDeque::new(),
+            unsynced: false,
+            touched: false,
+            ahead: VecDeque::new(),
+        }
     }
 
     /// Appends a simple query whose answer nobody sees.

@@ -6,6 +6,7 @@
 mod answers;
 mod copy;
 mod copy_merged;
+mod create_as;
 mod ddl;
 pub mod direct;
 mod everywhere;
@@ -18,6 +19,7 @@ mod insert_rows;
 mod last_ids;
 mod link;
 mod move_rows;
+mod one_time;
 mod one_verifier;
 mod peers;
 mod pins;

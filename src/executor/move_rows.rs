@@ -37,6 +37,9 @@ impl Session {
         let pieces = if is_movable { &moved.take } else { &moved.lock };
         let mut question = self.question(asked.parsed, pieces, asked.types, asked.mode);
         let fields = self.fields_of(client, &question, &moved.untyped).await?;
+        if is_movable {
+            self.check_user_types(client, &moved.target, &fields).await?;
+        }
         question.bind.result_formats = carried_formats(&fields);
         let mut taken = Rows { fields, rows: Vec::new() };
         let (mut count, mut collected) = (0, Vec::new());

@@ -5,15 +5,17 @@ use bytes::Bytes;
 use super::insert_rows::Asked;
 use super::relay::Done;
 use super::statement::Mode;
-use super::steps::{FIRST_USER_TYPE, Rows};
+use super::steps::Rows;
 use super::{Failure, Session};
 use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::Piece;
 use crate::plan::steps::{InnerKind, InnerQuery};
 use crate::planner::{self, rewrite};
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
+use crate::wire::server_message::read_error;
 
 /// `bool`
 const BOOL: u32 = 16;
@@ -44,7 +46,7 @@ impl Session {
                 Err(Failure::Postgres(_)) => return Err(refuse("depends on the rows of the statement").into()),
                 outcome => outcome?,
             };
-            let rows = self.rows_of(client, &question).await?;
+            let rows = self.rows_of(client, &question).await.map_err(perhaps_never)?;
             let (type_oid, value) = value_of(query.kind, &rows)?;
             types.push(type_oid);
             parameters.push(value);
@@ -58,6 +60,17 @@ impl Session {
             Bind { portal: String::new(), statement: String::new(), parameter_formats, parameters, result_formats };
         let mode = Mode::Extended { bind: &bind, types: &types, describe: asked.header };
         Box::pin(self.run(client, &parsed, mode)).await
+    }
+}
+
+/// An error of a value in a query that PostgreSQL might never have run, because no row asks for it.
+fn perhaps_never(failure: Failure) -> Failure {
+    let Failure::Postgres(frame) = &failure else { return failure };
+    match read_error(&frame.body()) {
+        Ok(fields) if fields.code.starts_with("22") || fields.code.starts_with("21") => {
+            refuse(&format!("fails ({})", fields.code)).into()
+        }
+        _ => failure,
     }
 }
 

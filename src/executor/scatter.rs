@@ -60,6 +60,12 @@ impl Session {
                 link.lease.flush().await.map_err(|error| failure_of(error, &name))?;
                 sources.push(Source { shard: *shard, name, link, finished: false });
             }
+            if class == Class::Write
+                && let Some(source) = sources.last_mut()
+                && !read_ahead(source, self.cluster.settings.merge_bytes_max).await?
+            {
+                break;
+            }
         }
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
@@ -75,6 +81,7 @@ impl Session {
             if let (Ok(_), Err(failure)) = (&outcome, drained) {
                 outcome = Err(failure);
             }
+            source.link.ahead.clear();
             self.links.insert(source.shard, source.link);
             if !usable {
                 self.drop_link(source.shard);
@@ -210,7 +217,32 @@ async fn read_into(merger: &mut Merger, index: usize, source: &mut Source, clien
 }
 
 pub(super) async fn next(source: &mut Source) -> Result<Frame, Failure> {
+    if let Some(frame) = source.link.ahead.pop_front() {
+        return Ok(frame);
+    }
     source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
+}
+
+/// Reads all of an answer: statements that write run on one shard after the other, so that two of them never wait for
+/// each other in a circle. `false` after an error.
+async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failure> {
+    read_quiet(&mut source.link, &source.name).await?;
+    let (mut bytes, mut is_sound) = (0, true);
+    loop {
+        let frame = source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))?;
+        bytes += frame.bytes.len();
+        if bytes > bytes_max {
+            let error =
+                ClientError::new(ErrorId::MergeBudgetExceeded, "the rows of a write are more than the proxy keeps");
+            return Err(error.with_hint("Write fewer rows at a time.").into());
+        }
+        is_sound &= frame.tag != tag::ERROR_RESPONSE;
+        let is_end = frame.tag == tag::READY_FOR_QUERY;
+        source.link.ahead.push_back(frame);
+        if is_end {
+            return Ok(is_sound);
+        }
+    }
 }
 
 /// Reads the rest of an answer that nobody needs.

@@ -212,6 +212,9 @@ impl Session {
         if let Some(done) = self.run_sequence_call(client, parsed, mode).await? {
             return Ok(done);
         }
+        if let Some(done) = self.run_create_as(client, parsed, mode).await? {
+            return Ok(done);
+        }
         self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
@@ -244,7 +247,9 @@ impl Session {
         if let Some(insert) = &plan.insert
             && self.needs_split(insert, &bound)
         {
-            return self.run_insert(client, parsed, insert, &bound, &values, mode).await;
+            let done = self.run_insert(client, parsed, insert, &bound, &values, mode).await?;
+            self.note_sequences(parsed, plan.sequences);
+            return Ok(done);
         }
         match bound.shards {
             BoundShards::Any | BoundShards::One(_) => {
@@ -258,30 +263,53 @@ impl Session {
                 }
                 Ok(done)
             }
-            BoundShards::Many(shards) => match &plan.several {
-                Several::Merge { splices, merge, otherwise } => {
-                    let mut is_told = false;
-                    let merged = self
-                        .run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class, &mut is_told)
-                        .await;
-                    match (merged, otherwise) {
-                        (Err(Failure::Ours(refusal)), Some(gather))
-                            if refusal.id == ErrorId::NotSupportedAcrossShards && !is_told =>
-                        {
-                            self.run_gather(client, parsed, &shards, gather, mode).await
-                        }
-                        (merged, _) => merged,
+            BoundShards::Many(shards) => self.run_on_many(client, parsed, &plan, &shards, &values, mode).await,
+        }
+    }
+
+    /// A statement on several shards, as its plan says.
+    async fn run_on_many(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        plan: &Plan,
+        shards: &[ShardId],
+        values: &StatementValues<'_>,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        match &plan.several {
+            Several::Merge { splices, merge, otherwise } => {
+                let mut is_told = false;
+                let merged = self
+                    .run_scatter(client, parsed, shards, splices, merge, values, mode, plan.class, &mut is_told)
+                    .await;
+                if plan.class > Class::ReadLock {
+                    let links = self.links.iter_mut().filter(|(shard, _)| shards.contains(shard));
+                    links.for_each(|(_, link)| link.wrote = true);
+                }
+                // What has written is not run again.
+                let may_gather = !is_told && plan.class < Class::Write;
+                match (merged, otherwise) {
+                    (Err(Failure::Ours(refusal)), Some(gather))
+                        if may_gather && refusal.id == ErrorId::NotSupportedAcrossShards =>
+                    {
+                        self.run_gather(client, parsed, shards, gather, mode).await
                     }
+                    (merged, _) => merged,
                 }
-                Several::Gather(gather) => self.run_gather(client, parsed, &shards, gather, mode).await,
-                Several::Sum => self.run_everywhere(client, parsed, &plan, &shards, mode, true).await,
-                Several::Same if plan.outside_transaction && plan.changes_schema => {
-                    self.run_shard_by_shard(client, parsed, &plan, &shards, mode).await
-                }
-                Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,
-                Several::Steps(steps) => self.run_steps(client, parsed, steps, &shards, mode).await,
-                Several::Refuse(error) => Err(error.clone().into()),
-            },
+            }
+            Several::Gather(gather) => self.run_gather(client, parsed, shards, gather, mode).await,
+            Several::Sum => self.run_everywhere(client, parsed, plan, shards, mode, true).await,
+            Several::Same if plan.outside_transaction && plan.changes_schema => {
+                self.run_shard_by_shard(client, parsed, plan, shards, mode).await
+            }
+            Several::Same => self.run_everywhere(client, parsed, plan, shards, mode, false).await,
+            Several::Steps(steps) => {
+                let done = self.run_steps(client, parsed, steps, shards, mode).await?;
+                self.note_sequences(parsed, plan.sequences);
+                Ok(done)
+            }
+            Several::Refuse(error) => Err(error.clone().into()),
         }
     }
 

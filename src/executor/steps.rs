@@ -14,6 +14,7 @@ use crate::plan::steps::Steps;
 use crate::plan::{Filled, Piece};
 use crate::planner::rewrite;
 use crate::session::Parsed;
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
 use crate::wire::frame::take_frame;
@@ -91,11 +92,10 @@ impl Session {
     /// As for a statement of the client's; more rows than a merge may hold.
     pub(super) async fn rows_of(&mut self, client: &mut Framed, question: &Question) -> Result<Rows, Failure> {
         let parsed = self.understand(&question.sql)?;
-        client.flush().await?;
-        client.hold_output(self.cluster.settings.merge_bytes_max);
+        let (held_bytes_max, output) = client.swap_output(Some(self.cluster.settings.merge_bytes_max), BytesMut::new());
         let mode = Mode::Extended { bind: &question.bind, types: &question.types, describe: true };
         let outcome = Box::pin(self.run(client, &parsed, mode)).await;
-        let held = client.release_output();
+        let (_, held) = client.swap_output(held_bytes_max, output);
         outcome.map_err(|failure| match failure {
             Failure::Client(NetError::HeldTooMuch) => too_many_rows().into(),
             other => other,
@@ -109,15 +109,14 @@ impl Session {
 
     /// As [`Session::rows_of`], in a format that another server reads without a doubt: binary for PostgreSQL's own
     /// types, text for the others, whose numbers differ between servers.
-    /// Columns that are `untyped` literals come as text, too.
+    /// `fields` are the question's, see [`Session::fields_of`].
     pub(super) async fn rows_to_carry(
         &mut self,
         client: &mut Framed,
         mut question: Question,
-        untyped: &[usize],
+        fields: &[Field],
     ) -> Result<Rows, Failure> {
-        let fields = self.fields_of(client, &question, untyped).await?;
-        question.bind.result_formats = carried_formats(&fields);
+        question.bind.result_formats = carried_formats(fields);
         let rows = self.rows_of(client, &question).await?;
         // What describes a statement that is merged says nothing of formats.
         let formats = question.bind.result_formats.iter();
@@ -125,7 +124,7 @@ impl Session {
         Ok(Rows { fields: fields.collect(), rows: rows.rows })
     }
 
-    /// The columns of a question.
+    /// The columns of a question, with the formats in which they are carried; `untyped` literals come as text, too.
     pub(super) async fn fields_of(
         &mut self,
         client: &mut Framed,
@@ -199,9 +198,6 @@ pub(super) fn plain_question(sql: String) -> Question {
     };
     Question { sql, bind, types: Vec::new() }
 }
-
-/// Types with lower numbers are the same on every server.
-pub(super) const FIRST_USER_TYPE: u32 = 16_384;
 
 /// Literals without a type are text by the time they are rows.
 pub(super) const TEXT: u32 = 25;

@@ -247,6 +247,13 @@ impl Framed {
         self.output.split()
     }
 
+    /// Begins to hold output back in a buffer of its own, or ends it: gives what [`Self::hold_output`] had set and the
+    /// output so far, to be put back by the same call.
+    pub fn swap_output(&mut self, held_bytes_max: Option<usize>, output: BytesMut) -> (Option<usize>, BytesMut) {
+        let held_bytes_max = std::mem::replace(&mut self.held_bytes_max, held_bytes_max);
+        (held_bytes_max, std::mem::replace(&mut self.output, output))
+    }
+
     /// Sends the whole output buffer.
     ///
     /// # Errors

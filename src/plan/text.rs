@@ -20,7 +20,7 @@ pub fn render(plan: &Plan) -> String {
     let _ = writeln!(out, "{class} on {}", route(&plan.route));
     let has_several = match &plan.route {
         Route::Any | Route::Shard(_) => false,
-        Route::Keys(keys) => keys.len() > 1,
+        Route::Keys(keys) => keys.len() > 1 || keys.iter().flat_map(|key| &key.parts).any(|part| part.is_array),
         Route::All | Route::ByRow => true,
     };
     match &plan.several {

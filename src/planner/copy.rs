@@ -129,10 +129,9 @@ fn check_reference(relation: &Relation, copy: &Copy, names: &[String]) -> Result
             "Send only the rows that are meant.",
         ));
     }
-    let open = relation
-        .columns
-        .iter()
-        .find(|column| column.default == ColumnDefault::Expression && !names.contains(&column.name));
+    let open = relation.columns.iter().find(|column| {
+        matches!(column.default, ColumnDefault::Expression | ColumnDefault::Numbered) && !names.contains(&column.name)
+    });
     match open {
         Some(column) => Err(ClientError::refused(
             format!(
@@ -227,7 +226,13 @@ fn query_to_client(
             return Ok(Plan { copy: Some(copy_plan(copy, None)), ..plan });
         }
     };
+    let modifying = ClientError::refused(
+        "COPY of data-modifying WITH is not supported across shards",
+        "Run the statement itself, or restrict it to one sharding key.",
+    );
     let several = match merge {
+        Ok(_) if walk.writes && routed.route == Route::All => return Err(modifying),
+        Ok(_) if walk.writes => Several::Refuse(modifying),
         Ok((splices, merge)) if splices.is_empty() && merge == MergeSpec::default() => Several::Sum,
         _ if copy.options.encoding || forces_quotes(subject, query) => {
             let refusal = ClientError::refused(

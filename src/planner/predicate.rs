@@ -6,7 +6,7 @@
 use super::env::{Assign, Fact, Learned, Node};
 use super::scope::{Scope, ScopeColumn};
 use crate::plan::Slot;
-use crate::sql::ast::Expr;
+use crate::sql::ast::{Expr, Query, SetExpr};
 use crate::topology::KeyType;
 
 /// More members than this are not followed.
@@ -149,6 +149,7 @@ fn alternatives(condition: &Expr, scope: &Scope) -> Option<Fact> {
             equal(left, right, scope).map(|assigns| vec![assigns])
         }
         Expr::InList { expr, list, negated: false } => members(expr, list, scope),
+        Expr::InSubquery { expr, query, negated: false } => in_constants(expr, query, scope),
         Expr::AnyAll { left, operator, right, all: false } if operator == "=" => any_of(left, right, scope),
         Expr::And(terms) => {
             let mut combined: Option<Fact> = None;
@@ -176,6 +177,24 @@ fn alternatives(condition: &Expr, scope: &Scope) -> Option<Fact> {
             }
             Some(all)
         }
+        _ => None,
+    }
+}
+
+/// `column IN (VALUES (1), (2))`: a query of constants.
+fn in_constants(left: &Expr, query: &Query, scope: &Scope) -> Option<Fact> {
+    let is_bare = query.with.is_empty() && query.limit.is_none() && query.offset.is_none() && !query.locks;
+    if !is_bare || !matches!(left, Expr::Column { .. }) {
+        return None;
+    }
+    match &query.body {
+        SetExpr::Values(rows) if rows.len() <= ALTERNATIVES_MAX => rows
+            .iter()
+            .map(|row| match row.as_slice() {
+                [value] => equal(left, value, scope),
+                _ => None,
+            })
+            .collect(),
         _ => None,
     }
 }

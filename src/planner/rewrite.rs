@@ -87,15 +87,16 @@ fn tokens_text<'t>(text: &'t str, lexed: &Lexed, tokens: &TokenRange) -> &'t str
 /// gives the parameters that are used, in the order of their new numbers: a number that the text does not use would
 /// have no type.
 ///
-/// `fill` gives the id for a fill and a row of the plan.
+/// `fill` gives the id for a fill and a row of the plan; `replaced` stands in the place of some of its tokens.
 pub fn insert_for_shard(
     text: &str,
     lexed: &Lexed,
     plan: &InsertPlan,
     rows: &[usize],
     fill: &dyn Fn(usize, usize) -> Option<Filled>,
+    replaced: &[(TokenRange, String)],
 ) -> (String, Vec<u32>) {
-    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0, replaced };
     let end = lexed.tokens.len();
     let head = if plan.rows_tokens.is_empty() { end } else { plan.rows_tokens.start };
     writer.spliced(0..head, &plan.splices);
@@ -112,10 +113,23 @@ pub fn insert_for_shard(
     (writer.out, writer.used)
 }
 
+/// Stretches of a statement and what takes their places, in order.
+pub type Replaced = Vec<(TokenRange, String)>;
+
+/// The client's text with some of its tokens replaced.
+pub fn replace(text: &str, lexed: &Lexed, replaced: &Replaced) -> String {
+    let splice = |(tokens, with): &(TokenRange, String)| Splice {
+        tokens: tokens.clone(),
+        with: vec![Piece::Text(with.clone())],
+    };
+    apply(text, lexed, &replaced.iter().map(splice).collect::<Vec<_>>(), None)
+}
+
 /// Pieces with their parameters renumbered from 1, and the parameters that are used, in the order of their new
 /// numbers.
 pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>) {
-    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    let out = String::with_capacity(text.len());
+    let mut writer = Writer { text, lexed, out, used: Vec::new(), at: 0, replaced: &[] };
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => writer.out.push_str(fixed),
@@ -147,6 +161,8 @@ struct Writer<'w> {
     used: Vec<u32>,
     /// Tokens before this one are written or left out.
     at: usize,
+    /// What stands for calls that must give one value.
+    replaced: &'w [(TokenRange, String)],
 }
 
 impl Writer<'_> {
@@ -171,12 +187,21 @@ impl Writer<'_> {
 
     /// Writes tokens, each parameter by its new number. Comments are left out: a blank stands between tokens.
     fn tokens(&mut self, tokens: TokenRange) {
+        let mut written = 0;
         for at in tokens {
+            if at < written {
+                continue;
+            }
             let Some(token) = self.lexed.tokens.get(at) else { break };
             let before = at.checked_sub(1).and_then(|before| self.lexed.tokens.get(before));
             let is_apart = before.is_none_or(|before| before.end < token.start);
             if is_apart && !self.out.is_empty() && !self.out.ends_with([' ', '(']) {
                 self.out.push(' ');
+            }
+            if let Some((range, with)) = self.replaced.iter().find(|(range, _)| range.start == at) {
+                self.out.push_str(with);
+                written = range.end;
+                continue;
             }
             match token.kind {
                 TokenKind::Param(number) => {

@@ -118,6 +118,10 @@ pub fn top(walk: &mut Walk<'_>, query: &Query) -> Result<Merge, ClientError> {
     match &query.body {
         SetExpr::Select(select) => {
             let (scope, block) = walk.block(select, &query.order_by, None, &env, Mode::Plain, &ctes, &[]);
+            if walk.writes && !block.is_spread {
+                // Each shard would answer for itself.
+                walk.modifying_trouble();
+            }
             if let Some(trouble) = &walk.trouble {
                 return Err(trouble.clone());
             }
@@ -134,6 +138,9 @@ pub fn top(walk: &mut Walk<'_>, query: &Query) -> Result<Merge, ClientError> {
         }
         body => {
             let output = walk.body(body, None, &env, Mode::Plain, &ctes);
+            if walk.writes && !output.is_spread {
+                walk.modifying_trouble();
+            }
             walk.set_order(&query.order_by, &env, &ctes);
             if let Some(trouble) = &walk.trouble {
                 return Err(trouble.clone());

@@ -90,9 +90,14 @@ pub fn is_one_column(item: &SelectItem) -> bool {
 
 /// The output columns of a SELECT; false when `*` hides some.
 pub fn output_columns(subject: &Subject<'_>, select: &Select, scope: &Scope) -> (Vec<ScopeColumn>, bool) {
+    columns_of(subject, &select.items, scope)
+}
+
+/// The columns of a target list or of RETURNING, and whether all of them are known.
+pub fn columns_of(subject: &Subject<'_>, items: &[SelectItem], scope: &Scope) -> (Vec<ScopeColumn>, bool) {
     let mut columns = Vec::new();
     let mut is_complete = true;
-    for item in &select.items {
+    for item in items {
         if !is_one_column(item) && matches!(item.kind, SelectItemKind::Expr { .. }) {
             is_complete = false;
             continue;

@@ -89,6 +89,16 @@ pub(super) struct CteNode<'a> {
     /// What its own query sees.
     pub(super) inside: Ctes<'a>,
     pub(super) scope: Option<Rc<Scope>>,
+    /// What a data-modifying statement returns, when every shard does its part of it.
+    pub(super) returned: Option<Returned>,
+}
+
+/// The rows that a data-modifying statement returns.
+#[derive(Clone, Debug)]
+pub(super) struct Returned {
+    pub(super) columns: Vec<ScopeColumn>,
+    pub(super) is_complete: bool,
+    pub(super) block: Block,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,8 +125,14 @@ impl<'a> Ctes<'a> {
     }
 
     fn with(&self, cte: &'a Cte, kind: CteKind<'a>, inside: Self, scope: Option<Rc<Scope>>) -> Self {
-        let node = CteNode { name: &cte.name, columns: &cte.columns, kind, before: self.clone(), inside, scope };
-        Self(Some(Rc::new(node)))
+        let (name, columns, before) = (cte.name.as_str(), cte.columns.as_slice(), self.clone());
+        Self(Some(Rc::new(CteNode { name, columns, kind, before, inside, scope, returned: None })))
+    }
+
+    fn with_returned(&self, cte: &'a Cte, returned: Option<Returned>) -> Self {
+        let (name, columns, before) = (cte.name.as_str(), cte.columns.as_slice(), self.clone());
+        let (kind, inside) = (CteKind::Modifying, Self::default());
+        Self(Some(Rc::new(CteNode { name, columns, kind, before, inside, scope: None, returned })))
     }
 }
 
@@ -302,16 +318,23 @@ impl<'c> Walk<'c> {
                 }
                 statement => {
                     self.writes = true;
-                    self.trouble(
-                        "data-modifying WITH is not supported across shards",
-                        "Run the statements one by one in a transaction, or give all of them the same sharding key.",
-                    );
-                    self.modifying(statement, env, &sight);
-                    sight = sight.with(cte, CteKind::Modifying, Ctes::default(), None);
+                    let returned = self.modifying(statement, env, &sight);
+                    if returned.is_none() {
+                        self.modifying_trouble();
+                    }
+                    sight = sight.with_returned(cte, returned);
                 }
             }
         }
         sight
+    }
+
+    /// A data-modifying WITH query that is not each shard's part of the whole.
+    pub(super) fn modifying_trouble(&mut self) {
+        self.trouble(
+            "data-modifying WITH is not supported across shards",
+            "Run the statements one by one in a transaction, or give all of them the same sharding key.",
+        );
     }
 
     pub(super) fn body<'a>(
@@ -429,7 +452,7 @@ impl<'c> Walk<'c> {
     }
 
     /// Gives the output columns numbers of their own and says what is known of them.
-    fn output(&mut self, mut columns: Vec<ScopeColumn>, is_complete: bool, block: &Block) -> Output {
+    pub(super) fn output(&mut self, mut columns: Vec<ScopeColumn>, is_complete: bool, block: &Block) -> Output {
         let mut numbers: Vec<(Node, Node)> = Vec::new();
         let mut learned = Vec::new();
         for column in &mut columns {

@@ -8,7 +8,7 @@ use super::place::{self, Place};
 use super::predicate;
 use super::scope::{Item, Scope, ScopeColumn};
 use super::select_facts;
-use super::walk::{Build, CteKind, CteNode, Ctes, Level, Mode, SOURCES_MAX, Source, Spread, Walk};
+use super::walk::{Build, CteKind, CteNode, Ctes, Level, Mode, Returned, SOURCES_MAX, Source, Spread, Walk};
 use crate::error::ClientError;
 use crate::sql::ast::{JoinCondition, JoinKind, ObjectName, Query, Select, TableAlias, TableRef};
 use crate::topology::KeyType;
@@ -196,7 +196,13 @@ impl Walk<'_> {
                 );
                 level.scope.items.push(Item::default());
             }
-            CteKind::Modifying => level.scope.items.push(Item::default()),
+            CteKind::Modifying => {
+                let item = match &cte.returned {
+                    Some(returned) => self.returned(returned, build),
+                    None => Item::default(),
+                };
+                level.scope.items.push(item);
+            }
             CteKind::Later => {
                 self.fail(ClientError::refused(
                     "a WITH query that names a later one is not supported across shards",
@@ -210,6 +216,17 @@ impl Walk<'_> {
             rename(item, cte.columns);
             *item = named_as(std::mem::take(item), alias);
         }
+    }
+
+    /// Rows that a data-modifying statement returned are where they were written. Each mention of them is a row source
+    /// of its own.
+    fn returned(&mut self, returned: &Returned, build: &mut Build<'_>) -> Item {
+        let output = self.output(returned.columns.clone(), returned.is_complete, &returned.block);
+        if output.is_spread {
+            build.spreads.push(Spread { vector: output.vector, source: None });
+        }
+        build.learned.extend(output.learned);
+        Item { columns: output.columns, is_complete: output.is_complete, ..Item::default() }
     }
 
     #[allow(clippy::too_many_arguments)]

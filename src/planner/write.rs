@@ -6,18 +6,20 @@ use std::sync::Arc;
 use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
-use super::env::Env;
+use super::env::{Env, Node};
 use super::insert;
 use super::move_rows::{self, KeyChange};
 use super::place::{self, Place};
 use super::predicate;
 use super::scope::{Item, Scope};
+use super::select_facts;
 use super::visit;
-use super::walk::{Block, Build, Ctes, Level, Mode, Source, Walk};
+use super::walk::{Block, Build, Ctes, Level, Mode, Returned, Source, Walk};
 use crate::error::ClientError;
 use crate::plan::{Class, KeyPart, KeyTuple, Plan, Route, SequenceUse, Several, Slot};
 use crate::sql::ast::{
-    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, SetExpr, Statement, TableRef, Update,
+    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, SelectItem, SetExpr, Statement, TableRef,
+    Update,
 };
 use crate::topology::schema::{ColumnDefault, Relation};
 
@@ -146,7 +148,7 @@ fn target<'a>(
     place: &Place,
     env: &Env,
     ctes: &Ctes<'a>,
-) -> Result<Block, ClientError> {
+) -> Result<(Block, Rc<Scope>), ClientError> {
     if let Some(relation) = place.relation() {
         check_assignments(relation, place, write)?;
     }
@@ -173,7 +175,8 @@ fn target<'a>(
     for expr in exprs.chain(write.returning.iter().copied()) {
         build.expr(expr, &scope, ctes);
     }
-    Ok(walk.finish(build, env, Mode::Plain, &scope, ctes))
+    let block = walk.finish(build, env, Mode::Plain, &scope, ctes);
+    Ok((block, scope))
 }
 
 /// What may not be assigned.
@@ -197,7 +200,7 @@ fn check_assignments(relation: &Relation, place: &Place, write: &Write<'_>) -> R
         for column in assignment.columns.iter().filter_map(|name| relation.column(name)) {
             let is_reference = matches!(place, Place::Reference(_));
             match column.default {
-                ColumnDefault::Sequence { .. } => return Err(refuse_default(&column.name)),
+                ColumnDefault::Sequence { .. } | ColumnDefault::Numbered => return Err(refuse_default(&column.name)),
                 ColumnDefault::Expression if is_reference => return Err(refuse_default(&column.name)),
                 _ => {}
             }
@@ -295,12 +298,36 @@ pub fn plan_merge(subject: &Subject<'_>, statement: &Statement, merge: &Merge) -
     let mut walk = Walk::new(subject);
     calls.apply(subject, &mut walk)?;
     let ctes = walk.with(&merge.with, is_recursive(subject), None, &Env::default(), &Ctes::default());
+    if let place @ Place::Reference(_) = place::resolve(subject, &merge.table)? {
+        return merge_reference(&mut walk, &calls, statement, merge, &place, &ctes);
+    }
     walk.merge(merge, &Env::default(), &ctes);
     let routed = walk.route()?;
     match routed.route {
         Route::Shard(_) => Ok(write_plan(routed.route, Several::Refuse(refuse_merge()), routed.reason)),
         _ => Err(refuse_merge()),
     }
+}
+
+/// Every copy merges the same rows.
+fn merge_reference<'a>(
+    walk: &mut Walk<'_>,
+    calls: &Calls,
+    statement: &Statement,
+    merge: &'a Merge,
+    place: &Place,
+    ctes: &Ctes<'a>,
+) -> Result<Plan, ClientError> {
+    let Some(relation) = place.relation() else { return Err(refuse_merge()) };
+    check_reference_write(relation, calls, statement)?;
+    // What it inserts is not followed: no column may be left to a default that differs by copy.
+    let is_open =
+        |default: &ColumnDefault| matches!(default, ColumnDefault::Expression | ColumnDefault::Sequence { .. });
+    if let Some(column) = relation.columns.iter().find(|column| is_open(&column.default)) {
+        return Err(refuse_default(&column.name));
+    }
+    walk.merge_into(place, merge, &Env::default(), ctes);
+    reference_plan(walk, relation)
 }
 
 fn refuse_merge() -> ClientError {
@@ -313,48 +340,75 @@ fn refuse_merge() -> ClientError {
 impl Walk<'_> {
     fn merge<'a>(&mut self, merge: &'a Merge, env: &Env, ctes: &Ctes<'a>) {
         match place::resolve(self.subject, &merge.table) {
-            Ok(place @ (Place::Single(..) | Place::Catalog)) => {
-                let mut build = Build::default();
-                let mut level = Level { scope: Scope::default(), ctes: ctes.clone(), env, mode: Mode::Plain };
-                let item = self.placed(&place, &merge.table, &mut build);
-                level.scope.items.push(item);
-                self.table(&merge.source, &mut level, &mut build);
-                let scope = Rc::new(level.scope);
-                std::iter::once(&merge.on).chain(&merge.others).for_each(|expr| build.expr(expr, &scope, ctes));
-                self.finish(build, env, Mode::Plain, &scope, ctes);
-            }
+            Ok(place @ (Place::Single(..) | Place::Catalog)) => self.merge_into(&place, merge, env, ctes),
             Ok(_) => self.fail(refuse_merge()),
             Err(error) => self.fail(error),
         }
     }
 
-    /// A data-modifying WITH query: it must run on the one shard of the whole statement.
-    pub(super) fn modifying<'a>(&mut self, statement: &'a Statement, env: &Env, ctes: &Ctes<'a>) {
+    fn merge_into<'a>(&mut self, place: &Place, merge: &'a Merge, env: &Env, ctes: &Ctes<'a>) {
+        let mut build = Build::default();
+        let mut level = Level { scope: Scope::default(), ctes: ctes.clone(), env, mode: Mode::Plain };
+        let item = self.placed(place, &merge.table, &mut build);
+        level.scope.items.push(item);
+        self.table(&merge.source, &mut level, &mut build);
+        let scope = Rc::new(level.scope);
+        std::iter::once(&merge.on).chain(&merge.others).for_each(|expr| build.expr(expr, &scope, ctes));
+        self.finish(build, env, Mode::Plain, &scope, ctes);
+    }
+
+    /// A data-modifying WITH query: it must run on the one shard of the whole statement, or each shard does its part;
+    /// then what it returns is given.
+    pub(super) fn modifying<'a>(&mut self, statement: &'a Statement, env: &Env, ctes: &Ctes<'a>) -> Option<Returned> {
         let outcome = match statement {
-            Statement::Update(update) => self.modifying_write(&Write::of_update(update), env, ctes),
-            Statement::Delete(delete) => self.modifying_write(&Write::of_delete(delete), env, ctes),
-            Statement::Insert(insert) => self.modifying_insert(insert, env, ctes),
+            Statement::Update(update) => self.modifying_write(&Write::of_update(update), &update.returning, env, ctes),
+            Statement::Delete(delete) => self.modifying_write(&Write::of_delete(delete), &delete.returning, env, ctes),
+            Statement::Insert(insert) => self.modifying_insert(insert, env, ctes).map(|()| None),
             Statement::Merge(merge) => {
                 self.merge(merge, env, ctes);
-                Ok(())
+                Ok(None)
             }
             _ => Err(ClientError::refused(
                 "this WITH query is not supported across shards",
                 "Run the statements one by one in a transaction.",
             )),
         };
-        if let Err(error) = outcome {
+        outcome.unwrap_or_else(|error| {
             self.fail(error);
-        }
+            None
+        })
     }
 
-    fn modifying_write<'a>(&mut self, write: &Write<'a>, env: &Env, ctes: &Ctes<'a>) -> Result<(), ClientError> {
+    fn modifying_write<'a>(
+        &mut self,
+        write: &Write<'a>,
+        returning: &[SelectItem],
+        env: &Env,
+        ctes: &Ctes<'a>,
+    ) -> Result<Option<Returned>, ClientError> {
         let place = place::resolve(self.subject, write.table)?;
         if matches!(place, Place::Reference(_)) {
             return Err(refuse_modifying_reference());
         }
         let ctes = self.with(write.with, false, None, env, ctes);
-        target(self, write, &place, env, &ctes).map(|_| ())
+        let (block, scope) = target(self, write, &place, env, &ctes)?;
+        if !matches!(place, Place::Sharded(..)) || !block.is_spread {
+            return Ok(None);
+        }
+        let (mut columns, is_complete) = select_facts::columns_of(self.subject, returning, &scope);
+        // What is known of a column's old value says nothing of its new one.
+        let assigned: Vec<Node> = scope
+            .items
+            .first()
+            .into_iter()
+            .flat_map(|item| &item.columns)
+            .filter(|column| write.assignments.iter().any(|assignment| assignment.columns.contains(&column.name)))
+            .filter_map(|column| Some(column.node?.0))
+            .collect();
+        for column in &mut columns {
+            column.node = column.node.filter(|(node, _)| !assigned.contains(node));
+        }
+        Ok(Some(Returned { columns, is_complete, block }))
     }
 
     fn modifying_insert<'a>(&mut self, insert: &'a Insert, env: &Env, ctes: &Ctes<'a>) -> Result<(), ClientError> {

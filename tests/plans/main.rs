@@ -5,6 +5,7 @@
 mod binding;
 mod demo;
 mod reference;
+mod statements;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -106,7 +107,7 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
                 continue;
             }
             let rows: Vec<usize> = if row == 0 { vec![0] } else { (0..insert.rows.len()).collect() };
-            let (text, used) = rewrite::insert_for_shard(context.text, lexed, insert, &rows, &id);
+            let (text, used) = rewrite::insert_for_shard(context.text, lexed, insert, &rows, &id, &[]);
             let used: Vec<String> = used.iter().map(|number| format!("${number}")).collect();
             let _ = writeln!(out, "sent for {rows:?}: {} [{}]", one_line(&text), used.join(" "));
         }

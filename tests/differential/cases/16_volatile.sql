@@ -17,13 +17,14 @@ SELECT count(*) FROM users WHERE random() >= 0;
 BEGIN;
 SELECT now() = now();
 UPDATE users SET created_at = now() WHERE id IN (1, 2, 3);
--- now() is each shard's own in a write over several: the count is not PostgreSQL's.
---@ shape
 SELECT count(DISTINCT created_at) FROM users WHERE id IN (1, 2, 3);
 COMMIT;
-INSERT INTO users (id, email, created_at) VALUES (1001, 'now', now()), (1002, 'now', now()), (1003, 'now', now());
--- now() is each shard's own in a write over several: the count is not PostgreSQL's.
+UPDATE users SET created_at = current_timestamp(0) - interval '1 day', name = localtime::text WHERE id IN (4, 5, 6, 7);
+SELECT count(DISTINCT created_at), count(DISTINCT name) FROM users WHERE id IN (4, 5, 6, 7);
+UPDATE users SET name = 'x' WHERE id IN (4, 5, 6, 7);
 --@ shape
+UPDATE users SET created_at = now() WHERE id < 9 RETURNING id, now(), created_at AS current_date;
+INSERT INTO users (id, email, created_at) VALUES (1001, 'now', now()), (1002, 'now', now()), (1003, 'now', now());
 SELECT count(DISTINCT created_at) FROM users WHERE email = 'now';
 SELECT pg_backend_pid() > 0;
 SELECT version() LIKE 'PostgreSQL %';

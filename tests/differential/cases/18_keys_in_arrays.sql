@@ -37,6 +37,9 @@ UPDATE users SET name = $2 WHERE id = ANY ($1) RETURNING id, name;
 --@ params ?={2}
 UPDATE users SET balance = balance + 1 WHERE id = ANY ($1::int8[]) AND country IS NOT NULL;
 SELECT id, name, balance FROM users WHERE id IN (2, 3, 4) ORDER BY id;
+SELECT id FROM users WHERE id IN (VALUES (3), (4), (4)) ORDER BY id;
+SELECT id FROM users WHERE id IN (VALUES (3), (4.5)) ORDER BY id;
+SELECT id FROM users WHERE id NOT IN (VALUES (3), (4)) AND id < 7 ORDER BY id;
 -- Queries inside a write that stand for themselves.
 UPDATE users SET name = 'rich' WHERE balance > (SELECT avg(balance) FROM users) AND id < 20;
 UPDATE users SET name = 'poor' WHERE balance <= ALL (SELECT balance FROM users WHERE id < 40);
