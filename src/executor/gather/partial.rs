@@ -221,7 +221,10 @@ mod tests {
 
     #[test]
     fn groups_keep_their_modifiers() {
-        assert_eq!(combined(vec![Partial::Group], &[field(1043, 24)]).unwrap(), ["ostrakon_g.ostrakon_0::pg_catalog.varchar(20)"]);
+        assert_eq!(
+            combined(vec![Partial::Group], &[field(1043, 24)]).unwrap(),
+            ["ostrakon_g.ostrakon_0::pg_catalog.varchar(20)"]
+        );
         assert_eq!(
             combined(vec![Partial::Group], &[field(1700, ((12 << 16) | 2) + 4)]).unwrap(),
             ["ostrakon_g.ostrakon_0::pg_catalog.numeric(12, 2)"]
