@@ -209,7 +209,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
     let tables = builder
         .relations
         .into_values()
-        .filter(|relation| matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned));
+        .filter(|relation| !matches!(relation.kind, RelationKind::MaterializedView | RelationKind::Foreign));
     Ok(tables
         .map(|mut relation| {
             TEMPORARY_SCHEMA.clone_into(&mut relation.name.schema);
@@ -405,6 +405,7 @@ fn read_default(row: &[Option<String>], names: &HashMap<u32, TableName>) -> Resu
         ("default", Some(sequence)) if is_plain_nextval(text(row, 10).unwrap_or_default()) => {
             ColumnDefault::Sequence { sequence, always: false }
         }
+        ("default", Some(_)) => ColumnDefault::Numbered,
         ("default", _) if text(row, 10).is_some_and(is_null_constant) => ColumnDefault::None,
         ("default", None) if defaults::is_constant(text(row, 10).unwrap_or_default(), boolean(row, 13)?) => {
             ColumnDefault::Constant

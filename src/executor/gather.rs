@@ -5,6 +5,7 @@
 
 mod arrays;
 mod check;
+mod partial;
 
 use bytes::Bytes;
 
@@ -64,6 +65,11 @@ impl Session {
         for shard in wanted {
             self.link(shard).await?;
         }
+        if let Some(partial) = plan.partial.as_ref().filter(|_| declared.is_none())
+            && let Some(done) = self.run_partial(client, parsed, shards, finish, partial, mode).await?
+        {
+            return Ok(done);
+        }
         let own = plan.params as usize;
         let types: Vec<u32> = mode.types().iter().take(own).copied().collect();
         let name = shard_name(&self.topology, finish);
@@ -77,7 +83,9 @@ impl Session {
         };
         let outcome = check::ask(link, &name, &asked, &types, own).await;
         let checked = self.after_exchange(finish, outcome)?;
-        let arrays = self.fetch(&texts.fetch, plan, &checked, mode).await?;
+        let used: Vec<u32> = plan.sources.iter().flat_map(|source| source.params.iter().copied()).collect();
+        let fetch = fetch_bind(mode, &used, &checked.own_types);
+        let arrays = self.fetch(&texts.fetch, plan, &checked.element_types, fetch).await?;
         let bind = finish_bind(mode, own, arrays);
         let mut types = checked.own_types.clone();
         types.extend(&checked.array_types);
@@ -112,11 +120,9 @@ impl Session {
         &mut self,
         texts: &[(ShardId, String)],
         plan: &GatherPlan,
-        checked: &Checked,
-        mode: Mode<'_>,
+        element_types: &[u32],
+        (bind, types): (Bind, Vec<u32>),
     ) -> Result<Arrays, Failure> {
-        let used: Vec<u32> = plan.sources.iter().flat_map(|source| source.params.iter().copied()).collect();
-        let (bind, types) = fetch_bind(mode, &used, &checked.own_types);
         let fetch_mode = Mode::Extended { bind: &bind, types: &types, describe: true };
         let mut sources = Vec::with_capacity(texts.len());
         for (shard, sql) in texts {
@@ -132,7 +138,7 @@ impl Session {
             }
         }
         let bytes_max = self.cluster.settings.gather_bytes_max;
-        let mut arrays = Arrays::new(plan, &checked.element_types, bytes_max);
+        let mut arrays = Arrays::new(plan, element_types, bytes_max);
         let mut outcome = Ok(());
         for source in &mut sources {
             outcome = read_rows(source, &mut arrays).await;

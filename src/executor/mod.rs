@@ -6,6 +6,7 @@
 mod answers;
 mod copy;
 mod copy_merged;
+mod create_as;
 mod ddl;
 pub mod direct;
 mod everywhere;

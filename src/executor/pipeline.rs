@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::answers::PIPELINE_BYTES_MAX;
+use super::create_as::is_create_as;
 use super::relay::Expect;
 use super::sequences::is_sequence_call;
 use super::session::Suspended;
@@ -192,7 +193,7 @@ impl Session {
         if let Some(shard) = self.fixed_shard(&parsed) {
             return Ok(Some(shard));
         }
-        if is_sequence_call(&parsed) {
+        if is_sequence_call(&parsed) || is_create_as(&parsed) {
             return Ok(None);
         }
         self.know_relations(client, &parsed).await?;

@@ -212,6 +212,9 @@ impl Session {
         if let Some(done) = self.run_sequence_call(client, parsed, mode).await? {
             return Ok(done);
         }
+        if let Some(done) = self.run_create_as(client, parsed, mode).await? {
+            return Ok(done);
+        }
         self.know_relations(client, parsed).await?;
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
@@ -244,7 +247,9 @@ impl Session {
         if let Some(insert) = &plan.insert
             && self.needs_split(insert, &bound)
         {
-            return self.run_insert(client, parsed, insert, &bound, &values, mode).await;
+            let done = self.run_insert(client, parsed, insert, &bound, &values, mode).await?;
+            self.note_sequences(parsed, plan.sequences);
+            return Ok(done);
         }
         match bound.shards {
             BoundShards::Any | BoundShards::One(_) => {

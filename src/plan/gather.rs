@@ -4,6 +4,8 @@
 //! Every sharded table of the statement is replaced by a subquery over arrays that are sent as parameters; the rest of
 //! the text stays as it is. So every row of the answer comes from PostgreSQL's own executor.
 
+use std::sync::Arc;
+
 use super::{Piece, Splice};
 use crate::base::ShardId;
 use crate::topology::TableName;
@@ -20,6 +22,50 @@ pub struct GatherPlan {
     pub splices: Vec<Splice>,
     /// The highest parameter number of the client's own.
     pub params: u32,
+    /// What is done first: the shards aggregate. Only when the types do not allow it all rows are gathered.
+    pub partial: Option<Arc<PartialPlan>>,
+}
+
+/// Shards aggregate their rows, one PostgreSQL combines the results and computes what is made of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartialPlan {
+    /// The shards' columns.
+    pub columns: Vec<PartialColumn>,
+    /// What the shards run; a constant stands before the columns.
+    pub fetch: Vec<Piece>,
+    /// The client's text for the shard that combines, with [`Piece::Combined`] and [`Piece::Rows`].
+    pub splices: Vec<Splice>,
+    /// The highest parameter number of the client's own.
+    pub params: u32,
+    /// The parameters in what the shards run.
+    pub used: Vec<u32>,
+}
+
+/// A column of the shards' results.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartialColumn {
+    /// What they select.
+    pub select: Vec<Piece>,
+    /// How it is combined.
+    pub kind: Partial,
+}
+
+/// How one column of several shards is combined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partial {
+    /// Not: groups are made by it.
+    Group,
+    /// Counts are added.
+    Count,
+    /// Sums are added.
+    Sum,
+    /// The sums over the counts in that column.
+    Average {
+        /// Index of the column.
+        count: usize,
+    },
+    /// By the aggregate itself: min, bool_and …
+    Same(String),
 }
 
 /// One table.
@@ -64,6 +110,10 @@ pub fn render(gather: &GatherPlan) -> String {
             format!("{} ({}){filtered}{from}", source.table.name, columns.join(", "))
         })
         .collect();
+    let parts = match &gather.partial {
+        Some(partial) => format!("partial aggregates ({}); else ", partial.columns.len()),
+        None => String::new(),
+    };
     let finish = gather.finish.map_or_else(|| "one shard".to_owned(), |shard| format!("shard {shard}"));
-    format!("gather {}; finished on {finish}", sources.join(", "))
+    format!("gather {parts}{}; finished on {finish}", sources.join(", "))
 }

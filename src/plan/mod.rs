@@ -15,7 +15,7 @@ use crate::error::ClientError;
 use crate::sql::ast::{CopyOptions, TokenRange};
 use crate::topology::{KeyType, TableName};
 
-pub use gather::{GatherColumn, GatherPlan, GatherSource};
+pub use gather::{GatherColumn, GatherPlan, GatherSource, Partial, PartialColumn, PartialPlan};
 pub use steps::Steps;
 
 /// What a statement does to rows; decides two-phase commit, and later who may answer it.
@@ -165,6 +165,10 @@ pub enum Piece {
     Tokens(TokenRange),
     /// The number LIMIT + OFFSET at bind time, as digits.
     LimitPlusOffset,
+    /// A column of partial results, combined: see [`PartialPlan`].
+    Combined(usize),
+    /// The partial results as a row source.
+    Rows,
 }
 
 /// How the rows of several shards become one result. The shards' columns are the client's columns

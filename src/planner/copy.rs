@@ -129,10 +129,9 @@ fn check_reference(relation: &Relation, copy: &Copy, names: &[String]) -> Result
             "Send only the rows that are meant.",
         ));
     }
-    let open = relation
-        .columns
-        .iter()
-        .find(|column| column.default == ColumnDefault::Expression && !names.contains(&column.name));
+    let open = relation.columns.iter().find(|column| {
+        matches!(column.default, ColumnDefault::Expression | ColumnDefault::Numbered) && !names.contains(&column.name)
+    });
     match open {
         Some(column) => Err(ClientError::refused(
             format!(

@@ -16,7 +16,10 @@ use crate::topology::{KeyType, TableName};
 /// # Errors
 /// A refusal.
 pub fn plan(subject: &Subject<'_>, ddl: &Ddl) -> Result<Plan, ClientError> {
-    check_kind(ddl)?;
+    // CREATE TABLE … AS … WITH NO DATA makes an empty table of the query's columns, wherever it runs.
+    let end =
+        subject.lexed.tokens.len() - usize::from(subject.token(subject.lexed.tokens.len().saturating_sub(1)) == ";");
+    check_kind(ddl, end > 3 && subject.lexed.are_keywords(subject.text, end - 3, &["with", "no", "data"]))?;
     if ddl.verb == "ALTER" && matches!(ddl.object.as_str(), "TABLE" | "") {
         check_alter_table(subject, ddl)?;
     }
@@ -33,8 +36,8 @@ pub fn changes_schema(ddl: &Ddl) -> bool {
     !matches!(ddl.verb.as_str(), "VACUUM" | "ANALYZE" | "ANALYSE" | "REINDEX" | "CLUSTER" | "CHECKPOINT" | "REFRESH")
 }
 
-fn check_kind(ddl: &Ddl) -> Result<(), ClientError> {
-    if ddl.query.is_some() && ddl.object != "MATERIALIZED VIEW" {
+fn check_kind(ddl: &Ddl, is_empty: bool) -> Result<(), ClientError> {
+    if ddl.query.is_some() && ddl.object != "MATERIALIZED VIEW" && !is_empty {
         return Err(ClientError::refused(
             format!("CREATE {} AS is not supported across shards", ddl.object),
             "Create the table, then use INSERT ... SELECT.",

@@ -135,8 +135,9 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
         TokenKind::Param(number) => Some(number),
         _ => None,
     });
-    let mut builder =
-        Builder { plan: GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params: 0 } };
+    let mut builder = Builder {
+        plan: GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params: 0, partial: None },
+    };
     builder.plan.params = params.max().unwrap_or(0);
     let mut kinds: Vec<(&Occurrence, usize)> = Vec::new();
     for occurrence in &occurrences {

@@ -16,12 +16,13 @@ use super::visit;
 use crate::plan::{Partial, PartialColumn, PartialPlan, Piece, Splice};
 use crate::sql::TokenKind;
 use crate::sql::ast::{Call, Distinct, Expr, OrderItem, Query, Select, SelectItemKind, SetExpr, TokenRange};
+use crate::topology::TableName;
 
 /// Names of aggregates whose results on parts make the result of the whole.
 const COMBINED: &[&str] = &["avg", "bit_and", "bit_or", "bool_and", "bool_or", "count", "every", "max", "min", "sum"];
 
 /// The plan of a query whose parts the shards can aggregate; `None`: its rows have to be gathered.
-pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope) -> Option<Arc<PartialPlan>> {
+pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope, tables: &[&TableName]) -> Option<Arc<PartialPlan>> {
     let SetExpr::Select(select) = &query.body else { return None };
     let from = select.from_tokens.clone()?;
     let is_plain = query.with.is_empty()
@@ -31,7 +32,7 @@ pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope) -> Option<Arc<P
         && select.window_exprs.is_empty()
         && select_facts::is_grouped(subject, select, &query.order_by)
         && select.items.iter().all(select_facts::is_one_column);
-    if !is_plain || !are_known(subject, query, select) {
+    if !is_plain || !are_known(subject, query, select, tables) {
         return None;
     }
     let mut maker = Maker { subject, columns: Vec::new(), groups: Vec::new(), shown: Vec::new() };
@@ -66,28 +67,38 @@ pub fn plan(subject: &Subject<'_>, query: &Query, scope: &Scope) -> Option<Arc<P
         return None;
     }
     splices.insert(at, Splice { tokens: start..rows_end, with: maker.finishing_rows() });
-    let shard_text = maker.shard_text(&from, select.where_tokens.as_ref());
-    let params = subject.lexed.tokens.iter().filter_map(|token| match token.kind {
-        TokenKind::Param(number) => Some(number),
+    let fetch = maker.shard_text(&from, select.where_tokens.as_ref());
+    let every_token: TokenRange = 0..subject.lexed.tokens.len();
+    let params = params_in(subject, &[Piece::Tokens(every_token)]).into_iter().max().unwrap_or(0);
+    let used = params_in(subject, &fetch);
+    Some(Arc::new(PartialPlan { columns: maker.columns, fetch, splices, params, used }))
+}
+
+fn params_in(subject: &Subject<'_>, pieces: &[Piece]) -> Vec<u32> {
+    let tokens = pieces.iter().filter_map(|piece| match piece {
+        Piece::Tokens(tokens) => subject.lexed.tokens.get(tokens.clone()),
         _ => None,
     });
-    Some(Arc::new(PartialPlan { columns: maker.columns, fetch: shard_text, splices, params: params.max().unwrap_or(0) }))
+    tokens
+        .flatten()
+        .filter_map(|token| match token.kind {
+            TokenKind::Param(number) => Some(number),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Every part means the same wherever it is computed, and what is compared is compared the same way.
-fn are_known(subject: &Subject<'_>, query: &Query, select: &Select) -> bool {
-    let has_own_collation = subject
-        .schema
-        .relations
-        .values()
-        .any(|relation| relation.columns.iter().any(|column| column.written.collation.is_some()));
-    let mut is_fine = !has_own_collation;
-    let mut check = |expr: &Expr| {
+fn are_known(subject: &Subject<'_>, query: &Query, select: &Select, tables: &[&TableName]) -> bool {
+    // Elements of an array have the collation of their type.
+    let mut is_fine = tables
+        .iter()
+        .filter_map(|table| subject.schema.relations.get(*table))
+        .all(|relation| relation.columns.iter().all(|column| column.written.collation.is_none()));
+    visit::in_query(query, &mut |expr| {
         is_fine &= !functions::differs_by_shard(subject.schema, expr);
-        is_fine &= !visit::any(expr, &|part| matches!(part, Expr::Collate { .. }));
-    };
-    let mut every = |expr: &Expr| check(expr);
-    visit::in_query(query, &mut |expr| every(expr));
+        is_fine &= !matches!(expr, Expr::Collate { .. });
+    });
     let outside = visit::item_exprs(&select.items)
         .chain(&select.having)
         .chain(select.group_by.iter().map(|item| &item.expr))
@@ -203,9 +214,8 @@ impl Maker<'_> {
     /// An average is combined from sum and count.
     fn aggregate(&mut self, tokens: TokenRange) -> usize {
         let name = self.subject.lexed.identifier(self.subject.text, tokens.start).unwrap_or_default();
-        let as_function = |function: &str| {
-            vec![Piece::Text(function.to_owned()), Piece::Tokens(tokens.start + 1..tokens.end)]
-        };
+        let as_function =
+            |function: &str| vec![Piece::Text(function.to_owned()), Piece::Tokens(tokens.start + 1..tokens.end)];
         let (select, kind) = match name.as_str() {
             "avg" => {
                 self.columns.push(PartialColumn { select: as_function("pg_catalog.count"), kind: Partial::Count });
@@ -233,7 +243,7 @@ impl Maker<'_> {
             let kind = self.subject.lexed.tokens.get(token).map(|token| token.kind);
             matches!(kind, Some(TokenKind::Word | TokenKind::QuotedIdent)) || self.is(token, ".")
         });
-        let is_inside = matches!(behind, "." | "(" | "[" | "::") && behind != "::" || before == ".";
+        let is_inside = matches!(behind, "." | "(" | "[") || before == ".";
         if is_column {
             return !is_inside;
         }
@@ -243,11 +253,9 @@ impl Maker<'_> {
 
     /// What the shards select.
     fn shard_text(&self, from: &TokenRange, condition: Option<&TokenRange>) -> Vec<Piece> {
-        let mut pieces = vec![Piece::Text("SELECT ".to_owned())];
-        for (index, column) in self.columns.iter().enumerate() {
-            if index > 0 {
-                pieces.push(Piece::Text(", ".to_owned()));
-            }
+        let mut pieces = vec![Piece::Text("SELECT 0::pg_catalog.int4".to_owned())];
+        for column in &self.columns {
+            pieces.push(Piece::Text(", ".to_owned()));
             pieces.extend(column.select.iter().cloned());
         }
         pieces.push(Piece::Text(" ".to_owned()));

@@ -15,6 +15,7 @@ use super::scope::Scope;
 use super::visit;
 use super::walk::{Ctes, Mode, Walk};
 use super::write::{self, write_plan};
+use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::plan::steps::RowsTo;
 use crate::plan::{
@@ -22,7 +23,7 @@ use crate::plan::{
 };
 use crate::sql::ast::{Expr, Insert, InsertSource, OnConflict, Statement, ValuesRow};
 use crate::topology::KeyType;
-use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind};
+use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind, TEMPORARY_SCHEMA};
 
 /// Plans INSERT.
 ///
@@ -39,8 +40,10 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         (Place::Single(relation, home), _) => {
             walk.single(&relation.name.name, *home, true);
             inner_queries(&mut walk, insert, &env, &ctes);
-            home_plan(&walk)
-                .or_else(|refusal| from_elsewhere(subject, &calls, insert, relation, RowsTo::Shard(*home), refusal))
+            match home_plan(&walk) {
+                Ok(plan) => Ok(with_ids(subject, insert, relation, *home).unwrap_or(plan)),
+                Err(refusal) => from_elsewhere(subject, &calls, insert, relation, RowsTo::Shard(*home), refusal),
+            }
         }
         (Place::Catalog, _) => {
             walk.at_home(&insert.table.name);
@@ -85,6 +88,23 @@ fn from_elsewhere(
         }
         InsertSource::Values(_) | InsertSource::DefaultValues => Err(refusal),
     }
+}
+
+/// Ids of a single table on the home shard are given by the proxy too where rows are listed: it can then say what
+/// `lastval` is, which the server tells on one connection only. `None`: the server's own defaults serve.
+fn with_ids(subject: &Subject<'_>, insert: &Insert, relation: &Relation, home: ShardId) -> Option<Plan> {
+    let is_listed = insert.with.is_empty() && !matches!(insert.source, InsertSource::Query(_));
+    let is_own = relation.kind == RelationKind::Table && relation.name.schema != TEMPORARY_SCHEMA;
+    if !is_listed || !is_own || home != subject.topology.home() {
+        return None;
+    }
+    let mut plan = values(subject, &Walk::new(subject), insert, relation, None).ok()?;
+    let filled = plan.insert.as_mut().filter(|insert| !insert.fills.is_empty())?;
+    filled.everywhere = false;
+    plan.route = Route::Shard(home);
+    plan.several = Several::Refuse(ClientError::refused("a single table is on one shard", "Check the table's home."));
+    plan.reason = format!("{} is on the home shard", relation.name.name);
+    Some(plan)
 }
 
 fn home_plan(walk: &Walk<'_>) -> Result<Plan, ClientError> {
@@ -168,6 +188,7 @@ pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), Client
             .is_some_and(|position| !rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))));
         let is_query = matches!(insert.source, InsertSource::Query(_));
         let is_open = match column.default {
+            ColumnDefault::Numbered => true,
             ColumnDefault::Expression | ColumnDefault::Sequence { .. } => is_query,
             ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated => false,
         };
@@ -359,6 +380,9 @@ fn values(
         let route = Route::Shard(subject.topology.home());
         return Ok(write_plan(route, Several::Refuse(refusal), "the number of values is wrong".to_owned()));
     }
+    if key.is_some() {
+        check_numbered(relation, &names, rows)?;
+    }
     let columns: Vec<(&Column, bool)> = filled(relation, &names, rows).collect();
     let mut fills: Vec<Fill> = columns.iter().filter_map(|(column, _)| fill(column)).collect();
     match key {
@@ -399,6 +423,27 @@ fn values(
         everywhere: key.is_none(),
     });
     Ok(plan)
+}
+
+/// Each shard would count by itself.
+pub fn check_numbered(relation: &Relation, names: &[String], rows: &[ValuesRow]) -> Result<(), ClientError> {
+    let is_open = |column: &&Column| {
+        column.default == ColumnDefault::Numbered
+            && names
+                .iter()
+                .position(|name| *name == column.name)
+                .is_none_or(|at| rows.iter().any(|row| matches!(row.values.get(at), Some(Expr::Default))))
+    };
+    match relation.columns.iter().find(is_open) {
+        Some(column) => Err(ClientError::refused(
+            format!(
+                "leaving column \"{}\" of table \"{}\" to its default is not supported across shards",
+                column.name, relation.name.name
+            ),
+            "The default takes numbers in an expression, and each shard would count by itself: give the value itself.",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Each row with its key and the places of its ids; DEFAULT VALUES is one row of ids.

@@ -30,6 +30,7 @@ pub fn plan<'a>(
     let output = walk.query(query, None, &Env::default(), Mode::Plain, ctes);
     let width = if output.is_complete { output.columns.len() } else { relation.columns.len() };
     let names = insert::column_names(relation, insert, width);
+    insert::check_numbered(relation, &names, &[])?;
     let left_out: Vec<Fill> = relation
         .columns
         .iter()

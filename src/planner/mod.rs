@@ -19,6 +19,7 @@ mod forward;
 mod functions;
 mod gather;
 mod gather_filter;
+mod gather_partial;
 mod insert;
 mod insert_rows;
 mod insert_select;

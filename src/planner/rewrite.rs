@@ -9,12 +9,29 @@ use crate::sql::{Lexed, TokenKind};
 
 /// The client's text with splices. `limit_plus_offset` is for [`Piece::LimitPlusOffset`].
 pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset, ..Given::default() })
+}
+
+/// The client's text for combining partial results: each column's combination, and the rows.
+pub fn apply_combined(text: &str, lexed: &Lexed, splices: &[Splice], combined: &[String], rows: &str) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset: None, combined, rows })
+}
+
+/// What pieces stand for when the text is made.
+#[derive(Clone, Copy, Default)]
+struct Given<'g> {
+    limit_plus_offset: Option<u64>,
+    combined: &'g [String],
+    rows: &'g str,
+}
+
+fn apply_given(text: &str, lexed: &Lexed, splices: &[Splice], given: Given<'_>) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     let mut at = 0;
     for splice in splices {
         let bytes = byte_range(text, lexed, &splice.tokens);
         out.push_str(text.get(at..bytes.start).unwrap_or_default());
-        write_pieces(text, lexed, &splice.with, limit_plus_offset, &mut out);
+        write_pieces(text, lexed, &splice.with, given, &mut out);
         at = bytes.end.max(at);
     }
     out.push_str(text.get(at..).unwrap_or_default());
@@ -24,22 +41,24 @@ pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: O
 /// Pieces as text.
 pub fn render(text: &str, lexed: &Lexed, pieces: &[Piece]) -> String {
     let mut out = String::new();
-    write_pieces(text, lexed, pieces, None, &mut out);
+    write_pieces(text, lexed, pieces, Given::default(), &mut out);
     out
 }
 
-fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], limit_plus_offset: Option<u64>, out: &mut String) {
+fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], given: Given<'_>, out: &mut String) {
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => out.push_str(fixed),
             Piece::Tokens(tokens) => out.push_str(tokens_text(text, lexed, tokens)),
             Piece::LimitPlusOffset => {
-                if let Some(rows) = limit_plus_offset {
+                if let Some(rows) = given.limit_plus_offset {
                     out.push_str(&rows.min(i64::MAX as u64).to_string());
                 } else {
                     out.push_str("ALL");
                 }
             }
+            Piece::Combined(column) => out.push_str(given.combined.get(*column).map_or("", String::as_str)),
+            Piece::Rows => out.push_str(given.rows),
         }
     }
 }
@@ -115,7 +134,7 @@ pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>)
         match piece {
             Piece::Text(fixed) => writer.out.push_str(fixed),
             Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
-            Piece::LimitPlusOffset => {}
+            Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
         }
     }
     (writer.out, writer.used)
@@ -158,7 +177,7 @@ impl Writer<'_> {
                 match piece {
                     Piece::Text(fixed) => self.out.push_str(fixed),
                     Piece::Tokens(tokens) => self.tokens(tokens.clone()),
-                    Piece::LimitPlusOffset => {}
+                    Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
                 }
             }
             self.at = splice.tokens.end.max(self.at);

@@ -17,14 +17,16 @@ pub fn check_schema(topology: &Topology, before: &Schema, after: &Schema) -> Res
     if topology.shards.len() <= 1 {
         return Ok(());
     }
-    for (name, relation) in &after.relations {
-        if before.relations.get(name) != Some(relation) {
-            check_placement_stays(topology, before, after, relation)?;
-            check_relation(topology, after, relation)?;
-            check_foreign_keys(topology, after, relation, true)?;
-        }
-    }
-    Ok(())
+    let mut changed: Vec<&Relation> = after
+        .relations
+        .iter()
+        .filter(|(name, relation)| before.relations.get(*name) != Some(*relation))
+        .map(|(_, relation)| &**relation)
+        .collect();
+    changed.sort_by(|a, b| a.name.cmp(&b.name));
+    changed.iter().try_for_each(|relation| check_placement_stays(topology, before, after, relation))?;
+    changed.iter().try_for_each(|relation| check_relation(topology, after, relation))?;
+    changed.iter().try_for_each(|relation| check_foreign_keys(topology, after, relation, true))
 }
 
 /// Checks a table that is about to be placed otherwise.
@@ -211,6 +213,15 @@ fn check_relation(topology: &Topology, schema: &Schema, relation: &Relation) -> 
             "Use an integer, numeric, text, uuid, bytea, date or timestamp type with a deterministic collation.",
         ));
     }
+    if let Some(column) = relation.columns.iter().find(|column| column.default == ColumnDefault::Numbered) {
+        return Err(ClientError::refused(
+            format!(
+                "the default of column \"{}\" of sharded table \"{table}\" takes numbers in an expression",
+                column.name
+            ),
+            "Each shard would count by itself: let the default be nextval(...) alone, and compute with it when reading.",
+        ));
+    }
     for unique in &relation.unique {
         if !is_kept(relation, unique, &key) {
             return Err(ClientError::refused(
@@ -236,7 +247,7 @@ fn is_unique_by_making(column: &Column) -> bool {
     match column.default {
         ColumnDefault::Sequence { .. } => true,
         ColumnDefault::Expression => column.type_oid == UUID_OID,
-        ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated => false,
+        ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated | ColumnDefault::Numbered => false,
     }
 }
 

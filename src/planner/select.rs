@@ -1,17 +1,21 @@
 //! Queries: where they go, and how the answers of several shards become one.
 
+use std::sync::Arc;
+
 use super::Subject;
 use super::calls::Calls;
 use super::env::Env;
 use super::gather;
+use super::gather_partial;
 use super::merge_rows;
 use super::route::Routed;
 use super::visit;
 use super::walk::{Mode, Walk};
 use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::{Class, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
+use crate::plan::{Class, GatherPlan, MergeSpec, Plan, Route, SequenceUse, Several, Splice};
 use crate::sql::ast::{Query, SetExpr, Statement};
+use crate::topology::TableName;
 
 /// How the rows of several shards become one result.
 pub type Merge = (Vec<Splice>, MergeSpec);
@@ -54,13 +58,18 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Resu
             let otherwise = if compares && !is_local { gathered() } else { None };
             Several::Merge { splices, merge, otherwise }
         }
-        Err(refusal) => match (if is_local { None } else { gathered() }, &routed.route) {
+        Err(refusal) => match (if is_local { None } else { with_partial(gathered(), &walk) }, &routed.route) {
             (Some(gather), _) => Several::Gather(gather),
             (None, Route::All) => return Err(refusal),
             (None, _) => Several::Refuse(refusal),
         },
     };
     Ok(read_plan(class, routed, several))
+}
+
+fn with_partial(gather: Option<Arc<GatherPlan>>, walk: &Walk<'_>) -> Option<Arc<GatherPlan>> {
+    let partial = walk.partial.clone();
+    gather.map(|gather| if partial.is_some() { Arc::new(GatherPlan { partial, ..(*gather).clone() }) } else { gather })
 }
 
 fn read_plan(class: Class, routed: Routed, several: Several) -> Plan {
@@ -119,7 +128,13 @@ pub fn top(walk: &mut Walk<'_>, query: &Query) -> Result<Merge, ClientError> {
             if walk.sources.is_empty() {
                 return Ok(Merge::default());
             }
-            merge_rows::of_select(&subject, query, select, &scope, &block)
+            let merge = merge_rows::of_select(&subject, query, select, &scope, &block);
+            if merge.is_err() {
+                let tables: Vec<&TableName> =
+                    walk.sources.iter().map(|source| &source.table).chain(&walk.references).collect();
+                walk.partial = gather_partial::plan(&subject, query, &scope, &tables);
+            }
+            merge
         }
         body => {
             let output = walk.body(body, None, &env, Mode::Plain, &ctes);

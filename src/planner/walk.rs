@@ -6,6 +6,7 @@
 //! expressions must be bound to the vector of the level round them (they are *anchored*), and then may do anything.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Subject;
 use super::env::{Env, Learned, Node};
@@ -14,7 +15,7 @@ use super::scope::{Scope, ScopeColumn};
 use super::select_facts;
 use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::KeyTuple;
+use crate::plan::{KeyTuple, PartialPlan};
 use crate::sql::ast::{Cte, Expr, OrderItem, Query, Select, SetExpr, Statement};
 use crate::topology::{KeyType, TableName};
 
@@ -193,6 +194,8 @@ pub struct Walk<'c> {
     pub failure: Option<ClientError>,
     /// A data-modifying WITH query was seen.
     pub writes: bool,
+    /// The shards can aggregate their parts of what no merge can answer.
+    pub partial: Option<Arc<PartialPlan>>,
 }
 
 impl<'c> Walk<'c> {
@@ -208,6 +211,7 @@ impl<'c> Walk<'c> {
             trouble: None,
             failure: None,
             writes: false,
+            partial: None,
         }
     }
 

@@ -200,7 +200,7 @@ fn check_assignments(relation: &Relation, place: &Place, write: &Write<'_>) -> R
         for column in assignment.columns.iter().filter_map(|name| relation.column(name)) {
             let is_reference = matches!(place, Place::Reference(_));
             match column.default {
-                ColumnDefault::Sequence { .. } => return Err(refuse_default(&column.name)),
+                ColumnDefault::Sequence { .. } | ColumnDefault::Numbered => return Err(refuse_default(&column.name)),
                 ColumnDefault::Expression if is_reference => return Err(refuse_default(&column.name)),
                 _ => {}
             }

@@ -149,6 +149,8 @@ pub enum ColumnDefault {
     },
     /// A literal of a type whose text means the same at all times and on all servers.
     Constant,
+    /// An expression over the numbers of a sequence, such as `'A' || nextval('s')`: each shard would count by itself.
+    Numbered,
     /// Any other default expression.
     Expression,
     /// GENERATED ALWAYS AS (…) STORED.

@@ -121,10 +121,13 @@ fn migrations_that_fail_on_one_shard_leave_no_drift() {
     app.must(
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL); INSERT INTO alembic_version VALUES ('0')",
     );
+    for table in 0..7 {
+        app.must(&format!("CREATE TABLE t{table} (id BIGSERIAL NOT NULL, name VARCHAR(30), PRIMARY KEY (id))"));
+    }
     let mut count = BTreeMap::<String, usize>::new();
     let mut done = 0;
     while done < wanted {
-        let is_made_to_fail = dice.roll(20) == 0;
+        let is_made_to_fail = dice.roll(9) == 0;
         let victim = &cluster.shards[usize::try_from(dice.roll(3)).unwrap()];
         let in_block = dice.roll(3) == 0;
         let size = if in_block { 1 + dice.roll(4) } else { 1 };
@@ -172,7 +175,7 @@ fn migrations_that_fail_on_one_shard_leave_no_drift() {
     }
     assert_eq!(drift(&cluster), Vec::<Vec<String>>::new());
     println!("{done} statements, by SQLSTATE: {count:?}");
-    assert!(count.get("P0001").is_some_and(|failed| *failed >= done / 60), "hardly any was made to fail: {count:?}");
+    assert!(count.get("P0001").is_some_and(|failed| *failed >= done / 25), "hardly any was made to fail: {count:?}");
     assert!(count.get("00000").is_some_and(|done| *done >= wanted / 4), "hardly any succeeded: {count:?}");
 }
 
@@ -280,4 +283,47 @@ fn a_sharded_database_is_dumped_and_restored_through_the_proxy() {
         assert!(next > 40, "{table}: {next}");
     }
     assert_eq!(schema_of(&cluster.shards[0]), schema_of(&cluster.shards[1]));
+}
+
+#[test]
+fn what_no_server_can_keep_alone_is_refused_when_it_is_made() {
+    let by_tenant = Placement::Key(&["tenant_id"]);
+    let cluster = Cluster::start(
+        2,
+        &[
+            ("a", by_tenant.clone()),
+            ("b", by_tenant),
+            ("c", Placement::Key(&["id"])),
+            ("r", Placement::Reference),
+            ("s", Placement::Single),
+        ],
+    );
+    let mut app = cluster.app();
+    app.must("CREATE TABLE r (code text PRIMARY KEY); CREATE TABLE s (id int PRIMARY KEY)");
+    app.must("CREATE TABLE a (tenant_id bigint NOT NULL, id bigserial PRIMARY KEY, code text REFERENCES r, UNIQUE (tenant_id, id))");
+    app.must("CREATE TABLE b (tenant_id bigint NOT NULL, id bigserial PRIMARY KEY, a_id bigint REFERENCES a (id))");
+    app.must("ALTER TABLE b ADD FOREIGN KEY (tenant_id, a_id) REFERENCES a (tenant_id, id)");
+    for (sql, hint) in [
+        ("CREATE TABLE c (id bigint PRIMARY KEY, a_id bigint REFERENCES a (id))", "sharding keys"),
+        ("CREATE TABLE c (id bigint PRIMARY KEY, s_id int REFERENCES s)", "reference table"),
+        ("CREATE TABLE x (id bigint PRIMARY KEY, a_id bigint REFERENCES a (id))", "Shard \"x\""),
+        ("ALTER TABLE r ADD COLUMN s_id int REFERENCES s", "reference table"),
+        ("CREATE TABLE c (id bigint, n int UNIQUE)", "Add id"),
+        ("CREATE SEQUENCE q; CREATE TABLE c (id bigint PRIMARY KEY, n text DEFAULT 'A' || nextval('q'))", "by itself"),
+        ("ALTER TABLE a RENAME TO a2", "TABLE SHARD a2 KEY (tenant_id)"),
+        ("CREATE SCHEMA other; ALTER TABLE a SET SCHEMA other", "TABLE SHARD"),
+    ] {
+        let reply = app.simple(sql).unwrap();
+        let fault = reply.fault().unwrap_or_else(|| panic!("{sql}: not refused")).clone();
+        assert_eq!(fault.sqlstate, "0A000", "{sql}: {}", fault.message);
+        assert!(fault.hint.as_deref().unwrap_or_default().contains(hint), "{sql}: {:?}", fault.hint);
+    }
+    assert_eq!(drift(&cluster), Vec::<Vec<String>>::new());
+    // As the hint says.
+    app.must("INSERT INTO a (tenant_id) VALUES (2), (3), (4)");
+    Raw::connect(cluster.port, "app", "ostrakon").unwrap().must("TABLE SHARD a2 KEY (tenant_id)");
+    app.must("ALTER TABLE a RENAME TO a2");
+    for tenant in 2..=4 {
+        assert_eq!(app.must(&format!("SELECT count(*) FROM a2 WHERE tenant_id = {tenant}")).value(), "1");
+    }
 }

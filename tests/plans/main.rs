@@ -5,6 +5,7 @@
 mod binding;
 mod demo;
 mod reference;
+mod statements;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -84,6 +85,14 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
         let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
     }
     if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = &plan.several {
+        if let Some(partial) = &gather.partial {
+            let combined: Vec<String> = (0..partial.columns.len())
+                .map(|column| format!("{:?}(c{column})", partial.columns[column].kind).to_lowercase())
+                .collect();
+            let _ = writeln!(out, "partial: {}", one_line(&rewrite::render(context.text, lexed, &partial.fetch)));
+            let text = rewrite::apply_combined(context.text, lexed, &partial.splices, &combined, "rows");
+            let _ = writeln!(out, "combined: {}", one_line(&text));
+        }
         for source in &gather.sources {
             let columns: Vec<&str> = source.columns.iter().map(|column| column.expression.as_str()).collect();
             let from = rewrite::render(context.text, lexed, &source.from);

@@ -161,7 +161,7 @@ mod tests {
                 params: Vec::new(),
             })
             .collect();
-        GatherPlan { sources, finish: None, splices: Vec::new(), params: 0 }
+        GatherPlan { sources, finish: None, splices: Vec::new(), params: 0, partial: None }
     }
 
     fn row(values: &[Option<&[u8]>]) -> Bytes {

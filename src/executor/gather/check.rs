@@ -31,11 +31,12 @@ pub struct Checked {
 }
 
 /// Parameter types and columns of one text.
-#[derive(Default)]
-struct Described {
-    types: Vec<u32>,
-    fields: Vec<Field>,
-    is_whole: bool,
+#[derive(Debug, Default)]
+pub struct Described {
+    /// Types of its parameters.
+    pub types: Vec<u32>,
+    /// Its columns.
+    pub fields: Vec<Field>,
 }
 
 /// Asks about the three texts in one round trip.
@@ -49,31 +50,21 @@ pub async fn ask(
     types: &[u32],
     own: usize,
 ) -> Result<Checked, Failure> {
-    for (sql, types) in [(texts.client, types), (texts.finish, types), (texts.fetch, &[])] {
-        let output = link.lease.output();
-        client_message::encode_parse(output, "", sql, types);
-        client_message::encode_describe(output, &Target::Statement(String::new()));
-    }
-    client_message::encode_sync(link.lease.output());
-    link.lease.expect_ready();
-    link.unsynced = false;
-    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
-    read_quiet(link, name).await?;
-    let (described, error) = read(link, name).await?;
-    let [client, ours, fetched] = described;
-    if !client.is_whole {
+    let asked = [(texts.client, types), (texts.finish, types), (texts.fetch, &[])];
+    let (described, error) = describe(link, name, &asked).await?;
+    let mut described = described.into_iter();
+    let Some(client) = described.next() else {
         return Err(error.map_or_else(|| refused("it cannot be described"), Failure::Postgres));
-    }
-    if let Some(error) = error {
-        let reason = server_message::read_error(&error.body()).map(|fields| fields.message).unwrap_or_default();
-        return Err(refused(&reason));
-    }
+    };
+    let (Some(ours), Some(fetched)) = (described.next(), described.next()) else {
+        let fields = error.and_then(|error| server_message::read_error(&error.body()).ok());
+        return Err(refused(&fields.map(|fields| fields.message).unwrap_or_default()));
+    };
     let own_types = client.types;
-    let is_same = client.fields.len() == ours.fields.len()
-        && client.fields.iter().zip(&ours.fields).all(|(one, other)| {
-            (&one.name, one.type_oid, one.type_modifier) == (&other.name, other.type_oid, other.type_modifier)
-        });
-    if !is_same || own_types.len() != own || ours.types.get(..own) != Some(own_types.as_slice()) {
+    if !is_same(&client.fields, &ours.fields)
+        || own_types.len() != own
+        || ours.types.get(..own) != Some(own_types.as_slice())
+    {
         return Err(refused("its columns or parameters would have other types"));
     }
     Ok(Checked {
@@ -84,13 +75,36 @@ pub async fn ask(
     })
 }
 
-async fn read(link: &mut Link, name: &str) -> Result<([Described; 3], Option<Frame>), Failure> {
-    let mut described = [Described::default(), Described::default(), Described::default()];
-    let mut error = None;
-    let mut at = 0;
+/// Whether two statements give columns of the same names and types.
+pub fn is_same(one: &[Field], other: &[Field]) -> bool {
+    one.len() == other.len()
+        && one.iter().zip(other).all(|(one, other)| {
+            (&one.name, one.type_oid, one.type_modifier) == (&other.name, other.type_oid, other.type_modifier)
+        })
+}
+
+/// What a server says of texts, up to the first that it does not take, and its error about that.
+///
+/// # Errors
+/// The connection broke.
+pub async fn describe(
+    link: &mut Link,
+    name: &str,
+    texts: &[(&str, &[u32])],
+) -> Result<(Vec<Described>, Option<Frame>), Failure> {
+    for (sql, types) in texts {
+        let output = link.lease.output();
+        client_message::encode_parse(output, "", sql, types);
+        client_message::encode_describe(output, &Target::Statement(String::new()));
+    }
+    client_message::encode_sync(link.lease.output());
+    link.lease.expect_ready();
+    link.unsynced = false;
+    link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    read_quiet(link, name).await?;
+    let (mut described, mut types, mut error) = (Vec::new(), Vec::new(), None);
     loop {
         let frame = link.lease.next_frame().await.map_err(|error| failure_of(error, name))?;
-        let Some(place) = described.get_mut(at.min(2)) else { continue };
         match frame.tag {
             tag::READY_FOR_QUERY => return Ok((described, error)),
             tag::ERROR_RESPONSE if is_good_bye(&frame) => return Err(Failure::Postgres(frame)),
@@ -98,14 +112,13 @@ async fn read(link: &mut Link, name: &str) -> Result<([Described; 3], Option<Fra
                 error.get_or_insert(frame);
             }
             tag::PARAMETER_DESCRIPTION => {
-                place.types = server_message::read_parameter_description(&frame.body()).unwrap_or_default();
+                types = server_message::read_parameter_description(&frame.body()).unwrap_or_default();
             }
             tag::ROW_DESCRIPTION => {
-                place.fields = server_message::read_row_description(&frame.body()).unwrap_or_default();
-                place.is_whole = true;
-                at += 1;
+                let fields = server_message::read_row_description(&frame.body()).unwrap_or_default();
+                described.push(Described { types: std::mem::take(&mut types), fields });
             }
-            tag::NO_DATA => at += 1,
+            tag::NO_DATA => described.push(Described { types: std::mem::take(&mut types), fields: Vec::new() }),
             _ => {}
         }
     }

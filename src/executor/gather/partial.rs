@@ -46,14 +46,17 @@ impl Session {
         let Some((combined, rows)) = combinations(plan, &parts) else { return Ok(None) };
         let sql = rewrite::apply_combined(&parsed.text, &parsed.lexed, &plan.splices, &combined, &rows);
         let ours = match self.describe_on(finish, &sql, &own_types).await? {
-            Ok(ours) if check::is_same(&fields, &ours.fields) && ours.types.get(..own) == Some(own_types.as_slice()) => ours,
+            Ok(ours)
+                if check::is_same(&fields, &ours.fields) && ours.types.get(..own) == Some(own_types.as_slice()) =>
+            {
+                ours
+            }
             _ => return Ok(None),
         };
         let texts: Vec<(ShardId, String)> = shards.iter().map(|shard| (*shard, fetch.clone())).collect();
         let element_types: Vec<u32> = parts.iter().map(|field| field.type_oid).collect();
-        let fetched = self
-            .fetch(&texts, &as_source(&parts), &element_types, fetch_bind(mode, &plan.used, &own_types))
-            .await?;
+        let fetched =
+            self.fetch(&texts, &as_source(&parts), &element_types, fetch_bind(mode, &plan.used, &own_types)).await?;
         let bind = finish_bind(mode, own, fetched);
         let finish_mode = Mode::Extended { bind: &bind, types: &ours.types, describe: false };
         if mode.describes() {
@@ -209,7 +212,8 @@ mod tests {
 
     #[test]
     fn averages_divide_as_the_argument_does() {
-        let parts = |oid| combined(vec![Partial::Count, Partial::Average { count: 0 }], &[field(20, -1), field(oid, -1)]);
+        let parts =
+            |oid| combined(vec![Partial::Count, Partial::Average { count: 0 }], &[field(20, -1), field(oid, -1)]);
         assert!(parts(20).unwrap()[1].ends_with("::pg_catalog.numeric)"));
         assert!(parts(701).unwrap()[1].ends_with("::pg_catalog.float8)"));
         assert_eq!(parts(700), None, "a sum of float4 has lost what the average keeps");

@@ -100,8 +100,12 @@ CREATE TABLE ddl_single (id serial PRIMARY KEY, n int);
 INSERT INTO ddl_single (n) VALUES (1), (2);
 INSERT INTO ddl_single (n) VALUES (3) RETURNING id;
 SELECT lastval();
-SELECT nextval('ddl_single_id_seq');
+INSERT INTO ddl_single DEFAULT VALUES RETURNING id;
 SELECT currval('ddl_single_id_seq');
+INSERT INTO ddl_single SELECT 50, 1;
+--@ shape
+SELECT nextval('ddl_single_id_seq');
+--@ ids 1
 INSERT INTO ddl_single (id, n) VALUES (nextval('ddl_single_id_seq'), 5) RETURNING id;
 TRUNCATE ddl_single RESTART IDENTITY;
 INSERT INTO ddl_single (n) VALUES (6) RETURNING id;

@@ -47,7 +47,6 @@ pub struct Source {
     pub total: Vec<String>,
     /// The key, when there is one, of the first table.
     pub key: Vec<Sight>,
-    pub family: Option<usize>,
     /// Tables in it.
     pub width: usize,
 }
@@ -155,7 +154,6 @@ impl<'w> Draft<'w> {
             columns: table.columns.iter().map(|column| sight(&column.name)).collect(),
             total: table.primary.iter().map(|name| format!("{dot}{name}")).collect(),
             key: table.key.iter().map(|name| sight(name)).collect(),
-            family: table.family,
             width: 1,
             ..Source::default()
         }
@@ -315,7 +313,6 @@ impl<'w> Draft<'w> {
             columns,
             total: primary.iter().map(|name| format!("c.{name}")).collect(),
             key,
-            family: table.family,
             width: 1,
             ..Source::default()
         };

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use super::draft::Step;
 use super::program::Program;
@@ -179,7 +180,9 @@ pub struct Pair {
 
 impl Pair {
     pub fn connect(cluster: &Cluster) -> Self {
-        Self { expected: cluster.oracle.app(), actual: cluster.app(), status: 'I', counter: 0 }
+        let mut actual = cluster.app();
+        actual.set_patience(Duration::from_secs(8));
+        Self { expected: cluster.oracle.app(), actual, status: 'I', counter: 0 }
     }
 
     /// Runs DDL that has to succeed on both; what went wrong.

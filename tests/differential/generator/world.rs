@@ -139,23 +139,13 @@ impl World {
 
     fn family(&mut self, dice: &mut Dice, family: usize, kinds: &[Kind]) {
         let names: Vec<String> = ["id", "sub"][..kinds.len()].iter().map(|name| (*name).to_owned()).collect();
-        let keys = |names: &[String]| -> Vec<Column> {
-            let column = |(name, kind): (&String, &Kind)| Column {
-                name: name.clone(),
-                kind: *kind,
-                not_null: true,
-                is_generated: false,
-                is_key: true,
-            };
-            names.iter().zip(kinds).map(column).collect()
-        };
-        let mut columns = keys(&names);
+        let mut columns = Self::keys(&names, kinds);
         columns.extend(Self::payloads(dice));
         let parent = Table {
             name: format!("parent{family}"),
             columns,
             primary: names.clone(),
-            key: names.clone(),
+            key: names,
             family: Some(family),
             is_view: false,
             is_reference: false,
@@ -164,59 +154,65 @@ impl World {
         self.create(&parent, "", &[]);
         self.tables.push(parent.clone());
         for child in 0..1 + dice.below(2) {
-            let own: Vec<String> = names.iter().map(|name| format!("p{name}")).collect();
-            let mut columns = keys(&own);
-            columns.push(Column {
-                name: "line".into(),
-                kind: Kind::Int4,
-                not_null: true,
-                is_generated: false,
-                is_key: false,
-            });
-            columns.extend(Self::payloads(dice));
-            let mut primary = own.clone();
-            primary.push("line".into());
-            let is_bound = dice.percent(40);
-            let name = format!("{}{family}", ["child", "other"][child]);
-            let table = Table {
-                name,
-                columns,
-                primary,
-                key: own.clone(),
-                family: Some(family),
-                is_view: false,
-                is_reference: false,
-                parent: is_bound.then(|| parent.name.clone()),
-            };
-            let mut constraints = Vec::new();
-            if is_bound {
-                let action = *dice.one(&["", " ON DELETE CASCADE", " ON DELETE CASCADE ON UPDATE CASCADE"]);
-                constraints.push(format!(
-                    "FOREIGN KEY ({}) REFERENCES {} ({}){action}",
-                    own.join(", "),
-                    parent.name,
-                    names.join(", ")
-                ));
-            }
-            let is_partitioned = !is_bound && dice.percent(35);
-            let ending = if is_partitioned { " PARTITION BY HASH (line)" } else { "" };
-            self.create(&table, ending, &constraints);
-            if is_partitioned {
-                for part in 0..2 {
-                    self.ddl.push(format!(
-                        "CREATE TABLE {0}_{part} PARTITION OF {0} FOR VALUES WITH (MODULUS 2, REMAINDER {part})",
-                        table.name
-                    ));
-                }
-            }
-            if dice.percent(30) {
-                self.ddl.push(format!("CREATE INDEX ON {} (i)", table.name));
-            }
-            self.tables.push(table);
+            self.child(dice, &parent, kinds, ["child", "other"][child]);
         }
         if dice.percent(50) {
             self.view(dice, family, &parent);
         }
+    }
+
+    fn keys(names: &[String], kinds: &[Kind]) -> Vec<Column> {
+        let column = |(name, kind): (&String, &Kind)| Column {
+            name: name.clone(),
+            kind: *kind,
+            not_null: true,
+            is_generated: false,
+            is_key: true,
+        };
+        names.iter().zip(kinds).map(column).collect()
+    }
+
+    /// A table with the parent's key and lines of its own; bound to the parent, partitioned, or neither.
+    fn child(&mut self, dice: &mut Dice, parent: &Table, kinds: &[Kind], name: &str) {
+        let own: Vec<String> = parent.key.iter().map(|name| format!("p{name}")).collect();
+        let mut columns = Self::keys(&own, kinds);
+        let line = Column { name: "line".into(), kind: Kind::Int4, not_null: true, is_generated: false, is_key: false };
+        columns.push(line);
+        columns.extend(Self::payloads(dice));
+        let mut primary = own.clone();
+        primary.push("line".into());
+        let is_bound = dice.percent(40);
+        let table = Table {
+            name: format!("{name}{}", parent.family.unwrap_or(0)),
+            columns,
+            primary,
+            key: own.clone(),
+            parent: is_bound.then(|| parent.name.clone()),
+            ..parent.clone()
+        };
+        let mut constraints = Vec::new();
+        if is_bound {
+            let action = *dice.one(&["", " ON DELETE CASCADE", " ON DELETE CASCADE ON UPDATE CASCADE"]);
+            constraints.push(format!(
+                "FOREIGN KEY ({}) REFERENCES {} ({}){action}",
+                own.join(", "),
+                parent.name,
+                parent.key.join(", ")
+            ));
+        }
+        let is_partitioned = !is_bound && dice.percent(35);
+        let ending = if is_partitioned { " PARTITION BY HASH (line)" } else { "" };
+        self.create(&table, ending, &constraints);
+        for part in 0..if is_partitioned { 2 } else { 0 } {
+            self.ddl.push(format!(
+                "CREATE TABLE {0}_{part} PARTITION OF {0} FOR VALUES WITH (MODULUS 2, REMAINDER {part})",
+                table.name
+            ));
+        }
+        if dice.percent(30) {
+            self.ddl.push(format!("CREATE INDEX ON {} (i)", table.name));
+        }
+        self.tables.push(table);
     }
 
     fn view(&mut self, dice: &mut Dice, family: usize, of: &Table) {
