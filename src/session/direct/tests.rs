@@ -13,7 +13,6 @@ use crate::wire::frame::take_frame;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message as server;
 use scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
-use server::tag;
 
 #[test]
 fn a_query_travels_as_it_is_and_the_connection_is_let_go_behind_it() {
