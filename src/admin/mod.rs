@@ -5,6 +5,7 @@
 
 mod clients;
 mod command;
+mod drift;
 mod pool_views;
 mod reference;
 pub mod status_document;

@@ -47,6 +47,16 @@ pub(super) const VIEWS: &[ViewSpec] = &[
         ],
     },
     ViewSpec {
+        name: "drift",
+        about: "What the shards have not alike, by their catalogs as they are now: empty when all is well.",
+        columns: &[
+            ("kind", "`table`, `column`, `index`, `constraint`, `function`, `type`, `role` …"),
+            ("name", "the object's full name"),
+            ("shard", "the shard that differs from the first one"),
+            ("state", "`missing` there, `extra` there, or `different`"),
+        ],
+    },
+    ViewSpec {
         name: "pools",
         about: "The pools of server connections: one for each node, database and user.",
         columns: &[

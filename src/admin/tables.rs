@@ -69,7 +69,7 @@ impl Admin {
             return Err(ClientError::new(ErrorId::InvalidParameterValue, format!("\"{}\" is not a table", name.name)));
         }
         check_key(after, &schema, relation)?;
-        planner::check_schema(after, &Schema::default(), &only(&schema, name))?;
+        planner::check_placed(after, &schema, name)?;
         let moves = schema.placement(before, relation) != schema.placement(after, relation);
         if moves && before.shards.len() > 1 {
             for shard in before.shard_ids() {
@@ -148,13 +148,4 @@ fn check_key(topology: &Topology, schema: &Schema, relation: &Relation) -> Resul
         ));
     }
     Ok(())
-}
-
-/// The schema with one relation only.
-fn only(schema: &Schema, name: &TableName) -> Schema {
-    let mut one = Schema { relations: std::collections::HashMap::new(), ..schema.clone() };
-    if let Some(relation) = schema.relations.get(name) {
-        one.relations.insert(name.clone(), Arc::clone(relation));
-    }
-    one
 }

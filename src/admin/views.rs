@@ -30,6 +30,7 @@ impl Admin {
             "shards" => Value::Array(shard_rows(&topology)),
             "nodes" => self.node_rows().await?,
             "tables" => self.table_rows(&topology),
+            "drift" => self.drift_rows(&topology).await?,
             "pools" => self.pool_rows(),
             "help" => help_rows(),
             "servers" => self.server_rows(&topology),

@@ -15,7 +15,8 @@ use crate::backend::connection::Rows;
 use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
 use crate::topology::schema::{
-    Column, ColumnDefault, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, UniqueKey, Volatility,
+    Column, ColumnDefault, ForeignKey, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey, Volatility,
+    WrittenType,
 };
 use crate::wire::frame::Frame;
 
@@ -59,10 +60,27 @@ const COLUMNS_SQL: &str = "WITH RECURSIVE base (oid, type_oid, has_default, not_
           JOIN pg_catalog.pg_class s ON s.oid = p.refobjid AND s.relkind = 'S' \
           WHERE p.classid = 2604 AND p.objid = d.oid AND p.refclassid = 1259 LIMIT 1) END, \
       a.atttypmod <> -1 OR m.oid IS NOT NULL, \
-      EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'e') \
+      EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'e'), \
+      CASE WHEN w.typnamespace = 11 THEN pg_catalog.format_type(a.atttypid, a.atttypmod) \
+        ELSE pg_catalog.quote_ident(v.nspname) || '.' || pg_catalog.quote_ident(w.typname) END, \
+      pg_catalog.quote_ident(u.nspname) || '.' || pg_catalog.quote_ident(y.typname), \
+      CASE WHEN a.attcollation <> w.typcollation THEN (SELECT pg_catalog.quote_ident(e.nspname) || '.' \
+        || pg_catalog.quote_ident(l.collname) FROM pg_catalog.pg_namespace e WHERE e.oid = l.collnamespace) END, \
+      CASE WHEN y.typtype = 'e' OR y.typtype IN ('r', 'm') AND y.typnamespace = 11 THEN 'binary' \
+        WHEN y.typtype <> 'b' THEN 'no' \
+        WHEN y.typelem <> 0 AND y.typlen = -1 THEN CASE WHEN y.typelem IN (16, 17, 20, 21, 23, 25, 114, 650, 869, \
+          1042, 1043, 1082, 1114, 1700, 2950, 3802) OR EXISTS (SELECT FROM pg_catalog.pg_type z \
+          WHERE z.oid = y.typelem AND z.typtype = 'e') THEN 'text' ELSE 'no' END \
+        WHEN y.typnamespace = 11 AND y.oid NOT IN (16, 17, 18, 19, 20, 21, 23, 25, 114, 600, 601, 602, 603, 604, \
+          628, 650, 700, 701, 718, 774, 790, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1562, \
+          1700, 2950, 3220, 3614, 3615, 3802) THEN 'no' \
+        WHEN y.typsend::pg_catalog.oid = 0 OR y.typreceive::pg_catalog.oid = 0 THEN 'no' ELSE 'binary' END \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_type w ON w.oid = a.atttypid JOIN pg_catalog.pg_namespace v ON v.oid = w.typnamespace \
     LEFT JOIN domain m ON m.oid = a.atttypid \
+    JOIN pg_catalog.pg_type y ON y.oid = COALESCE(m.type_oid, a.atttypid) \
+    JOIN pg_catalog.pg_namespace u ON u.oid = y.typnamespace \
     LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -85,6 +103,18 @@ const UNIQUE_SQL: &str = "SELECT i.indrelid, x.relname, i.indisprimary, a.attnam
     AND pg_catalog.left(n.nspname::text, 3) <> 'pg_' AND n.nspname NOT IN ('information_schema', 'ostrakon') \
     ORDER BY i.indrelid, i.indisprimary DESC, x.relname, k.place";
 
+/// Foreign keys, a row for each pair of columns; those that PostgreSQL makes for partitions are their parents'.
+const FOREIGN_KEYS_SQL: &str = "SELECT o.conrelid, o.conname, o.confrelid, a.attname, f.attname \
+    FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, \
+    LATERAL ROWS FROM (pg_catalog.unnest(o.conkey), pg_catalog.unnest(o.confkey)) \
+      WITH ORDINALITY k (own, target, place), \
+    pg_catalog.pg_attribute a, pg_catalog.pg_attribute f \
+    WHERE o.contype = 'f' AND o.conparentid = 0 AND a.attrelid = o.conrelid AND a.attnum = k.own \
+    AND f.attrelid = o.confrelid AND f.attnum = k.target AND c.relpersistence <> 't' \
+    AND pg_catalog.left(n.nspname::text, 3) <> 'pg_' AND n.nspname NOT IN ('information_schema', 'ostrakon') \
+    ORDER BY o.conrelid, o.conname, k.place";
+
 /// What views read directly.
 const VIEWS_SQL: &str = "SELECT DISTINCT r.ev_class, d.refobjid \
     FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d ON d.classid = 2618 AND d.objid = r.oid \
@@ -106,8 +136,16 @@ const FUNCTION_SETTINGS_SQL: &str = "SELECT DISTINCT pg_catalog.lower(m[1]) AS n
       '([[:alpha:]_][[:alnum:]_$]*(?:[.][[:alpha:]_][[:alnum:]_$]*)+)', 'gi') m \
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY name";
 
-const QUERIES: &[&str] =
-    &[DATABASE_SQL, RELATIONS_SQL, COLUMNS_SQL, UNIQUE_SQL, VIEWS_SQL, FUNCTIONS_SQL, FUNCTION_SETTINGS_SQL];
+const QUERIES: &[&str] = &[
+    DATABASE_SQL,
+    RELATIONS_SQL,
+    COLUMNS_SQL,
+    UNIQUE_SQL,
+    FOREIGN_KEYS_SQL,
+    VIEWS_SQL,
+    FUNCTIONS_SQL,
+    FUNCTION_SETTINGS_SQL,
+];
 
 /// `pg_collation.oid` of "default".
 const DEFAULT_COLLATION: &str = "100";
@@ -171,7 +209,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
     let tables = builder
         .relations
         .into_values()
-        .filter(|relation| matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned));
+        .filter(|relation| !matches!(relation.kind, RelationKind::MaterializedView | RelationKind::Foreign));
     Ok(tables
         .map(|mut relation| {
             TEMPORARY_SCHEMA.clone_into(&mut relation.name.schema);
@@ -186,7 +224,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
 /// # Errors
 /// The rows are not those of the statements.
 pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
-    let [database, relations, columns, unique, views, functions, settings]: [Rows; 7] =
+    let [database, relations, columns, unique, foreign_keys, views, functions, settings]: [Rows; 8] =
         results.try_into().map_err(|_| SchemaError::Malformed("number of results"))?;
     let default_is_bytewise = database.first().is_some_and(|row| {
         let locale = text(row, 2).or(text(row, 1)).unwrap_or_default();
@@ -200,6 +238,7 @@ pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
     let mut builder = Builder::read_relations(&relations)?;
     builder.add_columns(&columns, default_is_bytewise)?;
     builder.add_unique(&unique)?;
+    builder.add_foreign_keys(&foreign_keys)?;
     builder.add_views(&views)?;
     Ok(Schema {
         version: 0,
@@ -247,6 +286,7 @@ impl Builder {
                 kind,
                 columns: Vec::new(),
                 unique: Vec::new(),
+                foreign_keys: Vec::new(),
                 view_reads: Vec::new(),
                 parent: None,
                 has_triggers: boolean(row, 4)?,
@@ -279,6 +319,7 @@ impl Builder {
                 collation_is_deterministic: is_deterministic,
                 not_null: boolean(row, 7)?,
                 default: read_default(row, &self.names)?,
+                written: read_written(row)?,
             });
         }
         Ok(())
@@ -294,6 +335,21 @@ impl Builder {
             }
             if let (Some(key), Some(column)) = (relation.unique.last_mut(), text(row, 3)) {
                 key.columns.push(column.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn add_foreign_keys(&mut self, rows: &Rows) -> Result<(), SchemaError> {
+        for row in rows {
+            let Some(target) = self.names.get(&number(row, 2)?).cloned() else { continue };
+            let Some(relation) = self.relations.get_mut(&number(row, 0)?) else { continue };
+            let name = required(row, 1)?;
+            if relation.foreign_keys.last().is_none_or(|key| key.name != name) {
+                relation.foreign_keys.push(ForeignKey { name: name.to_owned(), target, columns: Vec::new() });
+            }
+            if let Some(key) = relation.foreign_keys.last_mut() {
+                key.columns.push((required(row, 3)?.to_owned(), required(row, 4)?.to_owned()));
             }
         }
         Ok(())
@@ -324,6 +380,19 @@ impl Builder {
     }
 }
 
+fn read_written(row: &[Option<String>]) -> Result<WrittenType, SchemaError> {
+    Ok(WrittenType {
+        full: required(row, 14)?.to_owned(),
+        base: required(row, 15)?.to_owned(),
+        collation: text(row, 16).map(str::to_owned),
+        travel: match required(row, 17)? {
+            "binary" => Travel::Binary,
+            "text" => Travel::Text,
+            _ => Travel::No,
+        },
+    })
+}
+
 fn read_default(row: &[Option<String>], names: &HashMap<u32, TableName>) -> Result<ColumnDefault, SchemaError> {
     let sequence = match text(row, 11) {
         Some(_) => names.get(&number(row, 11)?).cloned(),
@@ -336,6 +405,7 @@ fn read_default(row: &[Option<String>], names: &HashMap<u32, TableName>) -> Resu
         ("default", Some(sequence)) if is_plain_nextval(text(row, 10).unwrap_or_default()) => {
             ColumnDefault::Sequence { sequence, always: false }
         }
+        ("default", Some(_)) => ColumnDefault::Numbered,
         ("default", _) if text(row, 10).is_some_and(is_null_constant) => ColumnDefault::None,
         ("default", None) if defaults::is_constant(text(row, 10).unwrap_or_default(), boolean(row, 13)?) => {
             ColumnDefault::Constant

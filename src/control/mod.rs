@@ -3,6 +3,7 @@
 //! Must not know: sessions, plans, how statements are run.
 
 pub mod client;
+pub mod drift;
 pub mod probe;
 pub mod recovery;
 pub mod roles;

@@ -1,74 +1,51 @@
-//! Ids for sharded tables: values of a sequence, unique in the whole cluster, from durable blocks.
+//! Ids for sharded and reference tables: values of a sequence, unique in the whole cluster.
 //!
-//! A block is taken from the store before any of its values is given out, so a value is never given
-//! twice; a restart skips what was left of a block, as PostgreSQL's own CACHE does.
+//! The sequence itself lives in PostgreSQL, on the home shard; those of the other shards are never used. The proxy
+//! takes values from it in blocks, as a session of PostgreSQL does for a sequence with CACHE, and with the same
+//! consequences: a restart skips what was left of a block, and numbers are unique but not in the order of time.
+//! `setval`, ALTER SEQUENCE, TRUNCATE … RESTART IDENTITY, DROP and a dump work on the one that counts.
+//!
+//! # Source
+//! <https://www.postgresql.org/docs/current/sql-createsequence.html>, CACHE. That a value is durable before it is
+//! seen: `nextval_internal` in PostgreSQL's sequence.c takes a transaction id, so that its commit waits for the WAL.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::ops::Range;
-use std::pin::Pin;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use crate::backend::connection::Rows;
-use crate::backend::{BackendError, ConnectTarget, Connection};
-use crate::base::ShardId;
+use crate::backend::{BackendError, Connection};
 use crate::error::{ClientError, ErrorId};
-use crate::store::{Store, take_sequence_block};
 use crate::topology::TableName;
 use crate::wire::server_message::read_error;
 
 use super::client::{ControlClient, ControlError, quote_identifier, quote_literal};
-use super::recovery::FindPrimaries;
+use super::roles::FindHome;
 
-/// Values taken from the store at a time, if no more are asked for.
-const BLOCK_VALUES: u64 = 1_000;
-/// Limit of reading a sequence on one shard.
-const READ_MS: u64 = 5_000;
+/// Values in the first block of a sequence; each block after it is twice as wide.
+const BLOCK_VALUES_FIRST: u64 = 32;
+/// Values in the widest block, if no more are asked for at once.
+const BLOCK_VALUES_MAX: u64 = 4_096;
+/// Limit of taking a block. TRUNCATE … RESTART IDENTITY and ALTER SEQUENCE let it wait.
+const TAKE_MS: u64 = 10_000;
 
-/// A block's future.
-pub type TakingBlock<'a> = Pin<Box<dyn Future<Output = Result<Range<i64>, String>> + Send + 'a>>;
-
-/// Where blocks come from: durable, and the same for all processes of the cluster.
-pub trait BlockSource: Send + Sync {
-    /// Takes `width` numbers that nobody else gets, none under `floor`.
-    fn take<'a>(&'a self, sequence: &'a TableName, width: u64, floor: i64) -> TakingBlock<'a>;
-}
-
-/// Blocks from the cluster's store.
-pub struct StoreBlocks(pub Arc<dyn Store>);
-
-impl BlockSource for StoreBlocks {
-    fn take<'a>(&'a self, sequence: &'a TableName, width: u64, floor: i64) -> TakingBlock<'a> {
-        Box::pin(async move {
-            take_sequence_block(&*self.0, sequence, width, floor).await.map_err(|error| error.to_string())
-        })
-    }
-}
+/// SQLSTATE of a sequence that has no more values.
+const EXHAUSTED: &str = "2200H";
 
 /// Why there is no value.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SequenceError {
-    /// No shard has it (or it is not committed yet).
+    /// The home shard does not have it (or it is not committed yet).
     #[error("sequence \"{}\" does not exist", .0.name)]
     Missing(TableName),
-    /// It counts down.
-    #[error("sequence \"{}\" counts down", .0.name)]
-    Descending(TableName),
-    /// The shards do not agree on its increment.
-    #[error("sequence \"{}\" has different increments on different shards", .0.name)]
-    Differs(TableName),
-    /// MAXVALUE is reached.
-    #[error("reached maximum value of sequence \"{}\" ({maximum})", sequence.name)]
+    /// Its last value has been given.
+    #[error("{message}")]
     Exhausted {
-        /// The sequence.
-        sequence: TableName,
-        /// MAXVALUE.
-        maximum: i64,
+        /// PostgreSQL's words.
+        message: String,
     },
-    /// A shard could not be asked.
+    /// The home shard could not be asked.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The connection that was asked is of no more use, or PostgreSQL refused.
@@ -79,9 +56,6 @@ pub enum SequenceError {
         /// Why.
         reason: String,
     },
-    /// The store could not be written.
-    #[error("no block of ids: {0}")]
-    Store(String),
 }
 
 impl SequenceError {
@@ -91,60 +65,53 @@ impl SequenceError {
             Self::Missing(sequence) => {
                 ClientError::new(ErrorId::UndefinedObject, format!("sequence \"{}\" does not exist", sequence.name))
             }
-            Self::Descending(sequence) => ClientError::new(
-                ErrorId::FeatureNotSupported,
-                format!("descending sequence \"{}\" cannot give ids to a sharded table", sequence.name),
-            )
-            .with_hint("Give the ids in the statement, or use an ascending sequence."),
-            Self::Differs(sequence) => ClientError::new(
-                ErrorId::PrerequisiteMissing,
-                format!("sequence \"{}\" has different increments on different shards", sequence.name),
-            )
-            .with_hint("ALTER SEQUENCE … INCREMENT through the proxy sets it on all shards."),
-            Self::Exhausted { sequence, maximum } => ClientError::new(
-                ErrorId::LimitExceeded,
-                format!("nextval: reached maximum value of sequence \"{}\" ({maximum})", sequence.name),
-            ),
+            Self::Exhausted { message } => ClientError::new(ErrorId::SequenceExhausted, message.clone()),
             Self::Control(_) | Self::Unreadable { .. } => {
                 ClientError::new(ErrorId::ShardUnreachable, "the ids of a sharded table cannot be given")
                     .with_detail(format!("{self}."))
             }
-            Self::Store(_) => ClientError::new(ErrorId::PrerequisiteMissing, "no block of ids can be taken")
-                .with_detail(format!("{self}.")),
         }
     }
 }
 
-/// What PostgreSQL says of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Facts {
-    increment: i64,
-    maximum: i64,
-    /// What its next value would be.
-    floor: i64,
+/// Values that are ours to give.
+#[derive(Debug)]
+struct Block {
+    values: VecDeque<i64>,
+    /// How many are taken next.
+    width: u64,
 }
 
-/// Values that are ours to give.
-#[derive(Debug, Default)]
-struct Block {
-    facts: Option<Facts>,
-    values: Range<i64>,
+impl Default for Block {
+    fn default() -> Self {
+        Self { values: VecDeque::new(), width: BLOCK_VALUES_FIRST }
+    }
+}
+
+impl Block {
+    /// How many values to take when `count` are wanted and there are fewer.
+    fn widen(&mut self, count: usize) -> u64 {
+        let missing = count.saturating_sub(self.values.len()) as u64;
+        let width = self.width.max(missing);
+        self.width = self.width.saturating_mul(2).min(BLOCK_VALUES_MAX);
+        width
+    }
 }
 
 /// Gives out values of sequences.
 pub struct Sequences {
-    source: Arc<dyn BlockSource>,
-    find_primaries: FindPrimaries,
+    find_home: FindHome,
+    client: tokio::sync::Mutex<Option<ControlClient>>,
     blocks: Mutex<HashMap<TableName, Arc<tokio::sync::Mutex<Block>>>>,
 }
 
 impl Sequences {
-    /// Nothing is read or taken before the first value is asked for.
-    pub fn new(source: Arc<dyn BlockSource>, find_primaries: FindPrimaries) -> Self {
-        Self { source, find_primaries, blocks: Mutex::default() }
+    /// Nothing is taken before the first value is asked for.
+    pub fn new(find_home: FindHome) -> Self {
+        Self { find_home, client: tokio::sync::Mutex::default(), blocks: Mutex::default() }
     }
 
-    /// The next values of a sequence, ascending, unique in the cluster.
+    /// The next values of a sequence, in its order, unique in the cluster.
     ///
     /// # Errors
     /// See [`SequenceError`]; nothing was given out.
@@ -155,64 +122,47 @@ impl Sequences {
         let block = self.block(sequence);
         // One task fills the block up; the others wait for it here.
         let mut block = block.lock().await;
-        let facts = match block.facts {
-            Some(facts) => facts,
-            None => {
-                let facts = self.read_from_shards(sequence).await?;
-                *block.facts.insert(facts)
-            }
-        };
-        let mut values = Vec::with_capacity(count);
-        while values.len() < count {
-            match block.take(facts) {
-                Some(value) if value > facts.maximum => {
-                    return Err(SequenceError::Exhausted { sequence: sequence.clone(), maximum: facts.maximum });
-                }
-                Some(value) => values.push(value),
-                None => {
-                    let missing = (count - values.len()) as u64;
-                    let width = missing.max(BLOCK_VALUES).saturating_mul(facts.increment.unsigned_abs());
-                    block.values =
-                        self.source.take(sequence, width, facts.floor).await.map_err(SequenceError::Store)?;
-                    if block.values.is_empty() {
-                        return Err(SequenceError::Exhausted { sequence: sequence.clone(), maximum: facts.maximum });
-                    }
-                }
-            }
+        while block.values.len() < count {
+            let width = block.widen(count);
+            let taken = self.take(sequence, width).await?;
+            block.values.extend(taken);
         }
-        Ok(values)
+        Ok(block.values.drain(..count).collect())
     }
 
-    /// Reads a sequence that other connections cannot see yet, over the connection whose transaction
-    /// made it; afterwards [`Self::next`] gives its values.
+    /// As [`Self::next`], over the connection to the home shard whose open transaction made or altered the sequence:
+    /// nobody else can see it yet, so nothing is kept of it.
     ///
     /// # Errors
     /// See [`SequenceError`]; the transaction is then a failed one.
     ///
     /// # Cancel safety
     /// That of [`Connection::simple`].
-    pub async fn learn(&self, sequence: &TableName, connection: &mut Connection) -> Result<(), SequenceError> {
-        let unreadable = |reason: String| SequenceError::Unreadable { sequence: sequence.clone(), reason };
-        let result = connection
-            .simple(&facts_sql(sequence))
-            .await
-            .map_err(|error: BackendError| unreadable(error.to_string()))?;
-        if let Some(error) = result.error {
-            let message = read_error(&error.body()).map_or_else(|error| error.to_string(), |fields| fields.message);
-            return Err(unreadable(message));
+    pub async fn next_within(
+        &self,
+        sequence: &TableName,
+        count: usize,
+        connection: &mut Connection,
+    ) -> Result<Vec<i64>, SequenceError> {
+        let mut values = Vec::with_capacity(count);
+        while values.len() < count {
+            let sql = take_sql(sequence, (count - values.len()) as u64);
+            let result = connection.simple(&sql).await.map_err(|error: BackendError| SequenceError::Unreadable {
+                sequence: sequence.clone(),
+                reason: error.to_string(),
+            })?;
+            if let Some(error) = result.error {
+                let (code, message) = read_error(&error.body())
+                    .map_or_else(|error| (String::new(), error.to_string()), |fields| (fields.code, fields.message));
+                return Err(refused(sequence, &code, message));
+            }
+            values.extend(read_values(sequence, &result.rows)?);
         }
-        let facts = read_facts(sequence, &result.rows)?.ok_or_else(|| SequenceError::Missing(sequence.clone()))?;
-        self.block(sequence).lock().await.facts = Some(facts);
-        Ok(())
+        Ok(values)
     }
 
-    /// Drops what is known of a sequence: it was altered, set, dropped or made again. The next value is
-    /// not under the one that the shards then have.
-    pub fn forget(&self, sequence: &TableName) {
-        self.blocks.lock().remove(sequence);
-    }
-
-    /// Drops what is known of all sequences, after DDL.
+    /// Drops the values that were taken and not given, since the schema has changed or a sequence was set: the next
+    /// one is the server's.
     pub fn forget_all(&self) {
         self.blocks.lock().clear();
     }
@@ -227,79 +177,67 @@ impl Sequences {
         block
     }
 
-    async fn read_from_shards(&self, sequence: &TableName) -> Result<Facts, SequenceError> {
-        let primaries = (self.find_primaries)();
-        let answers = join_all(primaries.iter().map(|(shard, target)| read_from(*shard, target, sequence))).await;
-        let mut all: Option<Facts> = None;
-        for answer in answers {
-            let Some(facts) = answer? else { continue };
-            all = Some(match all {
-                None => facts,
-                Some(before) if before.increment != facts.increment => {
-                    return Err(SequenceError::Differs(sequence.clone()));
-                }
-                Some(before) => Facts {
-                    increment: facts.increment,
-                    maximum: before.maximum.min(facts.maximum),
-                    floor: before.floor.max(facts.floor),
-                },
-            });
+    async fn take(&self, sequence: &TableName, width: u64) -> Result<Vec<i64>, SequenceError> {
+        let target = (self.find_home)().ok_or_else(|| SequenceError::Unreadable {
+            sequence: sequence.clone(),
+            reason: "the home shard has no primary".to_owned(),
+        })?;
+        let mut held = self.client.lock().await;
+        let usable = held.take().filter(|client| !client.is_closed() && *client.target() == target);
+        let client = match usable {
+            Some(client) => client,
+            None => ControlClient::connect(&target).await?,
+        };
+        match client.rows(&take_sql(sequence, width), TAKE_MS).await {
+            Ok(rows) => {
+                *held = Some(client);
+                read_values(sequence, &rows)
+            }
+            // What was asked is over, so the connection serves on.
+            Err(ControlError::Postgres { sqlstate, message, .. }) if is_about_sequence(&sqlstate) => {
+                *held = Some(client);
+                Err(refused(sequence, &sqlstate, message))
+            }
+            Err(error) => Err(error.into()),
         }
-        all.ok_or_else(|| SequenceError::Missing(sequence.clone()))
     }
 }
 
-impl Block {
-    fn take(&mut self, facts: Facts) -> Option<i64> {
-        if self.values.is_empty() {
-            return None;
-        }
-        let value = self.values.start;
-        self.values.start = value.saturating_add(facts.increment);
-        Some(value)
+fn is_about_sequence(sqlstate: &str) -> bool {
+    matches!(sqlstate, "42P01" | "3F000" | EXHAUSTED)
+}
+
+fn refused(sequence: &TableName, sqlstate: &str, message: String) -> SequenceError {
+    match sqlstate {
+        "42P01" | "3F000" => SequenceError::Missing(sequence.clone()),
+        EXHAUSTED => SequenceError::Exhausted { message },
+        _ => SequenceError::Unreadable { sequence: sequence.clone(), reason: message },
     }
 }
 
-/// `None`: this shard does not have it.
-async fn read_from(
-    shard: ShardId,
-    target: &ConnectTarget,
-    sequence: &TableName,
-) -> Result<Option<Facts>, SequenceError> {
-    let client = ControlClient::connect(target).await?;
-    match client.rows(&facts_sql(sequence), READ_MS).await {
-        Ok(rows) => read_facts(sequence, &rows),
-        Err(error) if matches!(error.sqlstate(), Some("42P01" | "3F000")) => {
-            tracing::debug!(%shard, sequence = sequence.name, "sequence is not on this shard");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn facts_sql(sequence: &TableName) -> String {
+/// Takes up to `width` values, and at least one: no more than are left, since a `nextval` that fails would lose all
+/// that were taken before it.
+fn take_sql(sequence: &TableName, width: u64) -> String {
     let name = format!("{}.{}", quote_identifier(&sequence.schema), quote_identifier(&sequence.name));
     format!(
-        "SELECT s.seqincrement, s.seqmax, q.last_value, q.is_called FROM pg_catalog.pg_sequence s, {name} q \
+        "SELECT pg_catalog.nextval(s.seqrelid::pg_catalog.regclass) FROM pg_catalog.pg_sequence s, {name} q, \
+         LATERAL pg_catalog.generate_series(1::pg_catalog.int8, GREATEST(1::pg_catalog.numeric, \
+         CASE WHEN s.seqcycle THEN {width}::pg_catalog.numeric ELSE LEAST({width}::pg_catalog.numeric, \
+         CASE WHEN s.seqincrement > 0 THEN pg_catalog.div(s.seqmax::pg_catalog.numeric - q.last_value, s.seqincrement) \
+         ELSE pg_catalog.div(s.seqmin::pg_catalog.numeric - q.last_value, s.seqincrement) END \
+         + CASE WHEN q.is_called THEN 0 ELSE 1 END) END)::pg_catalog.int8) \
          WHERE s.seqrelid = {}::pg_catalog.regclass",
         quote_literal(&name)
     )
 }
 
-fn read_facts(sequence: &TableName, rows: &Rows) -> Result<Option<Facts>, SequenceError> {
-    let Some(row) = rows.first() else { return Ok(None) };
-    let unreadable =
-        || SequenceError::Unreadable { sequence: sequence.clone(), reason: "the answer is not understood".to_owned() };
-    let [Some(increment), Some(maximum), Some(last), Some(is_called)] = row.as_slice() else {
-        return Err(unreadable());
-    };
-    let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
-    let (increment, maximum, last) = (number(increment)?, number(maximum)?, number(last)?);
-    if increment < 1 {
-        return Err(SequenceError::Descending(sequence.clone()));
-    }
-    let floor = if is_called == "t" { last.saturating_add(increment) } else { last };
-    Ok(Some(Facts { increment, maximum, floor }))
+fn read_values(sequence: &TableName, rows: &Rows) -> Result<Vec<i64>, SequenceError> {
+    let values: Option<Vec<i64>> =
+        rows.iter().map(|row| row.first().and_then(Option::as_deref).and_then(|text| text.parse().ok())).collect();
+    values.filter(|values| !values.is_empty()).ok_or_else(|| SequenceError::Unreadable {
+        sequence: sequence.clone(),
+        reason: "the answer is not understood".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -310,33 +248,24 @@ mod tests {
         TableName { schema: "public".into(), name: "it's".into() }
     }
 
-    fn row(increment: &str, last: &str, is_called: &str) -> Rows {
-        vec![[increment, "100", last, is_called].map(|text| Some(text.to_owned())).to_vec()]
-    }
-
-    #[test]
-    fn the_floor_is_the_value_that_postgresql_would_give_next() {
-        let fresh = read_facts(&name(), &row("5", "1", "f")).unwrap().unwrap();
-        assert_eq!(fresh.floor, 1);
-        let used = read_facts(&name(), &row("5", "1", "t")).unwrap().unwrap();
-        assert_eq!(used, Facts { increment: 5, maximum: 100, floor: 6 });
-    }
-
-    #[test]
-    fn a_descending_sequence_is_refused() {
-        assert!(matches!(read_facts(&name(), &row("-1", "1", "f")), Err(SequenceError::Descending(_))));
-    }
-
     #[test]
     fn names_are_quoted_as_identifier_and_as_literal() {
-        assert!(facts_sql(&name()).contains("\"public\".\"it's\" q"));
-        assert!(facts_sql(&name()).contains("'\"public\".\"it''s\"'::pg_catalog.regclass"));
+        assert!(take_sql(&name(), 1).contains("\"public\".\"it's\" q"));
+        assert!(take_sql(&name(), 1).contains("'\"public\".\"it''s\"'::pg_catalog.regclass"));
     }
 
     #[test]
-    fn values_step_by_the_increment() {
-        let facts = Facts { increment: 5, maximum: 100, floor: 1 };
-        let mut block = Block { facts: Some(facts), values: 1..11 };
-        assert_eq!((block.take(facts), block.take(facts), block.take(facts)), (Some(1), Some(6), None));
+    fn blocks_grow_with_what_is_asked_for() {
+        let mut block = Block::default();
+        assert_eq!((block.widen(1), block.widen(1), block.widen(1_000)), (32, 64, 1_000));
+        assert!((0..20).map(|_| block.widen(1)).all(|width| width <= BLOCK_VALUES_MAX));
+        assert_eq!(block.widen(1), BLOCK_VALUES_MAX);
+    }
+
+    #[test]
+    fn an_answer_without_numbers_is_no_answer() {
+        assert!(read_values(&name(), &Rows::new()).is_err());
+        assert!(read_values(&name(), &vec![vec![None]]).is_err());
+        assert_eq!(read_values(&name(), &vec![vec![Some("-7".into())]]).unwrap(), [-7]);
     }
 }

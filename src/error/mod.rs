@@ -100,6 +100,8 @@ pub enum ErrorId {
     InvalidRowCountInOffset,
     /// A COPY row or a Bind message has the wrong number of fields.
     BadCopyFormat,
+    /// A sequence has no more values.
+    SequenceExhausted,
     /// The statement is not understood.
     SyntaxError,
     /// A table, setting or other thing named in an admin command does not exist.
@@ -168,6 +170,7 @@ impl ErrorId {
             Self::InvalidRowCountInLimit => ("invalid_row_count_in_limit", "2201W", Client, Useless),
             Self::InvalidRowCountInOffset => ("invalid_row_count_in_offset", "2201X", Client, Useless),
             Self::BadCopyFormat => ("bad_copy_format", "22P04", Client, Useless),
+            Self::SequenceExhausted => ("sequence_generator_limit_exceeded", "2200H", Client, Useless),
             Self::SyntaxError => ("syntax_error", "42601", Client, Useless),
             Self::UndefinedObject => ("undefined_object", "42704", Client, Useless),
             Self::InvalidParameterValue => ("invalid_parameter_value", "22023", Client, Useless),

@@ -2,6 +2,7 @@
 //! refused while it can still be rolled back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::link::failure_of;
 use super::{Failure, Session, shard_name};
@@ -9,7 +10,9 @@ use crate::backend::schema::{SchemaError, read_schema};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::planner::rewrite::quoted;
 use crate::session::Parsed;
+use crate::sql::ast::Statement;
 use crate::topology::schema::Schema;
 
 impl Session {
@@ -44,6 +47,7 @@ impl Session {
     async fn read_schema_of(&mut self, shard: ShardId) -> Result<(), Failure> {
         let schema = self.schema_seen_on(shard).await?;
         self.own_schema = Some(Arc::new(schema));
+        self.schema_seen += 1;
         Ok(())
     }
 
@@ -65,7 +69,10 @@ impl Session {
     /// Reads the committed schema for everybody. A failure is logged: the schema is read again
     /// before long in any case.
     pub(super) async fn reload_schema(&mut self) {
+        self.cluster.schema_changes.fetch_add(1, Ordering::AcqRel);
         let home = self.topology.home();
+        // A sequence may have been set or made again, which the schema does not show.
+        self.cluster.ids.forget_all();
         let outcome = self.read_committed_schema(home).await;
         match outcome {
             Ok(schema) => self.cluster.publish_schema(schema),
@@ -83,6 +90,42 @@ impl Session {
         outcome
     }
 
+    /// What a statement says by the positions of columns is read with the columns as they are now: DDL that did not come
+    /// through this proxy is noticed seconds later, and the key would be taken from another column. One question goes to
+    /// a server first; statements that name their columns do without.
+    async fn know_columns(
+        &mut self,
+        client: &mut Framed,
+        schema: &Schema,
+        statement: &Statement,
+    ) -> Result<(), Failure> {
+        let Some(relation) = crate::planner::read_by_position(&self.topology, schema, &self.planning_path(), statement)
+        else {
+            return Ok(());
+        };
+        let outside = !self.transaction.is_open() && !self.is_at_work();
+        self.settle(client).await?;
+        let shard = self.any_shard();
+        self.settled_link(shard).await?;
+        let full = format!("{}.{}", quoted(&relation.name.schema), quoted(&relation.name.name)).replace('\'', "''");
+        let sql = format!(
+            "SELECT pg_catalog.string_agg(pg_catalog.quote_ident(attname), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute \
+             WHERE attrelid = pg_catalog.to_regclass('{full}') AND attnum > 0 AND NOT attisdropped"
+        );
+        let now = self.ask(shard, &sql).await;
+        let known: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+        let same = now.as_ref().is_ok_and(|now| columns_are(now, &known));
+        let outcome = match now {
+            Ok(_) if same => Ok(()),
+            Ok(_) => self.schema_seen_on(shard).await.map(|schema| self.cluster.publish_schema(schema)),
+            Err(failure) => Err(failure),
+        };
+        if outside {
+            self.let_go();
+        }
+        outcome
+    }
+
     /// A statement that names a relation nobody has heard of may come after DDL elsewhere: the schema
     /// is read again before anything is decided.
     pub(super) async fn know_relations(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<(), Failure> {
@@ -91,8 +134,9 @@ impl Session {
             return Ok(());
         }
         let schema = self.schema();
-        if !crate::planner::names_unknown_relation(&schema, &self.planning_path(), statement) {
-            return Ok(());
+        let is_known = !crate::planner::names_unknown_relation(&schema, &self.planning_path(), statement);
+        if is_known {
+            return self.know_columns(client, &schema, statement).await;
         }
         // Answers that are owed come first; a connection that is held is asked in its transaction.
         self.settle(client).await?;
@@ -114,5 +158,24 @@ impl Session {
             }
             Err(failure) => Err(failure),
         }
+    }
+}
+
+/// Whether a list of quoted names is that of these columns.
+fn columns_are(listed: &str, columns: &[&str]) -> bool {
+    let Ok(lexed) = crate::sql::lexer::lex(listed) else { return false };
+    let names: Vec<String> = (0..lexed.tokens.len()).filter_map(|at| lexed.identifier(listed, at)).collect();
+    names.iter().map(String::as_str).eq(columns.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns_are;
+
+    #[test]
+    fn columns_are_compared_by_name_and_place() {
+        assert!(columns_are("id,\"Na,me\",\"select\"", &["id", "Na,me", "select"]));
+        assert!(!columns_are("b,a", &["a", "b"]));
+        assert!(!columns_are("", &["a"]));
     }
 }

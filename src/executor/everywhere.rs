@@ -54,9 +54,6 @@ impl Session {
                 first = Some(done);
             }
         }
-        if plan.outside_transaction && plan.changes_schema {
-            self.reload_schema().await;
-        }
         let first = first.unwrap_or(Done { complete: None });
         if !sum {
             return Ok(first);
@@ -68,7 +65,7 @@ impl Session {
         })
     }
 
-    fn copies_differ(&self, shard: ShardId) -> Failure {
+    pub(super) fn copies_differ(&self, shard: ShardId) -> Failure {
         ClientError::new(
             ErrorId::Internal,
             format!(

@@ -1,124 +1,76 @@
-//! lastval() and currval() of ids that the proxy gave out: no server has them.
+//! What `currval` and `lastval` say: which numbers a session was given last.
+//!
+//! PostgreSQL remembers it on the connection, which a session does not keep. So the proxy remembers what it has seen,
+//! and knows when a server may have given out a number that it has not seen. Must not know: how numbers are taken.
 
 use std::collections::BTreeMap;
 
-use super::Session;
-use super::values::StatementValues;
-use crate::plan::Slot;
-use crate::session::Parsed;
-use crate::sql::ast::{Call, Expr, SelectItemKind, SetExpr, Statement};
-use crate::sql::lexer;
+use crate::error::{ClientError, ErrorId};
 use crate::topology::TableName;
-use crate::topology::schema::ColumnDefault;
 
 /// The ids that a session was given last.
 #[derive(Debug, Default)]
 pub(super) struct LastIds {
     by_sequence: BTreeMap<TableName, i64>,
-    last: Option<i64>,
+    last: Option<TableName>,
+    /// A server may have given numbers that nobody here has seen; those that are known came later.
+    unseen: bool,
 }
 
 impl LastIds {
     /// An id was given out.
     pub(super) fn note(&mut self, sequence: &TableName, value: i64) {
+        // Names are copied once only: COPY notes every row.
+        match self.by_sequence.get_mut(sequence) {
+            Some(known) => *known = value,
+            None => self.note_set(sequence, value),
+        }
+        if self.last.as_ref() != Some(sequence) {
+            self.last = Some(sequence.clone());
+        }
+    }
+
+    /// `setval` has set a sequence: `currval` says so, `lastval` goes on to speak of the sequence before.
+    pub(super) fn note_set(&mut self, sequence: &TableName, value: i64) {
         self.by_sequence.insert(sequence.clone(), value);
-        self.last = Some(value);
+    }
+
+    /// A server may have given out numbers: nothing is known any more.
+    pub(super) fn doubt(&mut self) {
+        *self = Self { unseen: true, ..Self::default() };
     }
 
     /// DISCARD ALL and DISCARD SEQUENCES.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
-}
 
-impl Session {
-    /// A text with the same answer, when a statement asks for nothing but an id that the proxy gave out.
-    pub(super) fn answered_id(&self, parsed: &Parsed, values: &StatementValues<'_>) -> Option<String> {
-        self.ids.last?;
-        let Ok(Statement::Query(query)) = &*parsed.statement else { return None };
-        let SetExpr::Select(select) = &query.body else { return None };
-        let [item] = select.items.as_slice() else { return None };
-        let SelectItemKind::Expr { expr, alias } = &item.kind else { return None };
-        let is_bare = select.from.is_empty()
-            && select.selection.is_none()
-            && select.group_by.is_empty()
-            && select.having.is_none()
-            && !select.into
-            && query.with.is_empty()
-            && query.limit.is_none()
-            && query.offset.is_none();
-        let Expr::Function(call) = expr else { return None };
-        if !is_bare || !matches!(call.name.schema.as_deref(), None | Some("pg_catalog")) {
-            return None;
-        }
-        let value = match (call.name.name.as_str(), call.args.as_slice()) {
-            ("lastval", []) => self.ids.last?,
-            ("currval", [argument]) => *self.ids.by_sequence.get(&self.sequence_meant(argument, values)?)?,
-            _ => return None,
-        };
-        let name = alias.as_deref().unwrap_or(&call.name.name).replace('"', "\"\"");
-        Some(format!("SELECT ({value})::pg_catalog.int8 AS \"{name}\""))
+    /// `currval`.
+    ///
+    /// # Errors
+    /// 55000 as PostgreSQL says it, or 0A000 when only a server could know.
+    pub(super) fn current(&self, sequence: &TableName) -> Result<i64, ClientError> {
+        let undefined = || format!("currval of sequence \"{}\" is not yet defined in this session", sequence.name);
+        self.by_sequence.get(sequence).copied().ok_or_else(|| self.unknown(undefined()))
     }
 
-    fn sequence_meant(&self, argument: &Expr, values: &StatementValues<'_>) -> Option<TableName> {
-        match argument {
-            Expr::Cast { expr, type_name }
-                if matches!(type_name.as_str(), "regclass" | "pg_catalog.regclass" | "text") =>
-            {
-                self.sequence_meant(expr, values)
-            }
-            Expr::Function(call) => self.serial_sequence(call, values),
-            expr => self.known_name(&text_of(expr, values)?),
-        }
+    /// `lastval`, and of which sequence.
+    ///
+    /// # Errors
+    /// As [`Self::current`].
+    pub(super) fn last(&self) -> Result<(&TableName, i64), ClientError> {
+        let last = self.last.as_ref().and_then(|name| self.by_sequence.get(name).map(|value| (name, *value)));
+        last.ok_or_else(|| self.unknown("lastval is not yet defined in this session".to_owned()))
     }
 
-    /// A sequence that ids were taken from, by its name as written.
-    fn known_name(&self, written: &str) -> Option<TableName> {
-        let (schema, name) = read_name(written)?;
-        match schema {
-            Some(schema) => Some(TableName { schema, name }),
-            None => self.search_path.iter().find_map(|schema| {
-                let full = TableName { schema: schema.clone(), name: name.clone() };
-                self.ids.by_sequence.contains_key(&full).then_some(full)
-            }),
+    fn unknown(&self, undefined: String) -> ClientError {
+        if self.unseen {
+            return ClientError::refused(
+                "what currval and lastval would say is not known: a default, a trigger or a larger statement took the number",
+                "Use RETURNING, or SELECT nextval(...) alone.",
+            );
         }
-    }
-
-    /// `pg_get_serial_sequence('table', 'column')`.
-    fn serial_sequence(&self, call: &Call, values: &StatementValues<'_>) -> Option<TableName> {
-        let [table, column] = call.args.as_slice() else { return None };
-        if call.name.name != "pg_get_serial_sequence" {
-            return None;
-        }
-        let (schema, name) = read_name(&text_of(table, values)?)?;
-        let known = self.schema();
-        let relation = known.resolve(schema.as_deref(), &name, &self.planning_path())?;
-        match &relation.column(&text_of(column, values)?)?.default {
-            ColumnDefault::Sequence { sequence, .. } => Some(sequence.clone()),
-            _ => None,
-        }
-    }
-}
-
-fn text_of(expr: &Expr, values: &StatementValues<'_>) -> Option<String> {
-    match expr {
-        Expr::Literal(index) => values.text(&Slot::Literal { index: *index, negative: false }).flatten(),
-        Expr::Param(number) => values.text(&Slot::Param(*number)).flatten(),
-        Expr::Cast { expr, type_name } if matches!(type_name.as_str(), "text" | "pg_catalog.text") => {
-            text_of(expr, values)
-        }
-        _ => None,
-    }
-}
-
-/// `name` or `schema.name`, folded and unquoted as PostgreSQL reads it.
-fn read_name(written: &str) -> Option<(Option<String>, String)> {
-    let lexed = lexer::lex(written).ok()?;
-    let name = |token: usize| lexed.identifier(written, token);
-    match lexed.tokens.len() {
-        1 => Some((None, name(0)?)),
-        3 if lexed.is_symbol(written, 1, ".") => Some((Some(name(0)?), name(2)?)),
-        _ => None,
+        ClientError::new(ErrorId::PrerequisiteMissing, undefined)
     }
 }
 
@@ -126,10 +78,33 @@ fn read_name(written: &str) -> Option<(Option<String>, String)> {
 mod tests {
     use super::*;
 
+    fn name(text: &str) -> TableName {
+        TableName { schema: "public".into(), name: text.into() }
+    }
+
     #[test]
-    fn names_are_read_as_postgresql_folds_them() {
-        assert_eq!(read_name("Rows_id_seq"), Some((None, "rows_id_seq".into())));
-        assert_eq!(read_name("public.\"A b\""), Some((Some("public".into()), "A b".into())));
-        assert_eq!(read_name("a b"), None);
+    fn the_last_sequence_is_the_one_that_gave_a_number() {
+        let mut ids = LastIds::default();
+        assert_eq!(ids.last().unwrap_err().sqlstate(), "55000");
+        ids.note(&name("a"), 5);
+        ids.note_set(&name("b"), 9);
+        assert_eq!(ids.last().unwrap(), (&name("a"), 5));
+        assert_eq!(ids.current(&name("b")).unwrap(), 9);
+        ids.note_set(&name("a"), 70);
+        assert_eq!(ids.last().unwrap().1, 70);
+    }
+
+    #[test]
+    fn what_a_server_gave_unseen_is_not_guessed() {
+        let mut ids = LastIds::default();
+        ids.note(&name("a"), 5);
+        ids.doubt();
+        assert_eq!(ids.last().unwrap_err().sqlstate(), "0A000");
+        assert_eq!(ids.current(&name("a")).unwrap_err().sqlstate(), "0A000");
+        ids.note(&name("b"), 1);
+        assert_eq!(ids.last().unwrap(), (&name("b"), 1));
+        assert_eq!(ids.current(&name("a")).unwrap_err().sqlstate(), "0A000");
+        ids.forget();
+        assert_eq!(ids.current(&name("a")).unwrap_err().sqlstate(), "55000");
     }
 }

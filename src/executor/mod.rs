@@ -5,28 +5,38 @@
 
 mod answers;
 mod copy;
+mod copy_merged;
+mod create_as;
 mod ddl;
 pub mod direct;
 mod everywhere;
 mod exchange;
 mod explain;
 mod function_call;
+mod gather;
 mod insert;
+mod insert_rows;
 mod last_ids;
 mod link;
+mod move_rows;
 mod one_verifier;
 mod peers;
 mod pins;
 mod pipeline;
 mod prepare;
+mod queries_first;
 mod relay;
 mod scatter;
 pub mod secrets;
+mod sequences;
 mod session;
 mod set;
+mod shard_by_shard;
 mod signal;
 mod simple;
 mod statement;
+mod steps;
+mod told;
 mod transaction;
 pub mod two_phase;
 mod values;
@@ -63,20 +73,21 @@ pub trait Ids: Send + Sync {
     /// The next `count` values of a sequence, in order.
     ///
     /// # Errors
-    /// When no durable block can be had; nothing was given out.
+    /// When none can be had; nothing was given out.
     fn next<'a>(&'a self, sequence: &'a TableName, count: usize) -> BoxFuture<'a, Result<Vec<i64>, ClientError>>;
 
-    /// Learns of a sequence over a connection whose open transaction has just made or altered it.
+    /// As [`Ids::next`], over the connection to the home shard whose open transaction made or altered the sequence.
     ///
     /// # Errors
     /// The connection broke, or there is no such sequence.
-    fn learn<'a>(
+    fn next_within<'a>(
         &'a self,
         sequence: &'a TableName,
+        count: usize,
         connection: &'a mut Connection,
-    ) -> BoxFuture<'a, Result<(), ClientError>>;
+    ) -> BoxFuture<'a, Result<Vec<i64>, ClientError>>;
 
-    /// Forgets what is known of sequences: the schema has changed.
+    /// Forgets the numbers that are not given yet: the schema has changed, or a sequence was set.
     fn forget_all(&self);
 }
 
@@ -87,6 +98,8 @@ pub struct Settings {
     pub merge_rows_max: usize,
     /// Bytes that a merge may hold.
     pub merge_bytes_max: usize,
+    /// Bytes of rows that are gathered for one statement.
+    pub gather_bytes_max: usize,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
@@ -104,6 +117,7 @@ impl Default for Settings {
         Self {
             merge_rows_max: 1_000_000,
             merge_bytes_max: 256 << 20,
+            gather_bytes_max: 64 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
             servers_tls: ServersTls::default(),
@@ -151,7 +165,7 @@ pub struct Cluster {
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
-    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    /// Changes of the schema that were made: its snapshot does not hold all that columns depend on.
     schema_changes: AtomicU64,
 }
 
@@ -227,6 +241,13 @@ impl Cluster {
             connect_timeout_ms: self.settings.connect_timeout_ms,
             tls: self.settings.servers_tls.of(&node.name),
         }
+    }
+
+    /// The version of the schema: other after every change that was read or made.
+    fn schema_stamp(&self) -> u64 {
+        let read = self.schema.load().version;
+        let seen = self.schema_changes.load(Ordering::Acquire);
+        (read << 32) | (seen & 0xffff_ffff)
     }
 
     /// Takes over a schema that was just read, unless nothing changed.

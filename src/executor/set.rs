@@ -68,6 +68,9 @@ impl Session {
             self.settings.discard();
             self.settings_changed();
         }
+        if what == "sequences" {
+            self.ids.forget();
+        }
         Ok(Done::with_tag(&format!("DISCARD {}", what.to_ascii_uppercase())))
     }
 

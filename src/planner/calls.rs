@@ -2,7 +2,7 @@
 
 use super::Subject;
 use super::functions::{self, Kind};
-use super::place;
+use super::sequences;
 use super::visit;
 use super::walk::Walk;
 use crate::error::ClientError;
@@ -19,6 +19,8 @@ pub struct Calls {
     pub node_local: Option<String>,
     /// nextval and its like.
     pub sequence: Option<String>,
+    /// currval and lastval: what a session was given last.
+    pub remembered: Option<String>,
     /// SQL is given as text.
     pub by_text: Option<String>,
     /// A user's function that is not immutable, or not known.
@@ -46,6 +48,7 @@ impl Calls {
                         self.may_act |= !is_looking_only(name);
                         &mut self.node_local
                     }
+                    Kind::Sequence if sequences::is_remembered(name) => &mut self.remembered,
                     Kind::Sequence => {
                         self.may_act = true;
                         &mut self.sequence
@@ -87,11 +90,17 @@ impl Calls {
                 "It reads tables named in a string; use a plain query.",
             ));
         }
+        if let Some(remembered) = &self.remembered {
+            return Err(ClientError::refused(
+                format!("{remembered} inside a larger statement is not supported across shards"),
+                "Ask for it alone (SELECT currval(...)), or use RETURNING.",
+            ));
+        }
         if let Some(sequence) = &self.sequence {
-            if place::filled_columns(subject).next().is_some() {
+            if sequences::are_apart(subject) {
                 return Err(ClientError::refused(
-                    format!("{sequence} is not supported across shards"),
-                    "Ostrakon gives out the ids of sharded and reference tables: leave the column out and read it with RETURNING.",
+                    format!("{sequence} inside a larger statement is not supported across shards"),
+                    "Sequences of single tables are on their shards: use SELECT nextval(...) alone.",
                 ));
             }
             walk.at_home(sequence);
@@ -130,6 +139,7 @@ fn is_object_type(type_name: &str) -> bool {
 /// Functions of one server that only look.
 fn is_looking_only(name: &str) -> bool {
     const PREFIXES: &[&str] = &[
+        "_pg_",
         "aclexplode",
         "col_description",
         "format_type",

@@ -7,16 +7,19 @@ use super::write::write_plan;
 use crate::error::ClientError;
 use crate::plan::{Class, Plan, Route, Several};
 use crate::sql::TokenKind;
-use crate::sql::ast::{Ddl, ObjectName};
-use crate::topology::schema::Relation;
-use crate::topology::{KeyType, Placement};
+use crate::sql::ast::{Ddl, ObjectName, Statement};
+use crate::topology::schema::{Relation, Schema};
+use crate::topology::{KeyType, TableName};
 
 /// Plans a statement that changes the schema or maintains tables.
 ///
 /// # Errors
 /// A refusal.
 pub fn plan(subject: &Subject<'_>, ddl: &Ddl) -> Result<Plan, ClientError> {
-    check_kind(ddl)?;
+    // CREATE TABLE … AS … WITH NO DATA makes an empty table of the query's columns, wherever it runs.
+    let end =
+        subject.lexed.tokens.len() - usize::from(subject.token(subject.lexed.tokens.len().saturating_sub(1)) == ";");
+    check_kind(ddl, end > 3 && subject.lexed.are_keywords(subject.text, end - 3, &["with", "no", "data"]))?;
     if ddl.verb == "ALTER" && matches!(ddl.object.as_str(), "TABLE" | "") {
         check_alter_table(subject, ddl)?;
     }
@@ -33,8 +36,8 @@ pub fn changes_schema(ddl: &Ddl) -> bool {
     !matches!(ddl.verb.as_str(), "VACUUM" | "ANALYZE" | "ANALYSE" | "REINDEX" | "CLUSTER" | "CHECKPOINT" | "REFRESH")
 }
 
-fn check_kind(ddl: &Ddl) -> Result<(), ClientError> {
-    if ddl.query.is_some() {
+fn check_kind(ddl: &Ddl, is_empty: bool) -> Result<(), ClientError> {
+    if ddl.query.is_some() && ddl.object != "MATERIALIZED VIEW" && !is_empty {
         return Err(ClientError::refused(
             format!("CREATE {} AS is not supported across shards", ddl.object),
             "Create the table, then use INSERT ... SELECT.",
@@ -47,10 +50,6 @@ fn check_kind(ddl: &Ddl) -> Result<(), ClientError> {
                 "Do it on each server, as its administrator.",
             ))
         }
-        ("REFRESH", _) | ("CREATE", "MATERIALIZED VIEW") => Err(ClientError::refused(
-            "materialized views are not supported across shards",
-            "Use a table that the application fills.",
-        )),
         _ => Ok(()),
     }
 }
@@ -81,6 +80,13 @@ fn check_index(subject: &Subject<'_>, ddl: &Ddl) -> Result<(), ClientError> {
     Ok(())
 }
 
+/// The table that a statement makes an index of.
+pub fn indexed_relation(schema: &Schema, search_path: &[String], statement: Option<&Statement>) -> Option<TableName> {
+    let Some(Statement::Ddl(ddl)) = statement else { return None };
+    let name = ddl.names.first().filter(|_| ddl.verb == "CREATE" && ddl.object == "INDEX")?;
+    Some(schema.resolve(name.schema.as_deref(), &name.name, search_path)?.name.clone())
+}
+
 /// The table that CREATE INDEX is for.
 pub fn table_of_index(subject: &Subject<'_>, ddl: &Ddl) -> Option<ObjectName> {
     (ddl.verb == "CREATE" && ddl.object == "INDEX").then(|| indexed_table(&words(subject))).flatten()
@@ -104,11 +110,9 @@ fn check_alter_table(subject: &Subject<'_>, ddl: &Ddl) -> Result<(), ClientError
         match &place {
             Place::Sharded(relation, key) => {
                 check_key_stays(&words, relation, key)?;
-                check_name_stays(subject, &words, relation)?;
                 check_new_ids(&words, relation)?;
             }
             Place::Reference(relation) => {
-                check_name_stays(subject, &words, relation)?;
                 check_new_ids(&words, relation)?;
                 check_same_default(subject, &words, relation)?;
             }
@@ -152,30 +156,14 @@ fn check_key_stays(words: &[String], relation: &Relation, key: &[(String, KeyTyp
     Ok(())
 }
 
-/// A table declared by its name would lose its placement with it.
-fn check_name_stays(subject: &Subject<'_>, words: &[String], relation: &Relation) -> Result<(), ClientError> {
-    let is_declared = matches!(
-        subject.topology.tables.declared.get(&relation.name),
-        Some(Placement::Sharded { .. } | Placement::Reference)
-    );
-    let is_renamed = (0..words.len())
-        .any(|at| follows(words, at, &[&["rename"], &["to"]]) || follows(words, at, &[&["set"], &["schema"]]));
-    if is_declared && is_renamed {
-        return Err(ClientError::refused(
-            format!(
-                "renaming table \"{}\" is not supported while its placement is declared by name",
-                relation.name.name
-            ),
-            "Declare the placement of the new name, copy the rows, and drop the old table.",
-        ));
-    }
-    Ok(())
-}
-
 /// Each server would number the existing rows by itself.
 fn check_new_ids(words: &[String], relation: &Relation) -> Result<(), ClientError> {
     let numbers = ["serial", "bigserial", "smallserial", "serial4", "serial8", "serial2", "identity", "nextval"];
-    let adds = words.iter().any(|word| word == "add");
+    // ALTER COLUMN … ADD GENERATED numbers no rows that are there.
+    let is_new_column = |at: usize| {
+        words.get(at).is_some_and(|word| word == "add") && words.get(at + 1).is_none_or(|next| next != "generated")
+    };
+    let adds = (0..words.len()).any(is_new_column);
     if adds && words.iter().any(|word| numbers.contains(&word.as_str())) {
         return Err(ClientError::refused(
             format!("adding an id to existing table \"{}\" is not supported across shards", relation.name.name),
@@ -214,15 +202,31 @@ pub fn plan_truncate(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Pla
     for table in tables {
         place::resolve(subject, table)?;
     }
-    Ok(write_plan(Route::All, Several::Same, "every shard has the table".to_owned()))
+    let mut plan = write_plan(Route::All, Several::Same, "every shard has the table".to_owned());
+    // The sequences begin anew; what the proxy has taken from them is of no more use.
+    plan.changes_schema = (0..subject.lexed.tokens.len()).any(|at| {
+        subject.lexed.is_keyword(subject.text, at, "restart")
+            && subject.lexed.is_keyword(subject.text, at + 1, "identity")
+    });
+    Ok(plan)
 }
 
-/// Plans LOCK TABLE.
+/// Plans LOCK TABLE. Whoever uses a single table does so on its shard, so that its lock there is enough.
 ///
 /// # Errors
 /// A name that cannot be placed.
 pub fn plan_lock(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Plan, ClientError> {
     let mut plan = plan_truncate(subject, tables)?;
+    let places = tables.iter().map(|table| place::resolve(subject, table)).collect::<Result<Vec<_>, _>>()?;
+    let mut homes = places.iter().map(|place| match place {
+        Place::Single(_, shard) => Some(*shard),
+        _ => None,
+    });
+    if let Some(Some(first)) = homes.next()
+        && homes.all(|home| home == Some(first))
+    {
+        plan = write_plan(Route::Shard(first), Several::Same, "single tables are used on their shard only".to_owned());
+    }
     plan.class = Class::ReadLock;
     plan.inside_transaction = Some(super::LOCK);
     Ok(plan)

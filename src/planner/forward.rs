@@ -4,7 +4,7 @@ use super::Subject;
 use super::calls::Calls;
 use super::visit;
 use crate::error::ErrorId;
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, Plan, Route, SequenceUse, Several};
 use crate::sql::ast::{Cte, Query, SetExpr, Statement};
 
 /// The plan of a statement with a tree.
@@ -44,6 +44,7 @@ fn to_home(subject: &Subject<'_>, class: Class) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: "the only shard".to_owned(),
     }
 }

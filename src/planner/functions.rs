@@ -63,6 +63,8 @@ pub fn kind(schema: &Schema, name: &ObjectName) -> Kind {
         (Some(Volatility::Immutable), None) => builtin(plain_name).unwrap_or(Kind::User),
         (Some(_), _) => Kind::User,
         (None, None | Some("pg_catalog")) => builtin(plain_name).unwrap_or(Kind::User),
+        // Helpers of PostgreSQL's own views.
+        (None, Some("information_schema")) => Kind::NodeLocal,
         (None, Some(_)) => Kind::User,
     }
 }

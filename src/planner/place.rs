@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::Subject;
 use super::builtins;
+use super::sequences;
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::sql::ast::ObjectName;
-use crate::topology::schema::{ColumnDefault, Relation, RelationKind};
-use crate::topology::{KeyType, Placement, TableName};
+use crate::topology::schema::{Relation, RelationKind};
+use crate::topology::{KeyType, Placement};
 
 /// Where the rows of a relation are.
 #[derive(Clone, Debug)]
@@ -45,7 +46,7 @@ pub fn is_catalog_name(name: &ObjectName) -> bool {
 /// Finds a relation's place.
 ///
 /// # Errors
-/// A view over sharded tables, a sharded table whose key cannot be used, a sequence that Ostrakon fills.
+/// A view over sharded tables, a sharded table whose key cannot be used.
 pub fn resolve(subject: &Subject<'_>, name: &ObjectName) -> Result<Place, ClientError> {
     let is_catalog_name = builtins::CATALOG_RELATIONS.binary_search(&name.name.as_str()).is_ok();
     let is_catalog_first = !subject.search_path.iter().any(|schema| schema == "pg_catalog");
@@ -71,11 +72,10 @@ pub fn place(subject: &Subject<'_>, relation: &Arc<Relation>) -> Result<Place, C
         RelationKind::MaterializedView | RelationKind::Foreign => {
             Ok(Place::Single(Arc::clone(relation), declared_home(subject, relation)))
         }
-        RelationKind::Sequence if is_filled(subject, &relation.name) => Err(ClientError::refused(
-            format!("sequence \"{}\" is not kept in PostgreSQL", relation.name.name),
-            "Ostrakon gives out its numbers; read the ids with RETURNING.",
-        )),
-        RelationKind::Sequence => Ok(Place::Single(Arc::clone(relation), home)),
+        RelationKind::Sequence => {
+            let home = sequences::home(subject.topology, subject.schema, &relation.name);
+            Ok(Place::Single(Arc::clone(relation), home))
+        }
         RelationKind::Table | RelationKind::Partitioned => match subject.schema.placement(subject.topology, relation) {
             Placement::Sharded { key } => sharded(subject, relation, key),
             Placement::Reference => Ok(Place::Reference(Arc::clone(relation))),
@@ -136,24 +136,4 @@ fn view(subject: &Subject<'_>, relation: &Arc<Relation>) -> Result<Place, Client
         None if reads_reference => Place::Reference(Arc::clone(relation)),
         home => Place::Single(Arc::clone(relation), home.unwrap_or_else(|| subject.topology.home())),
     })
-}
-
-/// True when the sequence is a default of a table whose ids Ostrakon gives out.
-fn is_filled(subject: &Subject<'_>, sequence: &TableName) -> bool {
-    filled_columns(subject).any(|name| name == sequence)
-}
-
-/// Sequences of sharded and reference tables.
-pub fn filled_columns<'c>(subject: &'c Subject<'_>) -> impl Iterator<Item = &'c TableName> {
-    subject
-        .schema
-        .relations
-        .values()
-        .filter(|relation| matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned))
-        .filter(|relation| !matches!(subject.schema.placement(subject.topology, relation), Placement::Single { .. }))
-        .flat_map(|relation| &relation.columns)
-        .filter_map(|column| match &column.default {
-            ColumnDefault::Sequence { sequence, .. } => Some(sequence),
-            _ => None,
-        })
 }

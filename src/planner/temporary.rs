@@ -1,11 +1,11 @@
-//! Temporary tables: they live on the home shard's connection, which their session keeps.
+//! Temporary tables, views and sequences: they live on the home shard's connection, which their session keeps.
 //!
 //! The session puts them into the schema under [`TEMPORARY_SCHEMA`], first in its search path.
 
 use super::Subject;
 use super::select;
 use crate::error::ClientError;
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, Plan, Route, SequenceUse, Several};
 use crate::sql::ast::{Ddl, ObjectName, Query, SetExpr, Statement};
 
 pub use crate::topology::schema::TEMPORARY_SCHEMA;
@@ -21,6 +21,7 @@ fn at_home(subject: &Subject<'_>) -> Plan {
         outside_transaction: false,
         inside_transaction: None,
         changes_schema: false,
+        sequences: SequenceUse::default(),
         reason: "temporary tables are on the home shard".to_owned(),
     }
 }
@@ -82,7 +83,13 @@ fn says_temporary(subject: &Subject<'_>) -> bool {
 }
 
 fn plan_create(subject: &Subject<'_>, statement: &Statement, ddl: &Ddl) -> Result<Plan, ClientError> {
-    if ddl.object != "TABLE" {
+    let is_known = match ddl.object.as_str() {
+        "TABLE" | "SEQUENCE" => true,
+        // Of a form that is not understood nothing is known.
+        "VIEW" => ddl.query.is_some(),
+        _ => false,
+    };
+    if !is_known {
         return Err(ClientError::refused(
             format!("a temporary {} is not supported across shards", ddl.object.to_ascii_lowercase()),
             "Use a temporary table, or an ordinary object.",
@@ -103,7 +110,7 @@ fn plan_rows(subject: &Subject<'_>, statement: &Statement, query: &Query) -> Res
         Route::Shard(shard) if shard == home => Ok(at_home(subject)),
         _ => Err(ClientError::refused(
             "a temporary table of rows of other shards is not supported",
-            "Create the temporary table, read the rows, and insert them.",
+            "Create a temporary table, read the rows, and insert them.",
         )),
     }
 }

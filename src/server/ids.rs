@@ -1,4 +1,4 @@
-//! Ids for the executor: blocks from the store, given out by the control room.
+//! Ids for the executor: blocks of the home shard's sequences, given out by the control room.
 
 use crate::backend::Connection;
 use crate::control::sequences::Sequences;
@@ -22,14 +22,16 @@ impl Ids for ClusterIds {
         Box::pin(async move { self.sequences.next(sequence, count).await.map_err(|error| error.to_client_error()) })
     }
 
-    fn learn<'a>(
+    fn next_within<'a>(
         &'a self,
         sequence: &'a TableName,
+        count: usize,
         connection: &'a mut Connection,
-    ) -> BoxFuture<'a, Result<(), ClientError>> {
-        Box::pin(
-            async move { self.sequences.learn(sequence, connection).await.map_err(|error| error.to_client_error()) },
-        )
+    ) -> BoxFuture<'a, Result<Vec<i64>, ClientError>> {
+        Box::pin(async move {
+            let taken = self.sequences.next_within(sequence, count, connection).await;
+            taken.map_err(|error| error.to_client_error())
+        })
     }
 
     fn forget_all(&self) {

@@ -24,7 +24,7 @@ use crate::backend::{BackendError, ConnectTarget, Connection, PoolSettings, Pool
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::roles::Roles;
-use crate::control::sequences::{Sequences, StoreBlocks};
+use crate::control::sequences::Sequences;
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
 use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::net::NetError;
@@ -262,7 +262,7 @@ async fn build(
     tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
-    let sequences = Sequences::new(Arc::new(StoreBlocks(Arc::clone(store))), find_primaries);
+    let sequences = Sequences::new(access.find_home());
     let pools = Pools::new(PoolSettings { seed: identity::random()?, ..settings.pool.clone() });
     let shared = Arc::new(Cluster::with_topology(
         Arc::clone(&access.topology),

@@ -11,7 +11,6 @@ mod embedded;
 mod lease;
 mod memory;
 mod records;
-mod sequence;
 mod watch;
 
 use std::future::Future;
@@ -26,7 +25,6 @@ pub use embedded::EmbeddedStore;
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use records::{TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology};
-pub use sequence::{sequence_key, take_sequence_block};
 pub use watch::{Change, Watch, WatchEvent};
 
 /// A future in a box, so that [`Store`] can be used as `dyn Store`.
@@ -160,22 +158,6 @@ pub enum StoreError {
     LeaseLost {
         /// The lease.
         name: String,
-    },
-    /// Others were faster, again and again; nothing was written.
-    #[error("the record {key} is contended: {attempts} attempts lost")]
-    Contended {
-        /// The key.
-        key: String,
-        /// How often it was tried.
-        attempts: u32,
-    },
-    /// A sequence has no numbers left; nothing was written.
-    #[error("the sequence {name} has no block of {count} numbers left")]
-    SequenceExhausted {
-        /// The sequence.
-        name: String,
-        /// How many were wanted.
-        count: u64,
     },
 }
 

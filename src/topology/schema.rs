@@ -39,6 +39,8 @@ pub struct Relation {
     /// Column names of the primary key, of every unique constraint and unique index (partial ones too);
     /// an index on expressions gives its plain columns only. The primary key comes first.
     pub unique: Vec<UniqueKey>,
+    /// Foreign keys.
+    pub foreign_keys: Vec<ForeignKey>,
     /// Relations that a view reads, directly or through other views.
     pub view_reads: Vec<TableName>,
     /// Parent of a partition or inheritance child.
@@ -56,6 +58,17 @@ pub struct UniqueKey {
     pub primary: bool,
     /// Plain columns.
     pub columns: Vec<String>,
+}
+
+/// A foreign key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Name of the constraint.
+    pub name: String,
+    /// The table referred to.
+    pub target: TableName,
+    /// The referring column and the column referred to, in order.
+    pub columns: Vec<(String, String)>,
 }
 
 /// `pg_class.relkind`.
@@ -93,6 +106,33 @@ pub struct Column {
     pub not_null: bool,
     /// DEFAULT, identity or generated.
     pub default: ColumnDefault,
+    /// The type in SQL.
+    pub written: WrittenType,
+}
+
+/// A column's type as SQL says it, for a statement that gives the column's values as parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrittenType {
+    /// With its modifier, or the domain: `numeric(10,2)`, `public.mood`.
+    pub full: String,
+    /// Without, by its name in the catalog: `pg_catalog."numeric"`. Of a domain its base type.
+    pub base: String,
+    /// The collation, when it is not the type's own: `pg_catalog."C"`.
+    pub collation: Option<String>,
+    /// How values go to another server.
+    pub travel: Travel,
+}
+
+/// How a column's values go from one server to another and stay what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Travel {
+    /// In the type's binary format.
+    Binary,
+    /// As text, which means the same under all settings: arrays, which cannot be elements of an array.
+    Text,
+    /// Not at all: what they stand for is one server's own, or they cannot be read back for certain.
+    #[default]
+    No,
 }
 
 /// Where a column's value comes from when it is not given.
@@ -109,6 +149,8 @@ pub enum ColumnDefault {
     },
     /// A literal of a type whose text means the same at all times and on all servers.
     Constant,
+    /// An expression over the numbers of a sequence, such as `'A' || nextval('s')`: each shard would count by itself.
+    Numbered,
     /// Any other default expression.
     Expression,
     /// GENERATED ALWAYS AS (…) STORED.

@@ -1,13 +1,11 @@
-//! Ids from durable blocks, above what the servers gave out themselves.
+//! Ids from blocks of the home shard's own sequences.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use ostrakon::backend::Connection;
-use ostrakon::base::ShardId;
-use ostrakon::control::recovery::FindPrimaries;
-use ostrakon::control::sequences::{SequenceError, Sequences, StoreBlocks};
-use ostrakon::store::{MemoryStore, Store};
+use ostrakon::control::roles::FindHome;
+use ostrakon::control::sequences::{SequenceError, Sequences};
 use ostrakon::topology::TableName;
 
 use crate::postgres::ThrowawayPostgres;
@@ -17,41 +15,49 @@ fn name(text: &str) -> TableName {
     TableName { schema: "public".into(), name: text.into() }
 }
 
+fn sequences() -> Sequences {
+    let find_home: FindHome = Arc::new(|| Some(target(15910)));
+    Sequences::new(find_home)
+}
+
 #[tokio::test]
-async fn ids_are_unique_over_restarts_and_above_what_the_shards_gave() {
-    // Two databases of one server stand for two shards.
+async fn ids_are_those_of_the_home_shards_sequence() {
     let server = ThrowawayPostgres::start(15910);
-    server.psql("postgres", "CREATE DATABASE two");
-    let both = |sql: &str| {
-        server.psql("postgres", sql);
-        server.psql("two", sql);
-    };
-    both("CREATE SEQUENCE used; CREATE SEQUENCE fresh START 7; CREATE SEQUENCE \"Od'd\" INCREMENT 5");
-    both("CREATE SEQUENCE down INCREMENT -1; CREATE SEQUENCE small MAXVALUE 1010; CREATE SEQUENCE uneven");
-    server.psql("postgres", "SELECT setval('used', 41)");
-    server.psql("two", "SELECT setval('used', 7000); ALTER SEQUENCE uneven INCREMENT 2; CREATE SEQUENCE here");
+    let sql = |sql: &str| server.psql("postgres", sql);
+    sql("CREATE SEQUENCE used; SELECT setval('used', 41); CREATE SEQUENCE fresh START 7");
+    sql(
+        "CREATE SEQUENCE \"Od'd\" INCREMENT 5; CREATE SEQUENCE down INCREMENT -2 MINVALUE -9; CREATE SEQUENCE small MAXVALUE 40",
+    );
+    sql("CREATE SEQUENCE round MAXVALUE 3 CYCLE");
+    let one = Arc::new(sequences());
+    assert_eq!(one.next(&name("used"), 3).await.unwrap(), [42, 43, 44]);
+    assert_eq!(one.next(&name("used"), 1).await.unwrap(), [45]);
+    assert_eq!(one.next(&name("fresh"), 2).await.unwrap(), [7, 8]);
+    assert_eq!(one.next(&name("Od'd"), 3).await.unwrap(), [1, 6, 11]);
+    assert_eq!(one.next(&name("down"), 4).await.unwrap(), [-1, -3, -5, -7]);
+    assert_eq!(one.next(&name("round"), 5).await.unwrap(), [1, 2, 3, 1, 2]);
+    assert!(one.next(&name("used"), 0).await.unwrap().is_empty());
+    assert!(matches!(one.next(&name("none"), 1).await, Err(SequenceError::Missing(_))));
 
-    let primaries: FindPrimaries = Arc::new(|| {
-        let mut two = target(15910);
-        two.database = "two".into();
-        vec![(ShardId(1), target(15910)), (ShardId(2), two)]
-    });
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let restarted = || Sequences::new(Arc::new(StoreBlocks(Arc::clone(&store))), Arc::clone(&primaries));
+    // Another process, or who asks the server itself, goes on behind the block.
+    assert_eq!(sequences().next(&name("used"), 1).await.unwrap(), [42 + 32]);
+    // What is set on the server counts once the block is forgotten.
+    sql("SELECT setval('fresh', 500000)");
+    one.forget_all();
+    assert_eq!(one.next(&name("fresh"), 1).await.unwrap(), [500_001]);
 
-    let sequences = Arc::new(restarted());
-    assert_eq!(sequences.next(&name("used"), 3).await.unwrap(), [7001, 7002, 7003]);
-    assert_eq!(sequences.next(&name("used"), 1).await.unwrap(), [7004]);
-    assert_eq!(sequences.next(&name("fresh"), 2).await.unwrap(), [7, 8]);
-    assert_eq!(sequences.next(&name("Od'd"), 3).await.unwrap(), [1, 6, 11]);
-    assert_eq!(sequences.next(&name("here"), 1).await.unwrap(), [1], "a shard without it does not count");
-    assert!(sequences.next(&name("here"), 0).await.unwrap().is_empty());
+    // To the very last value, and then PostgreSQL's own words.
+    assert_eq!(one.next(&name("small"), 40).await.unwrap().last(), Some(&40));
+    let over = one.next(&name("small"), 1).await.unwrap_err().to_client_error();
+    assert_eq!(over.message, "nextval: reached maximum value of sequence \"small\" (40)");
+    assert_eq!(over.sqlstate(), "2200H");
+    assert!(one.next(&name("down"), 1).await.is_err());
 
-    // More than a block at once, many at a time, and a second process: never the same value twice.
-    let second = Arc::new(restarted());
+    // Many at a time, and a second process: never the same value twice.
+    let second = Arc::new(sequences());
     let mut tasks = Vec::new();
     for task in 0..16 {
-        let sequences = Arc::clone(if task % 2 == 0 { &sequences } else { &second });
+        let sequences = Arc::clone(if task % 2 == 0 { &one } else { &second });
         tasks.push(tokio::spawn(async move {
             let mut all = Vec::new();
             for count in [1, 700, 2_500, 3] {
@@ -72,24 +78,10 @@ async fn ids_are_unique_over_restarts_and_above_what_the_shards_gave() {
     }
     assert_eq!(seen.len(), 3 + 16 * 3_204);
 
-    // What was set on a shard meanwhile is honoured after `forget`.
-    server.psql("postgres", "SELECT setval('fresh', 500000)");
-    sequences.forget(&name("fresh"));
-    assert_eq!(sequences.next(&name("fresh"), 1).await.unwrap(), [500_001]);
-
-    assert!(matches!(sequences.next(&name("down"), 1).await, Err(SequenceError::Descending(_))));
-    assert!(matches!(sequences.next(&name("uneven"), 1).await, Err(SequenceError::Differs(_))));
-    assert!(matches!(sequences.next(&name("none"), 1).await, Err(SequenceError::Missing(_))));
-    assert_eq!(sequences.next(&name("small"), 1_010).await.unwrap().len(), 1_010);
-    let over = sequences.next(&name("small"), 1).await.unwrap_err();
-    assert!(matches!(over, SequenceError::Exhausted { maximum: 1010, .. }), "{over}");
-    assert_eq!(over.to_client_error().message, "nextval: reached maximum value of sequence \"small\" (1010)");
-
     // A sequence that only its own transaction can see.
     let mut connection = Connection::connect(&target(15910)).await.unwrap();
     run(&mut connection, "BEGIN; CREATE SEQUENCE unborn START 3").await;
-    assert!(matches!(sequences.next(&name("unborn"), 1).await, Err(SequenceError::Missing(_))));
-    sequences.learn(&name("unborn"), &mut connection).await.unwrap();
-    assert_eq!(sequences.next(&name("unborn"), 2).await.unwrap(), [3, 4]);
+    assert!(matches!(one.next(&name("unborn"), 1).await, Err(SequenceError::Missing(_))));
+    assert_eq!(one.next_within(&name("unborn"), 2, &mut connection).await.unwrap(), [3, 4]);
     assert_eq!(connection.status(), b'T');
 }

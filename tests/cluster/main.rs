@@ -10,7 +10,9 @@ mod raw;
 mod loader;
 
 mod atomicity;
+mod columns;
 mod crash;
+mod ddl;
 mod locks;
 mod pgbench;
 mod pools;

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
-use ostrakon::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility};
+use ostrakon::topology::schema::{
+    Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, Volatility, WrittenType,
+};
 use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
 
 /// Tables as `name placement: column type options, ...; unique keys`.
@@ -86,6 +88,12 @@ fn column(table: &TableName, text: &str) -> Column {
         collation_is_deterministic: !has("nocase"),
         not_null: !has("null"),
         default,
+        written: WrittenType {
+            full: words[1].to_owned(),
+            base: format!("pg_catalog.{}", words[1]),
+            collation: has("locale").then(|| "public.locale".to_owned()),
+            travel: Travel::Binary,
+        },
     }
 }
 
@@ -121,8 +129,17 @@ pub fn schema() -> (Schema, TableRules) {
             _ => {}
         }
         let kind = if view_reads.is_empty() { RelationKind::Table } else { RelationKind::View };
-        let relation =
-            Relation { name: name.clone(), oid, kind, columns, unique, view_reads, parent: None, has_triggers: false };
+        let relation = Relation {
+            name: name.clone(),
+            oid,
+            kind,
+            columns,
+            unique,
+            foreign_keys: Vec::new(),
+            view_reads,
+            parent: None,
+            has_triggers: false,
+        };
         schema.relations.insert(name, Arc::new(relation));
     }
     schema.functions = HashMap::from([

@@ -1,11 +1,9 @@
 //! What every store owes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostrakon::store::{Change, Revision, StoreError, WatchEvent, take_sequence_block};
-use ostrakon::topology::TableName;
+use ostrakon::store::{Change, Revision, StoreError, WatchEvent};
 
 use crate::every_kind;
 
@@ -154,58 +152,5 @@ async fn one_holder_has_a_lease_until_it_ends() {
         let third = store.acquire("lead", "c", ttl).await.unwrap();
         assert!(third.token > second.token, "{kind}");
         store.acquire("other", "c", ttl).await.unwrap();
-    }
-}
-
-fn name() -> TableName {
-    TableName { schema: "public".into(), name: "users_id_seq".into() }
-}
-
-#[tokio::test]
-async fn sequence_blocks_follow_one_another_and_the_floor() {
-    for (kind, fresh) in every_kind() {
-        let store = fresh.store.as_ref();
-        assert_eq!(take_sequence_block(store, &name(), 10, 1).await.unwrap(), 1..11, "{kind}");
-        assert_eq!(take_sequence_block(store, &name(), 5, 1).await.unwrap(), 11..16, "{kind}");
-        assert_eq!(take_sequence_block(store, &name(), 5, 100).await.unwrap(), 100..105, "{kind}");
-        assert_eq!(take_sequence_block(store, &name(), 1, -7).await.unwrap(), 105..106, "{kind}");
-        let other = TableName { schema: "public\".\"users".into(), name: "id_seq".into() };
-        assert_eq!(take_sequence_block(store, &other, 1, -7).await.unwrap(), -7..-6, "{kind}");
-    }
-}
-
-#[tokio::test]
-async fn an_exhausted_sequence_says_so() {
-    for (kind, fresh) in every_kind() {
-        let store = fresh.store.as_ref();
-        let error = take_sequence_block(store, &name(), 10, i64::MAX - 3).await.unwrap_err();
-        assert!(matches!(error, StoreError::SequenceExhausted { .. }), "{kind}");
-        assert!(take_sequence_block(store, &name(), u64::MAX, 0).await.is_err(), "{kind}");
-        assert_eq!(take_sequence_block(store, &name(), 2, 1).await.unwrap(), 1..3, "{kind}: nothing was taken");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn blocks_taken_at_the_same_time_never_overlap() {
-    for (kind, fresh) in every_kind() {
-        let takers: Vec<_> = (0..8)
-            .map(|_| {
-                let store = Arc::clone(&fresh.store);
-                tokio::spawn(async move {
-                    let mut blocks = Vec::new();
-                    for _ in 0..20 {
-                        blocks.push(take_sequence_block(store.as_ref(), &name(), 7, 1).await.unwrap());
-                    }
-                    blocks
-                })
-            })
-            .collect();
-        let mut seen = BTreeSet::new();
-        for taker in takers {
-            for number in taker.await.unwrap().into_iter().flatten() {
-                assert!(seen.insert(number), "{kind}: {number} was given twice");
-            }
-        }
-        assert_eq!(seen.len(), 8 * 20 * 7, "{kind}");
     }
 }

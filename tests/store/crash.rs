@@ -5,17 +5,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ostrakon::store::{EmbeddedStore, Store, StoreError, load_topology, save_topology, take_sequence_block};
-use ostrakon::topology::{TableName, ring};
+use ostrakon::store::{EmbeddedStore, Store, StoreError, load_topology, save_topology};
+use ostrakon::topology::ring;
 
 use crate::topology::sample;
 
 const FILE: &str = "OSTRAKON_TEST_CRASH_FILE";
 const ROUNDS: usize = 12;
-
-fn sequence() -> TableName {
-    TableName { schema: "public".into(), name: "seq".into() }
-}
 
 /// Writes until it is killed, and says after each write what is now promised.
 #[tokio::test]
@@ -40,8 +36,6 @@ async fn the_writer() {
         topology.buckets = ring::propose(&[(topology.shards[0].id, weight), (topology.shards[1].id, 100)], None);
         save_topology(&store, &topology, current.map(|(_, revision)| revision)).await.unwrap();
         say(format!("epoch {}", topology.epoch.0));
-        let block = take_sequence_block(&store, &sequence(), 10, 1).await.unwrap();
-        say(format!("sequence {}", block.end));
     }
 }
 
@@ -59,7 +53,6 @@ fn spawn_writer(path: &Path) -> Child {
 struct Promised {
     keys: usize,
     epoch: u64,
-    sequence: i64,
 }
 
 impl Promised {
@@ -69,7 +62,6 @@ impl Promised {
         match promise.split_once(' ') {
             Some(("key", number)) => self.keys = number.parse::<usize>().unwrap() + 1,
             Some(("epoch", number)) => self.epoch = number.parse().unwrap(),
-            Some(("sequence", number)) => self.sequence = number.parse().unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -108,10 +100,6 @@ async fn what_was_acknowledged_survives_kill_9() {
         // Loading it validates it: a torn record would not pass.
         let epoch = load_topology(&store).await.unwrap().map_or(0, |(topology, _)| topology.epoch.0);
         assert!(epoch >= promised.epoch, "round {round}: {promised:?}, epoch {epoch}");
-        if promised.sequence > 0 {
-            let block = take_sequence_block(&store, &sequence(), 1, 1).await.unwrap();
-            assert!(block.start >= promised.sequence, "round {round}: {promised:?}, block {block:?}");
-        }
     }
     assert!(promised.keys > ROUNDS);
 }

@@ -56,9 +56,7 @@ impl Host for DirectHost {
     }
 
     fn schema_version(&self) -> u64 {
-        let read = self.cluster.schema.load().version;
-        let seen = self.cluster.schema_changes.load(Ordering::Acquire);
-        (read << 32) | (seen & 0xffff_ffff)
+        self.cluster.schema_stamp()
     }
 
     fn schema_changed(&self) {

@@ -529,7 +529,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            self.fail_with(stale_plan(), server);
+            self.fail_with(crate::session::columns::stale_plan(), server);
             return Ok(Taken::Done);
         }
         if !statement.signals.is_empty()
@@ -715,16 +715,6 @@ enum Held {
     Later,
     /// It must fail.
     Refused(ClientError),
-}
-
-/// PostgreSQL's own words, with the place in its source: drivers that prepare such a statement anew know it
-/// by that.
-fn stale_plan() -> Bytes {
-    let fields =
-        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
-    let mut bytes = BytesMut::new();
-    statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[fields]);
-    bytes.freeze()
 }
 
 /// A statement that fails on every server and does nothing.

@@ -1,12 +1,11 @@
 //! What the server says.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
+use crate::session::columns::signature;
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
 use crate::wire::{WireError, limits};
@@ -536,18 +535,6 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
     let mut bytes = BytesMut::new();
     server_message::write_notification(&mut bytes, pid, &notification.channel, &notification.payload);
     Ok(Fate::Replace(bytes.freeze()))
-}
-
-/// Names and types of columns; what else a description holds may differ without a difference to the client.
-fn signature(message: u8, body: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    message.hash(&mut hasher);
-    if let (tag::ROW_DESCRIPTION, Ok(fields)) = (message, server_message::read_row_description(body)) {
-        for field in fields {
-            (field.name, field.type_oid, field.type_modifier).hash(&mut hasher);
-        }
-    }
-    hasher.finish().max(1)
 }
 
 /// The fields of an error, in order.

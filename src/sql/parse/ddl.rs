@@ -142,7 +142,7 @@ fn create(cursor: &mut Cursor<'_, '_>, ddl: &mut Ddl) -> Parsed<()> {
     }
     cursor.eat_all(&["if", "not", "exists"]);
     ddl.names.push(cursor.object_name()?);
-    if matches!(ddl.object.as_str(), "TABLE" | "MATERIALIZED VIEW") {
+    if matches!(ddl.object.as_str(), "TABLE" | "MATERIALIZED VIEW") || ddl.object == "VIEW" && ddl.temporary {
         stored_query(cursor, ddl)?;
     }
     Ok(())
