@@ -425,15 +425,7 @@ impl Machine {
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
         let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
-            // What is wrong with the text is said first.
-            statements::write_close(NO_STATEMENT, server.output);
-            self.owed.push_back(Owed::Close { forward: false });
-            let rest = body.get(name.len() + 1..).unwrap_or_default();
-            statements::write_parse(&statements::server_name(NO_STATEMENT), rest, server.output);
-            self.owed.push_back(Owed::Parse { forward: false, id: NO_STATEMENT, undo: Undo::Nothing });
-            statements::write_close(NO_STATEMENT, server.output);
-            self.owed.push_back(Owed::Close { forward: false });
-            self.fail(&already_exists(&name), server);
+            self.fail_as_taken(&name, body.get(name.len() + 1..).unwrap_or_default(), server);
             return Ok(Taken::Done);
         }
         if self.statements.is_full() {
@@ -481,6 +473,17 @@ impl Machine {
         let undo = Undo::Restore { name, before };
         self.make(&statement, &parse_body, undo, server, to_client);
         Ok(Taken::Done)
+    }
+
+    /// Parse under a name that is taken: what is wrong with the text is said first.
+    fn fail_as_taken(&mut self, name: &[u8], rest: &[u8], server: &mut ServerSide<'_>) {
+        statements::write_close(NO_STATEMENT, server.output);
+        self.owed.push_back(Owed::Close { forward: false });
+        statements::write_parse(&statements::server_name(NO_STATEMENT), rest, server.output);
+        self.owed.push_back(Owed::Parse { forward: false, id: NO_STATEMENT, undo: Undo::Nothing });
+        statements::write_close(NO_STATEMENT, server.output);
+        self.owed.push_back(Owed::Close { forward: false });
+        self.fail(&already_exists(name), server);
     }
 
     /// Parse of the client's: sent, unless the connection has the statement already and no error can come.
