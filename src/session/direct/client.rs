@@ -112,10 +112,14 @@ impl Machine {
 
     /// What the name means depends on the outcome of an earlier pipeline, which has to come first: what is skipped
     /// in one pipeline must not be used in the next. In the same pipeline it would be skipped as well.
-    fn is_open(&mut self, name: &[u8]) -> bool {
+    fn is_open(&mut self, name: &[u8], server: &mut ServerSide<'_>) -> bool {
         let is_open = !self.owed.is_empty()
             && self.open_names.iter().any(|(known, pipeline)| known == name && *pipeline != self.pipeline);
-        self.is_held |= is_open;
+        if is_open {
+            // What was sent of this pipeline is answered, too: nothing would come before its Sync otherwise.
+            client_message::encode_flush(server.output);
+            self.is_held = true;
+        }
         is_open
     }
 
@@ -176,7 +180,7 @@ impl Machine {
             return Err(WireError::Malformed);
         }
         let facts = self.read_facts(text, host);
-        if facts.names.iter().any(|used| self.is_open(used.name.as_bytes())) {
+        if facts.names.iter().any(|used| self.is_open(used.name.as_bytes(), server)) {
             return Ok(Taken::Later(frame));
         }
         if let Some(found) = self.identified(text, host)
@@ -419,7 +423,7 @@ impl Machine {
         let body = frame.body();
         let (name, after_name) = split_text(&body)?;
         let (text, types) = split_text(after_name)?;
-        if !name.is_empty() && self.is_open(name) {
+        if !name.is_empty() && self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
@@ -521,7 +525,7 @@ impl Machine {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
         let (name, rest) = split_text(after_portal)?;
-        if self.is_open(name) {
+        if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         let Some(statement) = self.statements.get(name) else {
@@ -610,7 +614,7 @@ impl Machine {
     ) -> Result<Taken, WireError> {
         let body = frame.body();
         let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
-        if self.is_open(name) {
+        if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         let Some(statement) = self.statements.get(name) else {

@@ -64,6 +64,10 @@ impl Machine {
             if self.owed.is_empty() {
                 self.all_answered();
             }
+            if pumped.is_fatal {
+                // Nothing follows for the client.
+                break;
+            }
         }
         let whole = headers.bytes_whole();
         let missing = headers.bytes_missing();
