@@ -112,10 +112,14 @@ impl Machine {
 
     /// What the name means depends on the outcome of an earlier pipeline, which has to come first: what is skipped
     /// in one pipeline must not be used in the next. In the same pipeline it would be skipped as well.
-    fn is_open(&mut self, name: &[u8]) -> bool {
+    fn is_open(&mut self, name: &[u8], server: &mut ServerSide<'_>) -> bool {
         let is_open = !self.owed.is_empty()
             && self.open_names.iter().any(|(known, pipeline)| known == name && *pipeline != self.pipeline);
-        self.is_held |= is_open;
+        if is_open {
+            // What was sent of this pipeline is answered, too: nothing would come before its Sync otherwise.
+            client_message::encode_flush(server.output);
+            self.is_held = true;
+        }
         is_open
     }
 
@@ -176,7 +180,7 @@ impl Machine {
             return Err(WireError::Malformed);
         }
         let facts = self.read_facts(text, host);
-        if facts.names.iter().any(|used| self.is_open(used.name.as_bytes())) {
+        if facts.names.iter().any(|used| self.is_open(used.name.as_bytes(), server)) {
             return Ok(Taken::Later(frame));
         }
         if let Some(found) = self.identified(text, host)
@@ -419,21 +423,13 @@ impl Machine {
         let body = frame.body();
         let (name, after_name) = split_text(&body)?;
         let (text, types) = split_text(after_name)?;
-        if !name.is_empty() && self.is_open(name) {
+        if !name.is_empty() && self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
         let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
-            // What is wrong with the text is said first.
-            statements::write_close(NO_STATEMENT, server.output);
-            self.owed.push_back(Owed::Close { forward: false });
-            let rest = body.get(name.len() + 1..).unwrap_or_default();
-            statements::write_parse(&statements::server_name(NO_STATEMENT), rest, server.output);
-            self.owed.push_back(Owed::Parse { forward: false, id: NO_STATEMENT, undo: Undo::Nothing });
-            statements::write_close(NO_STATEMENT, server.output);
-            self.owed.push_back(Owed::Close { forward: false });
-            self.fail(&already_exists(&name), server);
+            self.fail_as_taken(&name, body.get(name.len() + 1..).unwrap_or_default(), server);
             return Ok(Taken::Done);
         }
         if self.statements.is_full() {
@@ -483,6 +479,17 @@ impl Machine {
         Ok(Taken::Done)
     }
 
+    /// Parse under a name that is taken: what is wrong with the text is said first.
+    fn fail_as_taken(&mut self, name: &[u8], rest: &[u8], server: &mut ServerSide<'_>) {
+        statements::write_close(NO_STATEMENT, server.output);
+        self.owed.push_back(Owed::Close { forward: false });
+        statements::write_parse(&statements::server_name(NO_STATEMENT), rest, server.output);
+        self.owed.push_back(Owed::Parse { forward: false, id: NO_STATEMENT, undo: Undo::Nothing });
+        statements::write_close(NO_STATEMENT, server.output);
+        self.owed.push_back(Owed::Close { forward: false });
+        self.fail(&already_exists(name), server);
+    }
+
     /// Parse of the client's: sent, unless the connection has the statement already and no error can come.
     fn make(
         &mut self,
@@ -518,7 +525,7 @@ impl Machine {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
         let (name, rest) = split_text(after_portal)?;
-        if self.is_open(name) {
+        if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         let Some(statement) = self.statements.get(name) else {
@@ -607,7 +614,7 @@ impl Machine {
     ) -> Result<Taken, WireError> {
         let body = frame.body();
         let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
-        if self.is_open(name) {
+        if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
         let Some(statement) = self.statements.get(name) else {

@@ -64,6 +64,10 @@ impl Machine {
             if self.owed.is_empty() {
                 self.all_answered();
             }
+            if pumped.is_fatal {
+                // Nothing follows for the client.
+                break;
+            }
         }
         let whole = headers.bytes_whole();
         let missing = headers.bytes_missing();
@@ -158,14 +162,9 @@ impl Machine {
                 (false, false)
             }
             Owed::Quiet(_) => (false, false),
-            Owed::Query { names, .. } => {
+            Owed::Query { .. } => {
                 if message == tag::COMMAND_COMPLETE {
-                    self.copy = CopyIn::default();
-                    let mut names = std::mem::take(names);
-                    self.note_names(body, &mut names, server);
-                    if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
-                        *left = names;
-                    }
+                    self.completed(body, server);
                 }
                 if copy::begins(message) {
                     self.begin_copy_in();
@@ -213,6 +212,17 @@ impl Machine {
             self.owed.pop_front();
         }
         Ok(if forward { Fate::Forward } else { Fate::Swallow })
+    }
+
+    /// A statement of a simple query is done.
+    fn completed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
+        self.copy = CopyIn::default();
+        let Some(Owed::Query { names, .. }) = self.owed.front_mut() else { return };
+        let mut names = std::mem::take(names);
+        self.note_names(body, &mut names, server);
+        if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
+            *left = names;
+        }
     }
 
     /// A portal has run to its end, or to its limit of rows.

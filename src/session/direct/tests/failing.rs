@@ -167,6 +167,7 @@ fn a_name_whose_parse_may_be_skipped_is_waited_for_in_the_next_pipeline() {
     });
     let Taken::Later(bind) = taken else { panic!("{taken:?}") };
     assert!(!scene.machine.takes_client());
+    assert_eq!(connection.heard().last().unwrap(), "H", "nothing of what was sent stays unanswered");
     scene.answer(&mut connection, |output| {
         error(output, "26000");
         server::write_ready_for_query(output, b'I');
