@@ -503,7 +503,7 @@ mod tests {
     #[test]
     fn rows_of_another_shape_are_refused() {
         assert!(matches!(build_schema(vec![]), Err(SchemaError::Malformed(_))));
-        let short = vec![vec![], vec![vec![Some("1".into())]], vec![], vec![], vec![], vec![], vec![]];
+        let short = vec![vec![], vec![vec![Some("1".into())]], vec![], vec![], vec![], vec![], vec![], vec![]];
         assert!(matches!(build_schema(short), Err(SchemaError::Malformed(_))));
     }
 }

@@ -7,6 +7,8 @@ use super::statement::in_failed_transaction;
 use super::{Failure, Session};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
+use crate::planner;
+use crate::session::columns::FIRST_USER_TYPE;
 
 /// Large objects' functions by number (`pg_proc.dat`): what they do stays on one server. Any other
 /// function might read tables that other shards have.
@@ -38,21 +40,34 @@ impl Session {
             return Err(in_failed_transaction().into());
         }
         let number = call.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-        if !number.is_some_and(|number| LARGE_OBJECTS.contains(&number)) {
+        self.settle(client).await?;
+        let number = number.unwrap_or_default();
+        let is_large_object = LARGE_OBJECTS.contains(&number);
+        if !is_large_object && !self.looks_at_nothing(client, number).await? {
             return Err(ClientError::new(
                 ErrorId::FeatureNotSupported,
-                "the function call protocol is supported for large objects only",
+                "the function call protocol is supported for large objects and plain functions only",
             )
             .with_hint("Call the function by SELECT.")
             .into());
         }
-        self.settle(client).await?;
         let home = self.topology.home();
         let done: Done = self.forward_call(client, home, call).await?;
         if let Some(link) = self.links.get_mut(&home) {
-            link.wrote = true;
+            link.wrote |= is_large_object;
         }
         done.write(client);
         Ok(())
+    }
+
+    /// One of PostgreSQL's own functions that depends on its arguments or the clock only. Its number is the same on
+    /// every server.
+    async fn looks_at_nothing(&mut self, client: &mut Framed, number: u32) -> Result<bool, Failure> {
+        if number == 0 || number >= FIRST_USER_TYPE {
+            return Ok(false);
+        }
+        let sql = format!("SELECT proname FROM pg_catalog.pg_proc WHERE oid = {number}");
+        let name = self.ask_any(client, &sql).await?;
+        Ok(planner::is_plain_function(&name))
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::GatherPlan;
 use crate::planner::rewrite;
-use crate::session::Parsed;
+use crate::session::{Columns, Parsed};
 use crate::sql::ast::Statement;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
@@ -102,6 +102,7 @@ impl Session {
         let finish_mode = Mode::Extended { bind: &bind, types: &types, describe: false };
         if mode.describes() {
             set_formats(&mut fields, finish_mode);
+            self.columns_shown = Some((Columns::of(&fields), finish));
             server_message::write_row_description(client.output(), &fields);
         }
         let show = Show { header: false, rows: true, notices: true };

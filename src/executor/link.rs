@@ -7,6 +7,7 @@ use super::relay::Expect;
 use super::{Failure, Session, shard_name};
 use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::tag;
@@ -82,12 +83,13 @@ impl Session {
 
     /// Makes a connection ready for what comes, and holds it.
     async fn take(&mut self, shard: ShardId, mut link: Link, name: &str) -> Result<(), Failure> {
+        let was_touched = link.touched;
         let outcome = self.dress(&mut link, name).await;
         link.touched = true;
         self.links.insert(shard, link);
         if let Err(failure) = outcome {
             self.drop_link(shard);
-            return Err(failure);
+            return Err(if was_touched { failure } else { nothing_ran(failure, name) });
         }
         Ok(())
     }
@@ -241,6 +243,16 @@ fn unsettled(error: &Frame, name: &str) -> Failure {
     .with_detail(format!("The statement ran without them: {}.", reason.unwrap_or_default()))
     .with_hint("Set the same configuration on all servers.")
     .into()
+}
+
+/// A connection that was lost while it was made ready: nothing of the client's has been sent there.
+fn nothing_ran(failure: Failure, name: &str) -> Failure {
+    match failure {
+        Failure::Ours(error) if error.id == ErrorId::StatementCompletionUnknown => {
+            ClientError::new(ErrorId::ShardUnreachable, format!("connection to shard \"{name}\" was lost")).into()
+        }
+        other => other,
+    }
 }
 
 /// What a backend's error is to the client.

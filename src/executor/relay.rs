@@ -7,6 +7,7 @@ use super::session::CLIENT_FLUSH_BYTES;
 use super::told::Telling;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
+use crate::error::ClientError;
 use crate::net::Framed;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
@@ -168,6 +169,14 @@ impl Session {
 /// FATAL and PANIC.
 pub(super) fn is_good_bye(frame: &Frame) -> bool {
     server_message::read_error(&frame.body()).is_ok_and(|fields| matches!(fields.severity.as_str(), "FATAL" | "PANIC"))
+}
+
+/// An error of the proxy's own that ends the session.
+pub(super) fn fatal(error: &ClientError) -> Failure {
+    let (detail, hint) = (error.detail.as_deref(), error.hint.as_deref());
+    let mut bytes = bytes::BytesMut::new();
+    server_message::write_error(&mut bytes, "FATAL", error.sqlstate(), &error.message, detail, hint);
+    Failure::Postgres(Frame { tag: tag::ERROR_RESPONSE, bytes: bytes.freeze() })
 }
 
 /// Relays until ReadyForQuery; the last CommandComplete is held back.

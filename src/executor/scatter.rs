@@ -51,12 +51,17 @@ impl Session {
         if class > Class::Read || (self.is_at_work() && !self.transaction.is_open()) {
             self.open_block().await?;
         }
-        let mut sources = self.send_to_all(shards, &sql, described(mode), merge.hidden, class).await?;
+        let mut sources = Vec::with_capacity(shards.len());
+        let sent = self.send_to_all(shards, &sql, mode, merge.hidden, class, &mut sources).await;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
-        let outcome =
-            merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await;
+        let outcome = match sent {
+            Ok(()) => {
+                merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await
+            }
+            Err(failure) => Err(failure),
+        };
         // Whatever happened: the connections are read to their end, or they are of no use.
         let gone = matches!(outcome, Err(Failure::Client(_)));
         let mut outcome = outcome;
@@ -79,11 +84,8 @@ impl Session {
         Ok(Done::with_tag(&format!("SELECT {rows}")))
     }
 
-    /// Sends the text to all of these shards.
-    ///
-    /// # Errors
-    /// Connections that cannot be had: nothing was sent. A connection that is lost meanwhile: those that were sent to are
-    /// closed, and a transaction that had begun on them has lost its part.
+    /// Sends a statement to each shard. Whatever happens, the connections taken are among the sources: a transaction
+    /// that loses one has to know.
     async fn send_to_all(
         &mut self,
         shards: &[ShardId],
@@ -91,34 +93,21 @@ impl Session {
         mode: Mode<'_>,
         hidden: usize,
         class: Class,
-    ) -> Result<Vec<Source>, Failure> {
+        sources: &mut Vec<Source>,
+    ) -> Result<(), Failure> {
         for shard in shards {
             self.link(*shard).await?;
-        }
-        let mut sources: Vec<Source> = Vec::with_capacity(shards.len());
-        let mut outcome = Ok(true);
-        for shard in shards {
+            let name = shard_name(&self.topology, *shard);
             let Some(link) = self.links.remove(shard) else { continue };
-            let mut source = Source { shard: *shard, name: shard_name(&self.topology, *shard), link, finished: false };
-            write_statement(&mut source.link, sql, mode, hidden);
-            let sent = source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name));
-            outcome = match sent {
-                Ok(()) if class == Class::Write => read_ahead(&mut source, self.cluster.settings.merge_bytes_max).await,
-                sent => sent.map(|()| true),
-            };
-            sources.push(source);
-            if !matches!(outcome, Ok(true)) {
+            sources.push(Source { shard: *shard, name, link, finished: false });
+            let Some(source) = sources.last_mut() else { continue };
+            write_statement(&mut source.link, sql, described(mode), hidden);
+            source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
+            if class == Class::Write && !read_ahead(source, self.cluster.settings.merge_bytes_max).await? {
                 break;
             }
         }
-        if let Err(failure) = outcome {
-            for source in sources {
-                self.links.insert(source.shard, source.link);
-                self.drop_link(source.shard);
-            }
-            return Err(failure);
-        }
-        Ok(sources)
+        Ok(())
     }
 }
 
@@ -275,10 +264,10 @@ async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failu
 /// Reads the rest of an answer that nobody needs. What was sent before the statement (a BEGIN that travelled with it)
 /// is answered by then, too, and must not stay owed: whoever reads from the connection next would wait for ever.
 pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
-    let before =
-        if source.link.lease.is_poisoned() { Ok(()) } else { read_quiet(&mut source.link, &source.name).await };
+    // What stands before the answer may not have been read yet; nobody waits for it later.
+    let quiet = read_quiet(&mut source.link, &source.name).await;
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
         next(source).await?;
     }
-    before
+    quiet
 }

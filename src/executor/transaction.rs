@@ -1,7 +1,7 @@
 //! BEGIN, COMMIT, ROLLBACK, savepoints: one shard commits in one phase, several writers in two.
 
 use super::link::{Link, failure_of};
-use super::relay::{Done, FirstError, command_tag};
+use super::relay::{Done, FirstError, command_tag, fatal};
 use super::two_phase::Branch;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
@@ -79,12 +79,12 @@ impl Session {
 
     async fn begin(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
         if self.mode == PoolMode::Statement {
-            return Err(ClientError::new(
+            // As with one shard, and as PgBouncer: the session ends.
+            let error = ClientError::new(
                 ErrorId::FeatureNotSupported,
-                "transaction blocks not allowed in statement pooling mode",
-            )
-            .with_hint("Set pool_mode to transaction for this user.")
-            .into());
+                "transaction blocks are not allowed in statement pooling mode",
+            );
+            return Err(fatal(&error.with_hint("Use pool mode \"transaction\" for this user.")));
         }
         let known = parsed.lexed.tokens.iter().all(|token| {
             let text = parsed.text.get(token.start..token.end).unwrap_or_default().to_ascii_lowercase();

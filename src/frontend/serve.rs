@@ -38,27 +38,38 @@ impl Frontend {
             slot: Arc::clone(&registered.slot),
         });
         if is_admin {
-            return self.serve_admin(&mut client, &wanted, &registered, stop).await;
+            return Box::pin(self.serve_admin(&mut client, &wanted, &registered, stop)).await;
         }
+        // Each in a box: a session's task is as large as the largest of what it holds.
         if self.cluster.topology.load().shards.len() > 1 {
-            let settings = Settings::from_startup(&wanted.parameters);
-            let mut session =
-                Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
-            let outcome = match session.open().await {
-                Ok(parameters) => {
-                    welcome(&mut client, in_pairs(&parameters), &registered);
-                    client.flush().await?;
-                    self.serve_sharded(&mut client, &mut session, &registered, stop).await
-                }
-                Err(failure) => {
-                    send_away(&mut client, failure).await;
-                    Ok(())
-                }
-            };
-            session.close().await;
-            return outcome;
+            return Box::pin(self.serve_shards(client, &wanted, registered, stop)).await;
         }
-        self.serve_direct(client, &wanted, registered, stop).await
+        Box::pin(self.serve_direct(client, &wanted, registered, stop)).await
+    }
+
+    /// A session of a cluster with several shards.
+    async fn serve_shards(
+        &self,
+        mut client: Framed,
+        wanted: &Wanted,
+        registered: Registered<'_>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let settings = Settings::from_startup(&wanted.parameters);
+        let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
+        let outcome = match session.open().await {
+            Ok(parameters) => {
+                welcome(&mut client, in_pairs(&parameters), &registered);
+                client.flush().await?;
+                self.serve_sharded(&mut client, &mut session, &registered, stop).await
+            }
+            Err(failure) => {
+                send_away(&mut client, failure).await;
+                Ok(())
+            }
+        };
+        session.close().await;
+        outcome
     }
 
     /// A session of a cluster with one shard, and what becomes of it when there are more.
@@ -74,7 +85,7 @@ impl Frontend {
         let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
             .with_idle_limit(self.limits.idle_transaction_ms)
             .in_database(&wanted.database);
-        match direct.open().await {
+        match Box::pin(direct.open()).await {
             Ok(parameters) => {
                 if let Some(pid) = direct.own_server_pid() {
                     registered.take_pid(pid);
@@ -89,15 +100,15 @@ impl Frontend {
         }
         let outcome = direct.serve(&mut client, &mut stop).await;
         if !matches!(outcome, Ok(Ended::MoreShards)) {
-            direct.close().await;
+            Box::pin(direct.close()).await;
             return outcome.map(|_| ());
         }
         let (settings, prepared) = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut session = Session::new(cluster, &wanted.user, settings, slot);
+        let mut session = Box::new(Session::new(cluster, &wanted.user, settings, slot));
         session.adopt(prepared);
-        let outcome = self.serve_sharded(&mut client, &mut session, &registered, stop).await;
-        session.close().await;
+        let outcome = Box::pin(self.serve_sharded(&mut client, &mut session, &registered, stop)).await;
+        Box::pin(session.close()).await;
         outcome
     }
 

@@ -14,6 +14,7 @@ mod builtins;
 mod calls;
 mod copy;
 mod ddl;
+mod do_block;
 mod env;
 mod forward;
 mod functions;
@@ -48,7 +49,7 @@ mod write;
 use crate::error::{ClientError, ErrorId};
 use crate::plan::{Class, KeyTuple, Plan, Route, Several};
 use crate::sql::Lexed;
-use crate::sql::ast::{Query, Statement};
+use crate::sql::ast::{ObjectName, Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
@@ -161,7 +162,7 @@ fn plan_across(
         Statement::Declare { query, hold } => plan_declare(subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),
-        Statement::Do => Err(refuse_code("DO")),
+        Statement::Do => do_block::plan(subject),
         Statement::Other(word) => Err(ClientError::refused(
             format!("{word} is not supported across shards"),
             "Connect to a shard directly to run it there.",
@@ -182,6 +183,13 @@ pub fn plan_unparsed(context: &Context<'_>, lexed: &Lexed) -> Result<Plan, Clien
         "statement is not understood well enough to route it",
         "Use simpler syntax for this statement; with one shard it would be sent as it is.",
     ))
+}
+
+/// One of PostgreSQL's own functions that depends on its arguments or the clock only.
+pub fn is_plain_function(name: &str) -> bool {
+    let name = ObjectName { schema: Some("pg_catalog".to_owned()), name: name.to_owned() };
+    let kind = functions::kind(&Schema::default(), &name);
+    matches!(kind, functions::Kind::Plain | functions::Kind::Time | functions::Kind::RowLocal)
 }
 
 fn refuse_code(what: &str) -> ClientError {

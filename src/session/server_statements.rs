@@ -93,6 +93,11 @@ impl PreparedSet {
         self.doubtful.remove(&id)
     }
 
+    /// More statements are in doubt than are worth remembering one by one.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.len() > self.statements_max
+    }
+
     /// The connection holds no statement: after DISCARD ALL or DEALLOCATE ALL.
     pub fn clear(&mut self) {
         self.used_at.clear();
@@ -114,6 +119,18 @@ impl PreparedSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_doubts_are_noticed_and_end_when_all_is_closed() {
+        let mut set = PreparedSet::new(2);
+        for id in 1..=3 {
+            set.ensure(id);
+            set.forget(id);
+        }
+        assert!(set.is_doubtful());
+        set.clear();
+        assert!(!set.is_doubtful());
+    }
 
     const PARSE: Ensured = Ensured::NeedsParse { evicted: None };
 

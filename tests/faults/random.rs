@@ -256,13 +256,11 @@ fn conform(mut world: World) {
 }
 
 #[test]
-#[ignore = "run by make faults: three known differences of order and of COPY in one write, docs/TESTING.md"]
 fn random_messages_are_answered_by_one_shard_like_by_postgresql() {
     conform(World::start(1, "size = 2"));
 }
 
 #[test]
-#[ignore = "run by make faults: three known differences of order and of COPY in one write, docs/TESTING.md"]
 fn random_messages_are_answered_in_session_mode_like_by_postgresql() {
     conform(World::start(1, "size = 2\nmode = \"session\""));
 }

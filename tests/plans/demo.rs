@@ -91,7 +91,7 @@ fn column(table: &TableName, text: &str) -> Column {
         written: WrittenType {
             full: words[1].to_owned(),
             base: format!("pg_catalog.{}", words[1]),
-            collation: has("locale").then(|| "public.locale".to_owned()),
+            collation: (has("locale") || has("nocase")).then(|| "public.locale".to_owned()),
             travel: Travel::Binary,
         },
     }

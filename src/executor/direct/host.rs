@@ -9,6 +9,7 @@ use crate::planner;
 use crate::session::direct::Host;
 use crate::session::identity::{self, Identified};
 use crate::sql::lexer;
+use crate::topology::schema::Schema;
 
 /// One session's view of the process.
 pub(super) struct DirectHost {
@@ -16,15 +17,22 @@ pub(super) struct DirectHost {
     user: String,
     session_pid: u32,
     node: AtomicU64,
+    /// The session is in another database than the one whose schema is known.
+    is_elsewhere: bool,
 }
 
 impl DirectHost {
     pub(super) fn new(cluster: Arc<Cluster>, user: &str, session_pid: u32) -> Self {
-        Self { cluster, user: user.to_owned(), session_pid, node: AtomicU64::new(0) }
+        Self { cluster, user: user.to_owned(), session_pid, node: AtomicU64::new(0), is_elsewhere: false }
     }
 
     pub(super) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// The session is in another database than the cluster's own.
+    pub(super) fn set_elsewhere(&mut self, is_elsewhere: bool) {
+        self.is_elsewhere = is_elsewhere;
     }
 
     /// The node that the session's connection leads to.
@@ -56,11 +64,14 @@ impl Host for DirectHost {
     }
 
     fn may_leave(&self, schema: Option<&str>, function: &str) -> bool {
+        if self.is_elsewhere {
+            return planner::may_leave_something(&Schema::default(), schema, function);
+        }
         planner::may_leave_something(&self.cluster.schema.load(), schema, function)
     }
 
     fn function_settings(&self) -> Vec<String> {
-        self.cluster.schema.load().function_settings.clone()
+        if self.is_elsewhere { Vec::new() } else { self.cluster.schema.load().function_settings.clone() }
     }
 
     fn identify(&self, text: &str) -> Option<Identified> {

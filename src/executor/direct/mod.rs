@@ -103,6 +103,7 @@ impl Direct {
     #[must_use]
     pub fn in_database(mut self, database: &str) -> Self {
         self.database = (database != self.cluster.topology.load().database).then(|| database.to_owned());
+        self.host.set_elsewhere(self.database.is_some());
         self
     }
 

@@ -127,10 +127,12 @@ impl Direct {
                 None => self.machine.client(frame, None, &self.host, client.output()),
             };
             match taken.map_err(|error| violation(&error))? {
-                Taken::Done => self.send_signals().await,
+                Taken::Done if self.machine.has_signals() => Box::pin(self.send_signals()).await,
+                Taken::Done => {}
                 Taken::Goodbye => return Ok(true),
                 Taken::Later(frame) => self.waiting = Some(frame),
-                Taken::NeedsServer(frame) => self.attach_for(client, frame).await?,
+                // In a box: its state is large, and a session at rest has no use for it.
+                Taken::NeedsServer(frame) => Box::pin(self.attach_for(client, frame)).await?,
             }
             if self.is_full(client) {
                 break;

@@ -118,11 +118,11 @@ fn combinations(plan: &PartialPlan, parts: &[Field]) -> Option<(Vec<String>, Str
     for (index, column) in plan.columns.iter().enumerate() {
         let (type_name, field) = (types.get(index)?, parts.get(index)?);
         combined.push(match &column.kind {
-            Partial::Group => format!("g.c{index}{}", modifier(field)?),
-            Partial::Count => format!("coalesce(pg_catalog.sum(g.c{index}), 0)::pg_catalog.int8"),
+            Partial::Group => format!("ostrakon_g.ostrakon_{index}{}", modifier(field)?),
+            Partial::Count => format!("coalesce(pg_catalog.sum(ostrakon_g.ostrakon_{index}), 0)::pg_catalog.int8"),
             Partial::Sum => match *type_name {
                 "int8" | "numeric" | "float4" | "float8" | "money" | "interval" => {
-                    format!("pg_catalog.sum(g.c{index})::pg_catalog.{type_name}")
+                    format!("pg_catalog.sum(ostrakon_g.ostrakon_{index})::pg_catalog.{type_name}")
                 }
                 _ => return None,
             },
@@ -132,17 +132,17 @@ fn combinations(plan: &PartialPlan, parts: &[Field]) -> Option<(Vec<String>, Str
                     "float8" | "interval" => "float8",
                     _ => return None,
                 };
-                format!("(pg_catalog.sum(g.c{index}) / nullif(pg_catalog.sum(g.c{count}), 0)::pg_catalog.{divisor})")
+                format!("(pg_catalog.sum(ostrakon_g.ostrakon_{index}) / nullif(pg_catalog.sum(ostrakon_g.ostrakon_{count}), 0)::pg_catalog.{divisor})")
             }
-            Partial::Same(name) => format!("pg_catalog.{name}(g.c{index})"),
+            Partial::Same(name) => format!("pg_catalog.{name}(ostrakon_g.ostrakon_{index})"),
         });
     }
     let first = plan.params as usize + 1;
     let arrays: Vec<String> =
         types.iter().enumerate().map(|(index, name)| format!("${}::pg_catalog.{name}[]", first + index)).collect();
-    let names: Vec<String> = (0..types.len()).map(|index| format!("c{index}")).collect();
+    let names: Vec<String> = (0..types.len()).map(|index| format!("ostrakon_{index}")).collect();
     let function = if types.len() == 1 { "pg_catalog.unnest" } else { "unnest" };
-    Some((combined, format!("{function}({}) AS g({})", arrays.join(", "), names.join(", "))))
+    Some((combined, format!("{function}({}) AS ostrakon_g({})", arrays.join(", "), names.join(", "))))
 }
 
 /// A cast to the modifier that a column had before its values became elements of an array.
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn sums_keep_the_type_of_the_parts() {
         let sum = combined(vec![Partial::Sum], &[field(20, -1)]).unwrap();
-        assert_eq!(sum, ["pg_catalog.sum(g.c0)::pg_catalog.int8"]);
+        assert_eq!(sum, ["pg_catalog.sum(ostrakon_g.ostrakon_0)::pg_catalog.int8"]);
         assert_eq!(combined(vec![Partial::Sum], &[field(16_500, -1)]), None);
     }
 
@@ -221,10 +221,13 @@ mod tests {
 
     #[test]
     fn groups_keep_their_modifiers() {
-        assert_eq!(combined(vec![Partial::Group], &[field(1043, 24)]).unwrap(), ["g.c0::pg_catalog.varchar(20)"]);
+        assert_eq!(
+            combined(vec![Partial::Group], &[field(1043, 24)]).unwrap(),
+            ["ostrakon_g.ostrakon_0::pg_catalog.varchar(20)"]
+        );
         assert_eq!(
             combined(vec![Partial::Group], &[field(1700, ((12 << 16) | 2) + 4)]).unwrap(),
-            ["g.c0::pg_catalog.numeric(12, 2)"]
+            ["ostrakon_g.ostrakon_0::pg_catalog.numeric(12, 2)"]
         );
     }
 }

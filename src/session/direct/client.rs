@@ -70,11 +70,9 @@ impl Machine {
         self.is_unsynced |= !matches!(frame.tag, b'Q' | b'F');
         match frame.tag {
             b'Q' => self.query(frame, server, host),
-            b'P' => self.parse(&frame, server, host, to_client).map(|()| Taken::Done),
+            b'P' => self.parse(frame, server, host, to_client),
             b'B' => self.bind(frame, server, host),
-            b'D' if frame.body().first() == Some(&b'S') => {
-                self.describe_statement(&frame, server, host).map(|()| Taken::Done)
-            }
+            b'D' if frame.body().first() == Some(&b'S') => self.describe_statement(frame, server, host),
             b'C' if frame.body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
             b'D' if frame.body().first() == Some(&b'P') => {
                 self.describe_portal(&frame, server, host).map(|()| Taken::Done)
@@ -96,11 +94,29 @@ impl Machine {
             Some(server) => {
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
+                self.pipeline += 1;
                 self.owed.push_back(Owed::Sync { forward: true });
             }
             None => server_message::write_ready_for_query(to_client, b'I'),
         }
         Taken::Done
+    }
+
+    /// A message of this pipeline changes what the name means, unless it fails or is skipped.
+    fn note_open(&mut self, name: &Bytes) {
+        match self.open_names.iter_mut().find(|(known, _)| known == name) {
+            Some((_, pipeline)) => *pipeline = self.pipeline,
+            None => self.open_names.push((Bytes::copy_from_slice(name), self.pipeline)),
+        }
+    }
+
+    /// What the name means depends on the outcome of an earlier pipeline, which has to come first: what is skipped
+    /// in one pipeline must not be used in the next. In the same pipeline it would be skipped as well.
+    fn is_open(&mut self, name: &[u8]) -> bool {
+        let is_open = !self.owed.is_empty()
+            && self.open_names.iter().any(|(known, pipeline)| known == name && *pipeline != self.pipeline);
+        self.is_held |= is_open;
+        is_open
     }
 
     /// Sends a message as it is.
@@ -160,6 +176,9 @@ impl Machine {
             return Err(WireError::Malformed);
         }
         let facts = self.read_facts(text, host);
+        if facts.names.iter().any(|used| self.is_open(used.name.as_bytes())) {
+            return Ok(Taken::Later(frame));
+        }
         if let Some(found) = self.identified(text, host)
             && !found.signals.is_empty()
             && let Some(held) = self.may_signal(&found.signals, None, server, host)
@@ -177,6 +196,7 @@ impl Machine {
         }
         self.effects.note(&facts, host);
         let undo = Undo::Restore { name: Bytes::new(), before: self.statements.remove(b"") };
+        self.note_open(&Bytes::new());
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
@@ -391,14 +411,17 @@ impl Machine {
 
     fn parse(
         &mut self,
-        frame: &Frame,
+        frame: Frame,
         server: &mut ServerSide<'_>,
         host: &dyn Host,
         to_client: &mut BytesMut,
-    ) -> Result<(), WireError> {
+    ) -> Result<Taken, WireError> {
         let body = frame.body();
         let (name, after_name) = split_text(&body)?;
         let (text, types) = split_text(after_name)?;
+        if !name.is_empty() && self.is_open(name) {
+            return Ok(Taken::Later(frame));
+        }
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
         let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
@@ -411,13 +434,13 @@ impl Machine {
             statements::write_close(NO_STATEMENT, server.output);
             self.owed.push_back(Owed::Close { forward: false });
             self.fail(&already_exists(&name), server);
-            return Ok(());
+            return Ok(Taken::Done);
         }
         if self.statements.is_full() {
             let error = ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session")
                 .with_hint("Deallocate statements that are no longer used.");
             self.fail(&error, server);
-            return Ok(());
+            return Ok(Taken::Done);
         }
         let facts = Arc::new(self.read_facts(text, host));
         if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
@@ -425,7 +448,7 @@ impl Machine {
             let error = ClientError::new(ErrorId::FeatureNotSupported, text)
                 .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
             self.fail(&error, server);
-            return Ok(());
+            return Ok(Taken::Done);
         }
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
@@ -433,7 +456,7 @@ impl Machine {
         let renamed = self.rename(text, &facts, None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
-            return Ok(());
+            return Ok(Taken::Done);
         }
         let parse_body = match &renamed {
             Some(renamed) => Bytes::from([renamed.text.as_bytes(), &[0], types].concat()),
@@ -449,6 +472,7 @@ impl Machine {
             statement.signals = renamed.signals;
         }
         let statement = Arc::new(statement);
+        self.note_open(&name);
         // Its columns are those of what it executes, as the server knows it by now.
         for needed in &statement.executes {
             self.ensure(needed, server);
@@ -456,7 +480,7 @@ impl Machine {
         let before = self.statements.insert(name.clone(), Arc::clone(&statement));
         let undo = Undo::Restore { name, before };
         self.make(&statement, &parse_body, undo, server, to_client);
-        Ok(())
+        Ok(Taken::Done)
     }
 
     /// Parse of the client's: sent, unless the connection has the statement already and no error can come.
@@ -494,6 +518,9 @@ impl Machine {
         let body = frame.body();
         let (portal, after_portal) = split_text(&body)?;
         let (name, rest) = split_text(after_portal)?;
+        if self.is_open(name) {
+            return Ok(Taken::Later(frame));
+        }
         let Some(statement) = self.statements.get(name) else {
             self.fail(&does_not_exist(name), server);
             return Ok(Taken::Done);
@@ -574,20 +601,23 @@ impl Machine {
 
     fn describe_statement(
         &mut self,
-        frame: &Frame,
+        frame: Frame,
         server: &mut ServerSide<'_>,
         host: &dyn Host,
-    ) -> Result<(), WireError> {
+    ) -> Result<Taken, WireError> {
         let body = frame.body();
         let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
+        if self.is_open(name) {
+            return Ok(Taken::Later(frame));
+        }
         let Some(statement) = self.statements.get(name) else {
             self.fail(&does_not_exist(name), server);
-            return Ok(());
+            return Ok(Taken::Done);
         };
         self.ensure(&statement, server);
         client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
         self.owed.push_back(Owed::DescribeStatement { of: Some((statement, host.schema_version())) });
-        Ok(())
+        Ok(Taken::Done)
     }
 
     fn describe_portal(
@@ -627,6 +657,7 @@ impl Machine {
         self.is_unsynced |= self.is_attached;
         // The server keeps it for whoever prepares the same text next.
         let before = self.statements.remove(&name);
+        self.note_open(&name);
         self.say(tag::CLOSE_COMPLETE, Undo::Restore { name, before }, to_client);
         Ok(Taken::Done)
     }

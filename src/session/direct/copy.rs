@@ -200,6 +200,7 @@ impl Machine {
     /// Everything that was sent is answered.
     pub(super) fn all_answered(&mut self) {
         self.is_held = false;
+        self.open_names.clear();
         self.copy = CopyIn::default();
     }
 }

@@ -110,7 +110,7 @@ pub fn may_copy_in(text: &[u8], standard_conforming_strings: bool) -> bool {
 /// Words of the grammar that stand before a parenthesis.
 #[rustfmt::skip]
 const NO_CALLS: &[&str] = &[
-    "all", "analyze", "and", "any", "array", "as", "between", "bit", "by", "case", "char", "character", "check",
+    "all", "analyze", "and", "any", "array", "as", "between", "bit", "by", "case", "cast", "char", "character", "check",
     "conflict", "cube", "dec", "decimal", "distinct", "else", "except", "exists", "explain", "filter", "float",
     "from", "group", "having", "ilike", "in", "include", "intersect", "interval", "is", "join", "key", "lateral",
     "like", "limit", "materialized", "nchar", "not", "numeric", "offset", "on", "only", "or", "over", "precision",

@@ -168,6 +168,10 @@ pub struct Machine {
     is_unsure: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
+    /// Names of statements that messages under way change, each with the pipeline that did it last.
+    open_names: Vec<(Bytes, u64)>,
+    /// Number of the client's pipeline: each Sync begins another one.
+    pipeline: u64,
     /// The client's next message must wait until everything under way is answered.
     is_held: bool,
     /// ReadyForQuery waits until settings that were reset have the session's own values again.
@@ -205,6 +209,8 @@ impl Machine {
             is_pinned: false,
             is_unsure: false,
             is_waiting: false,
+            open_names: Vec::new(),
+            pipeline: 0,
             is_held: false,
             is_ready_held: false,
             has_foreign_sequences: false,
@@ -272,6 +278,11 @@ impl Machine {
         !self.is_attached && self.owed.is_empty() && !self.is_skipping
     }
 
+    /// The last message asked for signals to other sessions.
+    pub fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
+    }
+
     /// Signals to other sessions that the last message asked for.
     pub fn take_signals(&mut self) -> Vec<(SignalKind, u32)> {
         std::mem::take(&mut self.signals)
@@ -294,8 +305,9 @@ impl Machine {
         }
         let mut sql = String::new();
         let version = host.schema_version();
-        if *server.schema_version != version {
-            if !server.prepared.is_empty() {
+        let is_doubtful = server.prepared.is_doubtful();
+        if *server.schema_version != version || is_doubtful {
+            if !server.prepared.is_empty() || is_doubtful {
                 // What was planned before a change of the schema may answer with other columns.
                 sql.push_str("DEALLOCATE ALL;");
                 server.prepared.clear();

@@ -95,6 +95,20 @@ impl Owed {
         self.ends_with_ready() && !matches!(self, Self::Quiet(_))
     }
 
+    /// What had that name before the message, if it has changed what the name means.
+    pub(super) fn before(&mut self, wanted: &Bytes) -> Option<&mut Option<Arc<Statement>>> {
+        match self {
+            Self::Parse { undo: Undo::Restore { name, before }, .. }
+            | Self::Local { undo: Undo::Restore { name, before }, .. }
+            | Self::Query { undo: Undo::Restore { name, before }, .. }
+                if name == wanted =>
+            {
+                Some(before)
+            }
+            _ => None,
+        }
+    }
+
     /// It ends with ReadyForQuery.
     pub(super) fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Quiet(_) | Self::Query { .. } | Self::FunctionCall | Self::Sync { .. })

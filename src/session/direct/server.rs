@@ -287,7 +287,7 @@ impl Machine {
             Some(Owed::Quiet(_)) => return Fate::Swallow,
             Some(Owed::Query { instead, .. }) => {
                 let instead = self.failed_prepare.take().or_else(|| instead.take());
-                return instead.map_or(Fate::Forward, Fate::Replace);
+                return instead.or_else(|| self.with_clients_name(whole)).map_or(Fate::Forward, Fate::Replace);
             }
             Some(Owed::FunctionCall) => return Fate::Forward,
             _ => {}
@@ -359,15 +359,16 @@ impl Machine {
     }
 
     fn undo(&mut self, undo: Undo) {
-        match undo {
-            Undo::Nothing => {}
-            Undo::Restore { name, before: Some(before) } => {
-                self.statements.insert(name, before);
-            }
-            Undo::Restore { name, before: None } => {
-                self.statements.remove(&name);
-            }
+        let Undo::Restore { name, before } = undo else { return };
+        // What a later message did to the name stays; taken back, it leads to what was before this one.
+        if let Some(later) = self.owed.iter_mut().find_map(|owed| owed.before(&name)) {
+            *later = before;
+            return;
         }
+        match before {
+            Some(before) => self.statements.insert(name, before),
+            None => self.statements.remove(&name),
+        };
     }
 
     fn ready(

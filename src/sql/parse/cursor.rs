@@ -26,6 +26,8 @@ pub(super) struct Source<'a> {
     pub lexed: &'a Lexed,
     /// For an opening parenthesis or bracket the index of its closing one.
     close: Vec<usize>,
+    /// For a CASE the index of its END.
+    case_end: Vec<usize>,
     /// How many expressions and queries are being read inside each other.
     depth: Cell<usize>,
 }
@@ -63,7 +65,35 @@ impl<'a> Source<'a> {
         if let Some((index, _)) = open.first() {
             return Err(unsupported("parentheses do not match", *index));
         }
-        Ok(Self { text, lexed, close, depth: Cell::new(0) })
+        let mut source = Self { text, lexed, close, case_end: Vec::new(), depth: Cell::new(0) };
+        source.case_end = source.match_cases();
+        Ok(source)
+    }
+
+    /// For each CASE its END, found in one walk: a statement may have as many as it has tokens.
+    fn match_cases(&self) -> Vec<usize> {
+        let mut ends = vec![0; self.lexed.tokens.len()];
+        // Open ones by parenthesis; a CASE without END ends with the parenthesis that it stands in.
+        let mut open: Vec<Vec<usize>> = vec![Vec::new()];
+        for at in 0..ends.len() {
+            match self.kind(at) {
+                Some(TokenKind::Punctuation) => match self.written(at) {
+                    "(" | "[" => open.push(Vec::new()),
+                    ")" | "]" => drop(open.pop()),
+                    _ => {}
+                },
+                Some(TokenKind::Word) if self.is_any_keyword(at, &["case", "end"]) && !self.is_field(at) => {
+                    let Some(level) = open.last_mut() else { break };
+                    if self.is_keyword(at, "case") {
+                        level.push(at);
+                    } else if let Some(slot) = level.pop().and_then(|start| ends.get_mut(start)) {
+                        *slot = at;
+                    }
+                }
+                _ => {}
+            }
+        }
+        ends
     }
 
     /// Reads something inside something else, unless that is nested too deeply.
@@ -171,23 +201,7 @@ impl<'a> Source<'a> {
 
     /// The index of the END that closes the CASE at `token`.
     pub(super) fn end_of_case(&self, token: usize, end: usize) -> Option<usize> {
-        let mut depth = 0usize;
-        let mut at = token;
-        while at < end {
-            if let Some(close) = self.close_of(at) {
-                at = close;
-            } else if self.is_field(at) {
-            } else if self.is_keyword(at, "case") {
-                depth += 1;
-            } else if self.is_keyword(at, "end") {
-                depth = depth.checked_sub(1)?;
-                if depth == 0 {
-                    return Some(at);
-                }
-            }
-            at += 1;
-        }
-        None
+        self.case_end.get(token).copied().filter(|found| (1..end).contains(found))
     }
 
     /// Whether a name follows a dot or AS here, so that it is no keyword whatever it looks like.

@@ -27,6 +27,9 @@ pub struct Step {
     pub shape: bool,
 }
 
+/// A query's text, the names of its columns with what they show, and the key that they keep.
+type Inner<'w> = (String, Vec<(String, Sight)>, (Vec<String>, &'w Table));
+
 /// A column in sight.
 #[derive(Clone, Debug)]
 pub struct Sight {
@@ -274,7 +277,7 @@ impl<'w> Draft<'w> {
     }
 
     /// A query of one sharded table that keeps its key; some limit their rows.
-    fn inner(&mut self) -> (String, Vec<(String, Sight)>, (Vec<String>, &'w Table)) {
+    fn inner(&mut self) -> Inner<'w> {
         let table = self.sharded();
         let source = self.table(table, "z");
         let mut kept: Vec<Sight> = source.columns.clone();

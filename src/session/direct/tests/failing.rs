@@ -78,6 +78,26 @@ fn what_is_skipped_leaves_the_unnamed_statement() {
 }
 
 #[test]
+fn what_comes_behind_the_skipped_messages_is_not_taken_back() {
+    let mut connection = Connection::default();
+    let mut scene = with_unnamed(&mut connection);
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "nobody");
+        parse(output, "", "select 2");
+        client_message::encode_sync(output);
+        client_message::encode_query(output, "select 3");
+    });
+    scene.answer(&mut connection, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+        complete(output, "SELECT 1", b'I');
+    });
+    connection.heard();
+    scene.say(&mut connection, |output| bind_execute(output, ""));
+    assert_eq!(connection.heard()[0], "D:Sos_0", "the query has ended the unnamed statement");
+}
+
+#[test]
 fn a_parse_that_fails_has_ended_the_unnamed_statement() {
     let mut connection = Connection::default();
     let mut scene = with_unnamed(&mut connection);
@@ -128,4 +148,31 @@ fn an_earlier_error_does_not_end_the_wait_for_a_later_query() {
     scene.answer(&mut connection, |output| complete(output, "DISCARD ALL", b'I'));
     scene.answer(&mut connection, |output| complete(output, "SELECT 0", b'I'));
     assert!(scene.machine.takes_client());
+}
+
+#[test]
+fn a_name_whose_parse_may_be_skipped_is_waited_for_in_the_next_pipeline() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        bind_execute(output, "nobody");
+        parse(output, "a", "insert into t values (1)");
+        client_message::encode_sync(output);
+    });
+    let taken = scene.say(&mut connection, |output| {
+        let mut whole = bytes::BytesMut::new();
+        bind_execute(&mut whole, "a");
+        let bind = crate::wire::frame::take_frame(&mut whole, 1_000).unwrap().unwrap();
+        output.extend_from_slice(&bind.bytes);
+    });
+    let Taken::Later(bind) = taken else { panic!("{taken:?}") };
+    assert!(!scene.machine.takes_client());
+    scene.answer(&mut connection, |output| {
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert!(scene.machine.takes_client());
+    connection.heard();
+    scene.say(&mut connection, |output| output.extend_from_slice(&bind.bytes));
+    assert_eq!(connection.heard(), ["D:Sos_0"], "it does not exist");
 }
