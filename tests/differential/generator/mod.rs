@@ -2,7 +2,7 @@
 //! PostgreSQL and through 1, 2, 3 and 5 shards.
 //!
 //! Answers are equal, or refused with 0A000 by a message that `refusal_kinds.txt` lists. What differs is made small and
-//! printed as a case. `make generator` runs 200,000 statements, `make test` some thousands of a fixed seed.
+//! printed as a case. `make generator` runs 200,000 statements, `make test` some hundreds of a fixed seed.
 
 mod draft;
 mod play;
@@ -41,7 +41,7 @@ fn listed() -> BTreeSet<String> {
 /// Runs programs until so many statements were sent; gives what differed, made small.
 fn run(shards: &[usize], count: usize, failures_max: usize) -> (Tally, Vec<String>) {
     let seed = seed_from_env();
-    let size = number("OSTRAKON_PROGRAM", if count > 20_000 { 800 } else { 250 });
+    let size = number("OSTRAKON_PROGRAM", if count > 4_000 { 800 } else { 150 });
     let first = number("OSTRAKON_FIRST", 0);
     println!("OSTRAKON_SEED={seed} OSTRAKON_GENERATED={count} OSTRAKON_PROGRAM={size} shards {shards:?}");
     let mut whole = Tally::default();
@@ -131,7 +131,7 @@ fn generated_programs_answer_like_one_postgresql() {
     let chosen = std::env::var("OSTRAKON_SHARDS");
     let shards: Vec<usize> =
         chosen.map_or(SHARDS.to_vec(), |text| text.split(',').map(|n| n.parse().unwrap()).collect());
-    let count = number("OSTRAKON_GENERATED", 3_000);
+    let count = number("OSTRAKON_GENERATED", 1_200);
     let (tally, mut complaints) = run(&shards, count.div_ceil(shards.len()), number("OSTRAKON_FAILURES", 5));
     report_refusals(&tally);
     report("all", &tally, Duration::ZERO);
