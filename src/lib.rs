@@ -23,6 +23,9 @@
 //!
 //! Floors 0 to 3 are below the waterline: no tokio, no sockets, no files, no wall clock, no randomness.
 
+#[cfg(all(feature = "unproved-routing", not(debug_assertions)))]
+compile_error!("unproved-routing gives wrong answers: it is for one test of a debug build only");
+
 pub mod base;
 
 pub mod error;

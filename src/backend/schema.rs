@@ -15,7 +15,8 @@ use crate::backend::connection::Rows;
 use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
 use crate::topology::schema::{
-    Column, ColumnDefault, ForeignKey, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, UniqueKey, Volatility,
+    Column, ColumnDefault, ForeignKey, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey, Volatility,
+    WrittenType,
 };
 use crate::wire::frame::Frame;
 
@@ -59,10 +60,27 @@ const COLUMNS_SQL: &str = "WITH RECURSIVE base (oid, type_oid, has_default, not_
           JOIN pg_catalog.pg_class s ON s.oid = p.refobjid AND s.relkind = 'S' \
           WHERE p.classid = 2604 AND p.objid = d.oid AND p.refclassid = 1259 LIMIT 1) END, \
       a.atttypmod <> -1 OR m.oid IS NOT NULL, \
-      EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'e') \
+      EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'e'), \
+      CASE WHEN w.typnamespace = 11 THEN pg_catalog.format_type(a.atttypid, a.atttypmod) \
+        ELSE pg_catalog.quote_ident(v.nspname) || '.' || pg_catalog.quote_ident(w.typname) END, \
+      pg_catalog.quote_ident(u.nspname) || '.' || pg_catalog.quote_ident(y.typname), \
+      CASE WHEN a.attcollation <> w.typcollation THEN (SELECT pg_catalog.quote_ident(e.nspname) || '.' \
+        || pg_catalog.quote_ident(l.collname) FROM pg_catalog.pg_namespace e WHERE e.oid = l.collnamespace) END, \
+      CASE WHEN y.typtype = 'e' OR y.typtype IN ('r', 'm') AND y.typnamespace = 11 THEN 'binary' \
+        WHEN y.typtype <> 'b' THEN 'no' \
+        WHEN y.typelem <> 0 AND y.typlen = -1 THEN CASE WHEN y.typelem IN (16, 17, 20, 21, 23, 25, 114, 650, 869, \
+          1042, 1043, 1082, 1114, 1700, 2950, 3802) OR EXISTS (SELECT FROM pg_catalog.pg_type z \
+          WHERE z.oid = y.typelem AND z.typtype = 'e') THEN 'text' ELSE 'no' END \
+        WHEN y.typnamespace = 11 AND y.oid NOT IN (16, 17, 18, 19, 20, 21, 23, 25, 114, 600, 601, 602, 603, 604, \
+          628, 650, 700, 701, 718, 774, 790, 829, 869, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1562, \
+          1700, 2950, 3220, 3614, 3615, 3802) THEN 'no' \
+        WHEN y.typsend::pg_catalog.oid = 0 OR y.typreceive::pg_catalog.oid = 0 THEN 'no' ELSE 'binary' END \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_type w ON w.oid = a.atttypid JOIN pg_catalog.pg_namespace v ON v.oid = w.typnamespace \
     LEFT JOIN domain m ON m.oid = a.atttypid \
+    JOIN pg_catalog.pg_type y ON y.oid = COALESCE(m.type_oid, a.atttypid) \
+    JOIN pg_catalog.pg_namespace u ON u.oid = y.typnamespace \
     LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -110,8 +128,24 @@ const FUNCTIONS_SQL: &str = "SELECT p.proname, \
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY p.proname";
 
-const QUERIES: &[&str] =
-    &[DATABASE_SQL, RELATIONS_SQL, COLUMNS_SQL, UNIQUE_SQL, FOREIGN_KEYS_SQL, VIEWS_SQL, FUNCTIONS_SQL];
+/// Settings of applications that user functions set: no view of PostgreSQL's lists them once they are set.
+const FUNCTION_SETTINGS_SQL: &str = "SELECT DISTINCT pg_catalog.lower(m[1]) AS name \
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace, \
+    LATERAL pg_catalog.regexp_matches(p.prosrc, \
+      '(?:set_config[[:space:]]*[(][[:space:]]*''+|set[[:space:]]+(?:session[[:space:]]+)?)' || \
+      '([[:alpha:]_][[:alnum:]_$]*(?:[.][[:alpha:]_][[:alnum:]_$]*)+)', 'gi') m \
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY name";
+
+const QUERIES: &[&str] = &[
+    DATABASE_SQL,
+    RELATIONS_SQL,
+    COLUMNS_SQL,
+    UNIQUE_SQL,
+    FOREIGN_KEYS_SQL,
+    VIEWS_SQL,
+    FUNCTIONS_SQL,
+    FUNCTION_SETTINGS_SQL,
+];
 
 /// `pg_collation.oid` of "default".
 const DEFAULT_COLLATION: &str = "100";
@@ -190,7 +224,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
 /// # Errors
 /// The rows are not those of the statements.
 pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
-    let [database, relations, columns, unique, foreign_keys, views, functions]: [Rows; 7] =
+    let [database, relations, columns, unique, foreign_keys, views, functions, settings]: [Rows; 8] =
         results.try_into().map_err(|_| SchemaError::Malformed("number of results"))?;
     let default_is_bytewise = database.first().is_some_and(|row| {
         let locale = text(row, 2).or(text(row, 1)).unwrap_or_default();
@@ -211,6 +245,7 @@ pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
         relations: builder.finish(),
         functions: read_functions(&functions)?,
         many_rows: read_many_rows(&functions)?,
+        function_settings: settings.iter().map(|row| required(row, 0).map(str::to_owned)).collect::<Result<_, _>>()?,
         collation_is_bytewise: default_is_bytewise,
     })
 }
@@ -284,6 +319,7 @@ impl Builder {
                 collation_is_deterministic: is_deterministic,
                 not_null: boolean(row, 7)?,
                 default: read_default(row, &self.names)?,
+                written: read_written(row)?,
             });
         }
         Ok(())
@@ -342,6 +378,19 @@ impl Builder {
     fn finish(self) -> HashMap<TableName, Arc<Relation>> {
         self.relations.into_values().map(|relation| (relation.name.clone(), Arc::new(relation))).collect()
     }
+}
+
+fn read_written(row: &[Option<String>]) -> Result<WrittenType, SchemaError> {
+    Ok(WrittenType {
+        full: required(row, 14)?.to_owned(),
+        base: required(row, 15)?.to_owned(),
+        collation: text(row, 16).map(str::to_owned),
+        travel: match required(row, 17)? {
+            "binary" => Travel::Binary,
+            "text" => Travel::Text,
+            _ => Travel::No,
+        },
+    })
 }
 
 fn read_default(row: &[Option<String>], names: &HashMap<u32, TableName>) -> Result<ColumnDefault, SchemaError> {

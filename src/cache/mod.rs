@@ -121,7 +121,11 @@ fn plan_bytes(plan: &Plan) -> usize {
         _ => 0,
     };
     let splices = match &plan.several {
-        Several::Merge { splices, .. } => splices.iter().map(|splice| 64 + splice.with.len() * 48).sum(),
+        Several::Merge { splices, otherwise, .. } => {
+            splices.iter().map(|splice| 64 + splice.with.len() * 48).sum::<usize>()
+                + otherwise.as_deref().map_or(0, gather_bytes)
+        }
+        Several::Gather(gather) => gather_bytes(gather),
         _ => 0,
     };
     let rows = plan
@@ -129,6 +133,11 @@ fn plan_bytes(plan: &Plan) -> usize {
         .as_ref()
         .map_or(0, |insert| insert.rows.iter().map(|row| 96 + row.key.len() * 40 + row.fills.len() * 32).sum());
     std::mem::size_of::<Plan>() + plan.reason.len() + 256 + keys + splices + rows
+}
+
+fn gather_bytes(gather: &crate::plan::GatherPlan) -> usize {
+    let columns: usize = gather.sources.iter().map(|source| 256 + source.columns.len() * 192).sum();
+    columns + gather.splices.iter().map(|splice| 256 + splice.with.len() * 48).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -11,8 +11,10 @@ use super::relay::{Expect, forward};
 use super::session::CLIENT_FLUSH_BYTES;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
+use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::wire::client_message;
+use crate::wire::frame::Frame;
 use crate::wire::server_message::tag;
 
 /// Messages of a pipeline are sent on, and their answers read, once so much is under way.
@@ -106,8 +108,11 @@ impl Session {
 
     async fn relay_from(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
         let name = shard_name(&self.topology, shard);
-        let Some(link) = self.links.get_mut(&shard) else { return Ok(()) };
-        let outcome = relay_expected(link, Some(client), &name).await;
+        let outcome = match self.links.get_mut(&shard) {
+            Some(link) => relay_expected(link, Some(client), &name).await,
+            None => Err(lost_with_answers(&name)),
+        };
+        self.is_answer_lost = outcome.is_err();
         self.after_exchange(shard, outcome)
     }
 
@@ -143,8 +148,9 @@ impl Session {
     /// up to Sync.
     pub(super) async fn pipeline_failed(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
         let first = match failure {
-            // It came from the answers themselves.
+            // It came from the answers themselves: those behind it are nobody's any more.
             failure @ Failure::Postgres(_) => failure,
+            failure if self.is_answer_lost => failure,
             failure => match self.settle(client).await {
                 Ok(()) => failure,
                 Err(earlier) => earlier,
@@ -159,6 +165,7 @@ impl Session {
         self.skip_to_sync = true;
         self.order.clear();
         self.current = None;
+        self.is_answer_lost = false;
         // At once, as PostgreSQL does (`send_message_to_frontend`): a client may wait for it before its Sync.
         client.flush().await?;
         self.finish_unseen().await;
@@ -188,6 +195,13 @@ impl Session {
             }
         }
     }
+}
+
+/// A connection was lost that still owed answers to messages of the client's.
+fn lost_with_answers(name: &str) -> Failure {
+    ClientError::new(ErrorId::StatementCompletionUnknown, format!("the connection to shard {name} was lost"))
+        .with_hint("Whether the statement has run is not known.")
+        .into()
 }
 
 /// Reads to the end of everything that was asked.
@@ -249,6 +263,9 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
             tag::NOTIFICATION_RESPONSE => continue,
             _ => {}
         }
+        if let Some(expected) = link.expects.front_mut() {
+            note_told(expected, &frame);
+        }
         let (shown, finished) = link.expects.front().map_or((false, true), |expected| judge(expected, frame.tag));
         if let Some(client) = client.as_mut().filter(|_| shown) {
             client.output().extend_from_slice(&frame.bytes);
@@ -266,13 +283,26 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
 fn judge(expected: &Expect, frame_tag: u8) -> (bool, bool) {
     match (expected, frame_tag) {
         (Expect::Parse { forward, .. } | Expect::Bind { forward }, _) => (*forward, true),
-        (Expect::DescribeStatement, tag::PARAMETER_DESCRIPTION) => (true, false),
-        (Expect::DescribeStatement | Expect::DescribePortal, _) => (true, true),
+        (Expect::DescribeStatement { .. }, tag::PARAMETER_DESCRIPTION) => (true, false),
+        (Expect::LookAgain { .. }, tag::PARAMETER_DESCRIPTION) => (false, false),
+        (Expect::DescribeStatement { .. } | Expect::DescribePortal { .. }, _) => (true, true),
         (Expect::Execute { forward }, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
             (*forward, true)
         }
         (Expect::Execute { forward }, _) => (*forward, false),
         _ => (false, true),
+    }
+}
+
+/// Remembers what the client is told of a statement, or compares it.
+fn note_told(expected: &mut Expect, frame: &Frame) {
+    match (expected, frame.tag) {
+        (Expect::DescribeStatement { of } | Expect::LookAgain { of }, tag::PARAMETER_DESCRIPTION) => {
+            of.parameters(frame)
+        }
+        (Expect::DescribeStatement { of } | Expect::DescribePortal { of: Some(of) }, _) => of.note(frame),
+        (Expect::LookAgain { of }, _) => of.compare(frame),
+        _ => {}
     }
 }
 

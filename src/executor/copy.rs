@@ -13,7 +13,7 @@ use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::plan::{CopyPlan, Fill, Plan, Route};
+use crate::plan::{CopyPlan, Fill, FillSource, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
@@ -58,6 +58,9 @@ impl Session {
                 }
                 self.copy_in(client, parsed, copy, several).await?
             }
+            _ if matches!(plan.several, Several::Merge { .. } | Several::Gather(_)) => {
+                self.copy_merged(client, parsed, copy, mode).await?
+            }
             several => self.copy_out(client, parsed, copy, several).await?,
         };
         self.note_sequences(parsed, plan.sequences);
@@ -82,7 +85,7 @@ impl Session {
             return Ok(self.topology.shard_ids().collect());
         }
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        Ok(match self.bind(client, plan, &mut values).await?.shards {
+        Ok(match self.bind(client, plan, &mut values, None).await?.shards {
             BoundShards::One(shard) => vec![shard],
             BoundShards::Any => vec![self.any_shard()],
             BoundShards::Many(shards) => shards,
@@ -223,12 +226,15 @@ impl Session {
     async fn ids_of_row(&mut self, fills: &[Fill], ids: &mut [VecDeque<i64>]) -> Result<Vec<i64>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for (fill, ready) in fills.iter().zip(ids) {
+            let FillSource::Sequence(sequence) = &fill.source else {
+                return Err(ClientError::new(ErrorId::Internal, "COPY fills in ids only").into());
+            };
             if ready.is_empty() {
-                ready.extend(self.cluster.ids.next(&fill.sequence, IDS_AT_ONCE).await?);
+                ready.extend(self.cluster.ids.next(sequence, IDS_AT_ONCE).await?);
             }
             let id = ready.pop_front();
             let id = id.ok_or_else(|| ClientError::new(ErrorId::Internal, "a sequence gave no value"))?;
-            self.ids.note(&fill.sequence, id);
+            self.ids.note(sequence, id);
             taken.push(id);
         }
         Ok(taken)
@@ -365,7 +371,7 @@ fn row_for_postgres(error: CopyError, copy: &CopyPlan) -> Result<Option<CopyEven
     }
 }
 
-fn shape_of(options: &ast::CopyOptions) -> CopyShape {
+pub(super) fn shape_of(options: &ast::CopyOptions) -> CopyShape {
     CopyShape {
         format: match options.format {
             ast::CopyFormat::Text => CopyFormat::Text,
@@ -516,8 +522,9 @@ async fn relay_copy_out(
             tag::COPY_OUT_RESPONSE if part == 0 => client.output().extend_from_slice(&frame.bytes),
             tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
             tag::COPY_DATA if !error.is_some() => {
-                let shown: Bytes = joiner.push(part, &frame.body()).map_err(copy_failure)?;
-                if shown.len() + 5 == frame.bytes.len() {
+                let body = frame.body();
+                let shown: Bytes = joiner.push(part, &body).map_err(copy_failure)?;
+                if shown == body {
                     forward(client, &frame).await?;
                 } else if !shown.is_empty() {
                     server_message::write_copy_data(client.output(), &shown);

@@ -2,6 +2,7 @@
 //! refused while it can still be rolled back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::link::failure_of;
 use super::{Failure, Session, shard_name};
@@ -46,6 +47,7 @@ impl Session {
     async fn read_schema_of(&mut self, shard: ShardId) -> Result<(), Failure> {
         let schema = self.schema_seen_on(shard).await?;
         self.own_schema = Some(Arc::new(schema));
+        self.schema_seen += 1;
         Ok(())
     }
 
@@ -67,6 +69,7 @@ impl Session {
     /// Reads the committed schema for everybody. A failure is logged: the schema is read again
     /// before long in any case.
     pub(super) async fn reload_schema(&mut self) {
+        self.cluster.schema_changes.fetch_add(1, Ordering::AcqRel);
         let home = self.topology.home();
         // A sequence may have been set or made again, which the schema does not show.
         self.cluster.ids.forget_all();

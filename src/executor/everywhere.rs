@@ -65,7 +65,7 @@ impl Session {
         })
     }
 
-    fn copies_differ(&self, shard: ShardId) -> Failure {
+    pub(super) fn copies_differ(&self, shard: ShardId) -> Failure {
         ClientError::new(
             ErrorId::Internal,
             format!(

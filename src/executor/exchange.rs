@@ -6,6 +6,7 @@ use super::statement::Mode;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::net::Framed;
+use crate::session::Columns;
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
@@ -39,7 +40,9 @@ impl Session {
         let link = self.held(shard)?;
         write_statement(link, sql, mode, 0);
         let outcome = relay_shown(link, client, &name, show, None).await;
-        self.after_exchange(shard, outcome)
+        let (done, columns) = self.after_exchange(shard, outcome)?;
+        self.columns_shown = columns.map(|columns| (columns, shard)).or(self.columns_shown);
+        Ok(done)
     }
 
     /// As [`Session::exchange`], but the rows are given back instead of relayed.
@@ -57,7 +60,9 @@ impl Session {
         write_statement(link, sql, mode, 0);
         let mut rows = Vec::new();
         let outcome = relay_shown(link, client, &name, show, Some(&mut rows)).await;
-        self.after_exchange(shard, outcome).map(|done| (done, rows))
+        let (done, columns) = self.after_exchange(shard, outcome)?;
+        self.columns_shown = columns.map(|columns| (columns, shard)).or(self.columns_shown);
+        Ok((done, rows))
     }
 
     /// The first column of the first row of a quiet question.
@@ -100,8 +105,9 @@ async fn relay_shown(
     name: &str,
     show: Show,
     mut rows: Option<&mut Vec<Frame>>,
-) -> Result<Done, Failure> {
+) -> Result<(Done, Option<Columns>), Failure> {
     link.lease.flush().await.map_err(|error| failure_of(error, name))?;
+    let mut columns = None;
     let quiet = read_quiet(link, name).await;
     let mut error = FirstError::default();
     let mut done = Done { complete: None };
@@ -111,7 +117,10 @@ async fn relay_shown(
             tag::READY_FOR_QUERY => break,
             tag::ERROR_RESPONSE => error.note(frame)?,
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE => done.complete = Some(frame),
-            tag::ROW_DESCRIPTION | tag::NO_DATA if show.header => forward(client, &frame).await?,
+            tag::ROW_DESCRIPTION | tag::NO_DATA if show.header => {
+                columns = Some(Columns::read(frame.tag, &frame.body()));
+                forward(client, &frame).await?;
+            }
             tag::DATA_ROW if rows.is_some() => rows.iter_mut().for_each(|rows| rows.push(frame.clone())),
             tag::DATA_ROW if show.rows => forward(client, &frame).await?,
             tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS if show.notices => forward(client, &frame).await?,
@@ -119,7 +128,7 @@ async fn relay_shown(
         }
     }
     quiet?;
-    error.into_result(done)
+    error.into_result((done, columns))
 }
 
 async fn read_value(link: &mut Link, name: &str) -> Result<String, Failure> {

@@ -11,11 +11,11 @@ use crate::net::Framed;
 use crate::plan::text;
 use crate::planner::{self, BoundShards};
 use crate::session::Parsed;
-use crate::sql::ast::TokenRange;
+use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::server_message::{self, Field};
 
 impl Session {
-    pub(super) fn run_explain(
+    pub(super) async fn run_explain(
         &mut self,
         client: &mut Framed,
         parsed: &Parsed,
@@ -24,7 +24,14 @@ impl Session {
     ) -> Result<Done, Failure> {
         let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
         let inner = self.understand(parsed.text.get(start..).unwrap_or_default())?;
-        let lines = self.explain_lines(&inner);
+        let lines = match &*inner.statement {
+            Ok(Statement::Execute { .. }) => {
+                let (statement, bind) = self.executed(client, &inner, mode).await?;
+                let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: false };
+                self.explain_lines(&statement.parsed, mode)
+            }
+            _ => self.explain_lines(&inner, Mode::Simple),
+        };
         if mode.describes() {
             server_message::write_row_description(client.output(), &[Field::text("QUERY PLAN")]);
         }
@@ -35,13 +42,13 @@ impl Session {
     }
 
     /// The lines of an explanation; a refusal is explained, too.
-    pub(super) fn explain_lines(&self, parsed: &Parsed) -> Vec<String> {
+    fn explain_lines(&self, parsed: &Parsed, mode: Mode<'_>) -> Vec<String> {
         let plan = match self.plan(parsed) {
             Ok(plan) => plan,
             Err(error) => return refusal_lines(&error),
         };
         let mut lines = Vec::new();
-        let mut values = StatementValues::new(&parsed.lexed, Mode::Simple);
+        let mut values = StatementValues::new(&parsed.lexed, mode);
         if let Some(insert) = &plan.insert {
             // Ids that were not taken: any will do to show the plan, and no shard is claimed for them.
             values.fills = insert.fills.iter().map(|_| Vec::new()).collect();
@@ -75,7 +82,7 @@ impl Session {
     pub async fn explain(&mut self, sql: &str) -> Result<Vec<String>, ClientError> {
         self.refresh_topology().await;
         let parsed = self.understand(sql)?;
-        Ok(self.explain_lines(&parsed))
+        Ok(self.explain_lines(&parsed, Mode::Simple))
     }
 }
 

@@ -43,7 +43,7 @@ impl Session {
         }
         let mut count = 0;
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
-        let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere && !insert.may_skip_rows;
+        let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
         for (position, (shard, rows)) in parts.iter().enumerate() {
             let fill = |fill: usize, row: usize| values.fill(fill, row);
             let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill);
@@ -109,7 +109,7 @@ fn parameters_used(mode: Mode<'_>, used: &[u32]) -> (Option<Bind>, Vec<u32>) {
 }
 
 /// RETURNING rows in the order of the statement's rows, which ORMs rely on.
-fn in_row_order(client: &mut Framed, collected: Vec<(Vec<usize>, Vec<Frame>)>) {
+pub(super) fn in_row_order(client: &mut Framed, collected: Vec<(Vec<usize>, Vec<Frame>)>) {
     let exact = collected.iter().all(|(rows, frames)| rows.len() == frames.len());
     let mut ordered: Vec<(usize, Frame)> = Vec::new();
     for (rows, frames) in collected {

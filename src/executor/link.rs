@@ -84,7 +84,7 @@ impl Session {
 
     /// Gives a fresh connection the session's settings and its transaction.
     async fn dress(&mut self, link: &mut Link, name: &str) -> Result<(), Failure> {
-        let schema_version = self.cluster.schema.load().version;
+        let schema_version = self.cluster.schema_stamp();
         let mut first = String::new();
         let is_sure = self.settings_are_taken && self.settings.are_sure();
         if link.lease.schema_version != schema_version && !link.touched {
@@ -206,7 +206,7 @@ pub(super) async fn read_quiet(link: &mut Link, name: &str) -> Result<(), Failur
                     // Whatever settings it has now, they are nobody's.
                     link.lease.poison();
                 }
-                error.get_or_insert((frame, expect == Expect::Dressing { is_sure: true }));
+                error.get_or_insert((frame, matches!(expect, Expect::Dressing { is_sure: true })));
             }
             tag::READY_FOR_QUERY => {
                 link.expects.pop_front();

@@ -5,6 +5,7 @@
 
 mod answers;
 mod copy;
+mod copy_merged;
 mod create_as;
 mod ddl;
 pub mod direct;
@@ -12,14 +13,18 @@ mod everywhere;
 mod exchange;
 mod explain;
 mod function_call;
+mod gather;
 mod insert;
+mod insert_rows;
 mod last_ids;
 mod link;
+mod move_rows;
 mod one_verifier;
 mod peers;
 mod pins;
 mod pipeline;
 mod prepare;
+mod queries_first;
 mod relay;
 mod scatter;
 pub mod secrets;
@@ -30,6 +35,8 @@ mod shard_by_shard;
 mod signal;
 mod simple;
 mod statement;
+mod steps;
+mod told;
 mod transaction;
 pub mod two_phase;
 mod values;
@@ -91,6 +98,8 @@ pub struct Settings {
     pub merge_rows_max: usize,
     /// Bytes that a merge may hold.
     pub merge_bytes_max: usize,
+    /// Bytes of rows that are gathered for one statement.
+    pub gather_bytes_max: usize,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
@@ -108,6 +117,7 @@ impl Default for Settings {
         Self {
             merge_rows_max: 1_000_000,
             merge_bytes_max: 256 << 20,
+            gather_bytes_max: 64 << 20,
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
             servers_tls: ServersTls::default(),
@@ -155,7 +165,7 @@ pub struct Cluster {
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
     schema_version: AtomicU64,
-    /// Changes of the schema that were seen in the answers of a server before its catalog was read again.
+    /// Changes of the schema that were made: its snapshot does not hold all that columns depend on.
     schema_changes: AtomicU64,
 }
 
@@ -231,6 +241,13 @@ impl Cluster {
             connect_timeout_ms: self.settings.connect_timeout_ms,
             tls: self.settings.servers_tls.of(&node.name),
         }
+    }
+
+    /// The version of the schema: other after every change that was read or made.
+    fn schema_stamp(&self) -> u64 {
+        let read = self.schema.load().version;
+        let seen = self.schema_changes.load(Ordering::Acquire);
+        (read << 32) | (seen & 0xffff_ffff)
     }
 
     /// Takes over a schema that was just read, unless nothing changed.

@@ -95,14 +95,14 @@ impl Session {
 
     /// A connection that held something of the session's is gone: the session cannot go on without it.
     pub(super) fn note_lost(&mut self, shard: ShardId) {
-        if self.pins.held.remove(&shard) && self.ended.is_none() {
+        let may_have_held = self.pins.doubtful.remove(&shard);
+        if (self.pins.held.remove(&shard) || may_have_held) && self.ended.is_none() {
             let name = shard_name(&self.topology, shard);
             self.ended = Some(
                 ClientError::new(ErrorId::ShardUnreachable, format!("the connection to shard {name} was lost"))
                     .with_detail("It held temporary tables, locks, cursors or channels of this session."),
             );
         }
-        self.pins.doubtful.remove(&shard);
     }
 
     /// After a statement that may have made, altered or dropped temporary tables.
@@ -146,6 +146,8 @@ impl Session {
             let answer = match link.lease.simple(LEFT_SQL).await {
                 Ok(answer) if answer.error.is_none() => answer,
                 _ => {
+                    // Nobody can tell what is lost with it.
+                    self.pins.held.insert(shard);
                     self.drop_link(shard);
                     continue;
                 }

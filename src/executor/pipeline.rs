@@ -21,7 +21,7 @@ use crate::net::{Framed, NetError};
 use crate::plan::{Class, SequenceUse};
 use crate::planner::BoundShards;
 use crate::session::pins;
-use crate::session::{Parsed, Portal, PreparedStatement};
+use crate::session::{Parsed, Portal, PreparedStatement, Told};
 use crate::sql::ast::Statement;
 use crate::sql::walk;
 use crate::wire::client_message::{self, Bind, ClientMessage, Parse, Target};
@@ -80,20 +80,13 @@ impl Session {
         if self.transaction.is_failed() && !ends_failure(&parsed) {
             return Err(in_failed_transaction().into());
         }
-        // What a server remembers of another statement (FETCH, EXPLAIN, DDL …) holds for the moment of its
-        // Parse only, so it is not shared.
-        let is_shared = matches!(
-            *parsed.statement,
-            Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
-        );
-        let ids = &self.cluster.statement_ids;
-        let id = if is_shared {
-            ids.of(&parsed.text, &parse.parameter_types, self.settings.parse_key())
-        } else {
-            ids.unique()
-        };
-        let statement =
-            Arc::new(PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types });
+        let id = self.statement_id(&parsed, &parse.parameter_types);
+        let statement = Arc::new(PreparedStatement {
+            id,
+            parsed: Arc::new(parsed),
+            parameter_types: parse.parameter_types,
+            told: Told::default(),
+        });
         self.statements.insert(&parse.statement, Arc::clone(&statement))?;
         if is_ours(&statement.parsed) {
             self.say(client, empty(tag::PARSE_COMPLETE));
@@ -125,7 +118,7 @@ impl Session {
     }
 
     /// Makes the statement known to the shard's connection; answers the client's Parse if it waits.
-    fn write_parse(&mut self, shard: ShardId, statement: &PreparedStatement) -> Result<(), Failure> {
+    pub(super) fn write_parse(&mut self, shard: ShardId, statement: &PreparedStatement) -> Result<(), Failure> {
         let waiting = self.parse_waiting.as_ref().is_some_and(|(_, waiting)| waiting.id == statement.id);
         let link = self.held(shard)?;
         // Every text has one name on every connection, so that sessions share what is prepared.
@@ -165,6 +158,7 @@ impl Session {
             self.validate_waiting(client).await?;
         }
         self.refresh_topology().await;
+        let statement = self.as_told(client, &bind.statement, statement).await?;
         let mut portal =
             Portal { statement: Arc::clone(&statement), bind, shard: None, writes: false, changes_schema: false };
         if let Some(shard) = self.direct_shard(client, &mut portal).await? {
@@ -231,7 +225,7 @@ impl Session {
         let bind = portal.bind.clone();
         let mode = Mode::Extended { bind: &bind, types: &portal.statement.parameter_types, describe: false };
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        let bound = self.bind(client, &plan, &mut values).await?;
+        let bound = self.bind(client, &plan, &mut values, None).await?;
         portal.writes = plan.class > Class::ReadLock;
         portal.changes_schema = plan.changes_schema;
         if plan.insert.as_ref().is_some_and(|insert| self.needs_split(insert, &bound)) {
@@ -264,15 +258,16 @@ impl Session {
         let shard = self.describing_shard(&statement.parsed);
         self.attach(client, shard).await?;
         self.write_parse(shard, &statement)?;
+        let of = self.telling(&statement, shard);
         let link = self.held(shard)?;
         client_message::encode_describe(link.lease.output(), &Target::Statement(server_name(statement.id)));
-        link.expects.push_back(Expect::DescribeStatement);
+        link.expects.push_back(Expect::DescribeStatement { of });
         link.unsynced = true;
         Ok(())
     }
 
     /// The shard that can tell of a statement's columns: a cursor's, else one that is at hand.
-    fn describing_shard(&self, parsed: &Parsed) -> ShardId {
+    pub(super) fn describing_shard(&self, parsed: &Parsed) -> ShardId {
         self.fixed_shard(parsed).unwrap_or_else(|| self.any_shard())
     }
 
@@ -280,9 +275,10 @@ impl Session {
         match self.portal_shard(name)? {
             Some(shard) => {
                 self.attach(client, shard).await?;
+                let of = self.statements.portal(name).ok().map(|portal| self.telling(&portal.statement, shard));
                 let link = self.held(shard)?;
                 client_message::encode_describe(link.lease.output(), &Target::Portal(name.to_owned()));
-                link.expects.push_back(Expect::DescribePortal);
+                link.expects.push_back(Expect::DescribePortal { of });
                 link.unsynced = true;
             }
             None => self.describe_waiting = Some(name.to_owned()),
@@ -316,12 +312,13 @@ impl Session {
         let shard = self.any_shard();
         self.attach(client, shard).await?;
         self.write_parse(shard, &portal.statement)?;
+        let of = Some(self.telling(&portal.statement, shard));
         let link = self.held(shard)?;
         let server_statement = server_name(portal.statement.id);
         client_message::encode_bind(link.lease.output(), DESCRIBED_PORTAL, &server_statement, &portal.bind);
         client_message::encode_describe(link.lease.output(), &Target::Portal(DESCRIBED_PORTAL.to_owned()));
         client_message::encode_close(link.lease.output(), &Target::Portal(DESCRIBED_PORTAL.to_owned()));
-        link.expects.extend([Expect::Bind { forward: false }, Expect::DescribePortal, Expect::CloseQuietly]);
+        link.expects.extend([Expect::Bind { forward: false }, Expect::DescribePortal { of }, Expect::CloseQuietly]);
         link.unsynced = true;
         Ok(())
     }
@@ -376,10 +373,18 @@ impl Session {
             self.open_block().await?;
             self.settle(client).await?;
         }
+        self.columns_shown = None;
         if rows_max > 0 && (!is_ours(&parsed) || is_execute(&parsed)) {
-            return self.run_limited(client, name, &parsed, mode, rows_max).await;
+            self.run_limited(client, name, &parsed, mode, rows_max).await?;
+            if describe {
+                self.note_shown(&portal.statement);
+            }
+            return Ok(());
         }
         let done = self.run(client, &parsed, mode).await?;
+        if describe {
+            self.note_shown(&portal.statement);
+        }
         done.write(client);
         Ok(())
     }
@@ -510,7 +515,7 @@ impl Session {
         {
             self.pipeline_failed(client, failure).await?;
         }
-        (self.skip_to_sync, self.bound) = (false, false);
+        (self.skip_to_sync, self.bound, self.is_answer_lost) = (false, false, false);
         self.current = None;
         self.order.clear();
         if !self.transaction.is_open() {
@@ -539,7 +544,7 @@ impl Session {
 const DESCRIBED_PORTAL: &str = "ostrakon_describe";
 
 /// The name of a statement on server connections.
-fn server_name(id: u64) -> String {
+pub(super) fn server_name(id: u64) -> String {
     format!("os_{id}")
 }
 
@@ -554,7 +559,7 @@ fn is_sync_next(client: &mut Framed) -> bool {
 }
 
 /// Statements that the proxy answers without a plan.
-fn is_ours(parsed: &Parsed) -> bool {
+pub(super) fn is_ours(parsed: &Parsed) -> bool {
     matches!(
         *parsed.statement,
         Ok(Statement::Begin
@@ -571,17 +576,22 @@ fn is_ours(parsed: &Parsed) -> bool {
             | Statement::Discard(_)
             | Statement::Deallocate(_)
             | Statement::Prepare { .. }
-            | Statement::Execute { .. }
             | Statement::Notification
             | Statement::TwoPhase
             | Statement::Explain { ostrakon: true, .. }
             | Statement::Empty)
-    )
+    ) || is_execute(parsed)
 }
 
-/// EXECUTE runs a statement of the session's, which is not the proxy's own.
+/// EXECUTE, and EXPLAIN of it, run a statement of the session's, which is not the proxy's own.
 fn is_execute(parsed: &Parsed) -> bool {
-    matches!(*parsed.statement, Ok(Statement::Execute { .. }))
+    match &*parsed.statement {
+        Ok(Statement::Execute { .. }) => true,
+        Ok(Statement::Explain { ostrakon, statement, .. }) => {
+            !ostrakon && matches!(**statement, Statement::Execute { .. })
+        }
+        _ => false,
+    }
 }
 
 /// Statements of the proxy's own whose columns are told by their execution.

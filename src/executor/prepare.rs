@@ -7,26 +7,34 @@ use bytes::Bytes;
 use super::link::failure_of;
 use super::relay::{Done, FirstError};
 use super::statement::Mode;
+use super::told::stale;
 use super::{Failure, Session, shard_name};
+use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::session::columns::FIRST_USER_TYPE;
 use crate::session::prepared;
 use crate::session::sql_prepare::{self, Argument};
-use crate::session::{Parsed, PreparedStatement};
-use crate::sql::ast::Statement;
+use crate::session::{Columns, Parsed, PreparedStatement, Told};
+use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::client_message::{self, Bind, Target};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
-/// Types with lower numbers are the same on every server.
-const FIRST_USER_TYPE: u32 = 16_384;
-
 /// What a server says of a statement.
-struct Described {
+pub(super) struct Described {
     /// Types of its parameters.
-    types: Vec<u32>,
+    pub(super) types: Vec<u32>,
     /// RowDescription or NoData.
-    columns: Option<Frame>,
+    pub(super) columns: Option<Frame>,
+}
+
+impl Described {
+    fn columns(&self) -> Columns {
+        self.columns
+            .as_ref()
+            .map_or_else(|| Columns::read(tag::NO_DATA, &[]), |frame| Columns::read(frame.tag, &frame.body()))
+    }
 }
 
 impl Session {
@@ -46,14 +54,17 @@ impl Session {
             return Err(prepared::already_exists(&prepare.name).into());
         }
         let declared = self.type_numbers(client, &prepare.types).await?;
-        let described = self.describe_text(client, &body.text, &declared).await?;
+        let shard = self.any_shard();
+        let described = self.describe_text(client, shard, &body.text, &declared).await?;
         let parameter_types = described
             .types
             .iter()
             .map(|number| if *number < FIRST_USER_TYPE { *number } else { 0 })
             .collect::<Vec<u32>>();
-        let id = self.cluster.statement_ids.of(&body.text, &parameter_types, self.settings.parse_key());
-        let statement = PreparedStatement { id, parsed: Arc::new(body), parameter_types };
+        let id = self.statement_id(&body, &parameter_types);
+        let told = Told::default();
+        told.note(described.columns(), Some(described.types), self.schema_stamp(), shard);
+        let statement = PreparedStatement { id, parsed: Arc::new(body), parameter_types, told };
         self.statements.insert(&prepare.name, Arc::new(statement))?;
         Ok(Done::with_tag("PREPARE"))
     }
@@ -68,6 +79,47 @@ impl Session {
         parsed: &Parsed,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
+        let (statement, bind) = self.executed(client, parsed, mode).await?;
+        let describe = match mode {
+            Mode::Simple => returns_rows(&statement.parsed),
+            Mode::Extended { describe, .. } => describe,
+        };
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
+        Box::pin(self.run(client, &statement.parsed, mode)).await
+    }
+
+    /// EXPLAIN of EXECUTE, `tokens`: of the statement that it names, with its values.
+    ///
+    /// # Errors
+    /// Those of EXECUTE and of EXPLAIN.
+    pub(super) async fn run_explain_execute(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        tokens: TokenRange,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let (head, execute) = self.explained_execute(parsed, &tokens)?;
+        let (statement, bind) = self.executed(client, &execute, mode).await?;
+        let explained = self.understand(&format!("{head}{}", statement.parsed.text))?;
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: mode.describes() };
+        Box::pin(self.run(client, &explained, mode)).await
+    }
+
+    /// The text before an explained EXECUTE, and that statement by itself.
+    fn explained_execute<'a>(&self, parsed: &'a Parsed, tokens: &TokenRange) -> Result<(&'a str, Parsed), ClientError> {
+        let start = parsed.lexed.tokens.get(tokens.start).map_or(parsed.text.len(), |token| token.start);
+        let (head, execute) = parsed.text.split_at_checked(start).unwrap_or((&parsed.text, ""));
+        Ok((head, self.understand(execute)?))
+    }
+
+    /// The statement that an EXECUTE names, and the values that it gives.
+    pub(super) async fn executed(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+    ) -> Result<(Arc<PreparedStatement>, Bind), Failure> {
         let Some(execute) = sql_prepare::read_execute(&parsed.text, &parsed.lexed) else {
             return Err(self.refuse(client, parsed, &[], not_understood("EXECUTE")).await);
         };
@@ -81,6 +133,7 @@ impl Session {
             .with_detail(format!("Expected {expected} parameters but got {}.", execute.arguments.len()))
             .into());
         }
+        self.look_at_text(client, &statement).await?;
         let parameters = self.values_of(client, &statement, &execute.arguments).await?;
         let result_formats = mode.bind().map(|bind| bind.result_formats.clone()).unwrap_or_default();
         let bind = Bind {
@@ -90,19 +143,26 @@ impl Session {
             parameters,
             result_formats,
         };
-        let describe = match mode {
-            Mode::Simple => returns_rows(&statement.parsed),
-            Mode::Extended { describe, .. } => describe,
-        };
-        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe };
-        Box::pin(self.run(client, &statement.parsed, mode)).await
+        Ok((statement, bind))
     }
 
-    /// RowDescription or NoData of what an EXECUTE will answer.
+    /// RowDescription or NoData of what an EXECUTE, or EXPLAIN of one, will answer.
     pub(super) async fn describe_execute(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Frame, Failure> {
+        let execute;
+        let (head, parsed) = match &*parsed.statement {
+            Ok(Statement::Explain { tokens, .. }) => {
+                let (head, inner) = self.explained_execute(parsed, tokens)?;
+                execute = inner;
+                (head, &execute)
+            }
+            _ => ("", parsed),
+        };
         let name = sql_prepare::read_execute(&parsed.text, &parsed.lexed).map(|execute| execute.name);
         let statement = self.statements.get(&name.unwrap_or_default())?;
-        let described = self.describe_text(client, &statement.parsed.text, &statement.parameter_types).await?;
+        self.look_at_text(client, &statement).await?;
+        let text = format!("{head}{}", statement.parsed.text);
+        let shard = self.any_shard();
+        let described = self.describe_text(client, shard, &text, &statement.parameter_types).await?;
         described.columns.ok_or_else(|| ClientError::new(ErrorId::Internal, "a statement was not described").into())
     }
 
@@ -187,9 +247,26 @@ impl Session {
         }
     }
 
-    async fn describe_text(&mut self, client: &mut Framed, sql: &str, types: &[u32]) -> Result<Described, Failure> {
+    /// A statement that was prepared under another schema fails if its columns are others now, as on a server.
+    async fn look_at_text(&mut self, client: &mut Framed, statement: &PreparedStatement) -> Result<(), Failure> {
+        let version = self.schema_stamp();
+        if !statement.told.is_before(version) {
+            return Ok(());
+        }
+        let shard = self.shard_to_ask(statement);
+        let described = self.describe_text(client, shard, &statement.parsed.text, &statement.parameter_types).await?;
+        statement.told.compare(described.columns(), &described.types, version);
+        if statement.told.is_before(version) { Err(stale()) } else { Ok(()) }
+    }
+
+    pub(super) async fn describe_text(
+        &mut self,
+        client: &mut Framed,
+        shard: ShardId,
+        sql: &str,
+        types: &[u32],
+    ) -> Result<Described, Failure> {
         self.settle(client).await?;
-        let shard = self.any_shard();
         let was_at_work = self.is_at_work();
         self.settled_link(shard).await?;
         let name = shard_name(&self.topology, shard);
@@ -240,7 +317,8 @@ fn can_be_prepared(parsed: &Parsed) -> bool {
     )
 }
 
-fn returns_rows(parsed: &Parsed) -> bool {
+/// The statement answers with rows.
+pub(super) fn returns_rows(parsed: &Parsed) -> bool {
     match &*parsed.statement {
         Ok(Statement::Insert(insert)) => !insert.returning.is_empty(),
         Ok(Statement::Update(update)) => !update.returning.is_empty(),

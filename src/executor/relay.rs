@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::link::{Link, failure_of, read_quiet};
 use super::session::CLIENT_FLUSH_BYTES;
+use super::told::Telling;
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::net::Framed;
@@ -11,7 +12,7 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// An answer that a connection still owes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Expect {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet,
@@ -26,9 +27,11 @@ pub enum Expect {
     /// CloseComplete, seen by nobody.
     CloseQuietly,
     /// ParameterDescription, then RowDescription or NoData.
-    DescribeStatement,
+    DescribeStatement { of: Telling },
     /// RowDescription or NoData.
-    DescribePortal,
+    DescribePortal { of: Option<Telling> },
+    /// As DescribeStatement, seen by nobody: it is compared with what the client was told.
+    LookAgain { of: Telling },
     /// Rows, then CommandComplete, PortalSuspended or EmptyQueryResponse; forwarded or not.
     Execute { forward: bool },
     /// ReadyForQuery after Sync, seen by nobody.

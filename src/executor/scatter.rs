@@ -13,20 +13,21 @@ use crate::merge::{Budget, Constant, Merger, Pop};
 use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
-use crate::session::Parsed;
+use crate::session::{Columns, Parsed};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// One shard's part of a scatter.
-struct Source {
-    shard: ShardId,
-    name: String,
-    link: Link,
-    finished: bool,
+pub(super) struct Source {
+    pub(super) shard: ShardId,
+    pub(super) name: String,
+    pub(super) link: Link,
+    pub(super) finished: bool,
 }
 
 impl Session {
-    /// Runs a read on several shards and merges their rows.
+    /// Runs a read on several shards and merges their rows. `is_told` says whether the client has got anything of
+    /// the answer.
     ///
     /// # Errors
     /// The first error of any shard, or a refusal of the merge before the first row.
@@ -41,6 +42,7 @@ impl Session {
         values: &StatementValues<'_>,
         mode: Mode<'_>,
         class: Class,
+        is_told: &mut bool,
     ) -> Result<Done, Failure> {
         let limit = values.row_count(merge.limit.as_ref(), "LIMIT")?;
         let offset = values.row_count(merge.offset.as_ref(), "OFFSET")?.unwrap_or(0);
@@ -62,7 +64,8 @@ impl Session {
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
-        let outcome = merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode).await;
+        let outcome =
+            merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await;
         // Whatever happened: the connections are read to their end, or they are of no use.
         let gone = matches!(outcome, Err(Failure::Client(_)));
         let mut outcome = outcome;
@@ -77,7 +80,10 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let rows = outcome?;
+        let (rows, columns) = outcome?;
+        if let (Some(columns), Some(shard)) = (columns, shards.first()) {
+            self.columns_shown = Some((columns, *shard));
+        }
         Ok(Done::with_tag(&format!("SELECT {rows}")))
     }
 }
@@ -100,7 +106,8 @@ async fn merge_sources(
     constants: &(dyn Fn(&Slot) -> Option<Constant> + Sync),
     budget: Budget,
     mode: Mode<'_>,
-) -> Result<u64, Failure> {
+    is_told: &mut bool,
+) -> Result<(u64, Option<Columns>), Failure> {
     let mut fields = None;
     for source in sources.iter_mut() {
         read_quiet(&mut source.link, &source.name).await?;
@@ -110,19 +117,29 @@ async fn merge_sources(
     let mut fields = fields.unwrap_or_default();
     set_formats(&mut fields, mode);
     let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
+    let columns = mode.describes().then(|| Columns::of(merger.visible_fields()));
+    let mut header = bytes::BytesMut::new();
     if mode.describes() {
-        server_message::write_row_description(client.output(), merger.visible_fields());
+        server_message::write_row_description(&mut header, merger.visible_fields());
     }
     let mut rows = 0;
+    let mut first = bytes::BytesMut::new();
     loop {
-        match merger.pop(client.output())? {
+        // Until the first row is merged nothing is told: its values may be of a form that cannot be merged here.
+        let popped = merger.pop(if *is_told { client.output() } else { &mut first })?;
+        if !*is_told && popped != Pop::Pending {
+            *is_told = true;
+            client.output().extend_from_slice(&header);
+            client.output().extend_from_slice(&first);
+        }
+        match popped {
             Pop::Row => {
                 rows += 1;
                 if client.output().len() >= CLIENT_FLUSH_BYTES {
                     client.flush().await?;
                 }
             }
-            Pop::Done => return Ok(rows),
+            Pop::Done => return Ok((rows, columns)),
             Pop::Pending => {
                 for (index, source) in sources.iter_mut().enumerate() {
                     if merger.needs(index) {
@@ -158,7 +175,7 @@ fn no_description(name: &str) -> Failure {
 }
 
 /// A described statement says text for every column; the portal's formats are what Bind asked for.
-fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) {
+pub(super) fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) {
     if let Mode::Extended { bind, .. } = mode {
         let count = fields.len();
         for (index, field) in fields.iter_mut().enumerate() {
@@ -192,12 +209,12 @@ async fn read_into(merger: &mut Merger, index: usize, source: &mut Source, clien
     }
 }
 
-async fn next(source: &mut Source) -> Result<Frame, Failure> {
+pub(super) async fn next(source: &mut Source) -> Result<Frame, Failure> {
     source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
 }
 
 /// Reads the rest of an answer that nobody needs.
-async fn drain(source: &mut Source) -> Result<(), Failure> {
+pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
         next(source).await?;
     }

@@ -26,10 +26,6 @@ use crate::wire::frame::{Frame, take_frame};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message::{self, tag};
 
-/// Words that may stand round the aggregates of a `setval`: everything else might be a column.
-const SIMPLE_WORDS: &[&str] =
-    &["coalesce", "greatest", "is", "not", "null", "true", "false", "cast", "as", "bigint", "int8"];
-
 /// A call and the alias of its column.
 type Alone<'p> = (&'p Call, Option<&'p str>);
 
@@ -200,8 +196,17 @@ impl Session {
         let named = tokens_text(parsed, arguments.start..comma);
         let values = comma + 1..arguments.end;
         if let Some(rest) = rest {
-            let named = named.to_owned();
-            return self.with_aggregates(client, parsed, &named, values, rest).await;
+            let text = format!("SELECT {} {}", tokens_text(parsed, values), tokens_text(parsed, rest));
+            let rows = self.rows_of_text(client, &text).await?;
+            let [row] = rows.as_slice() else {
+                return Err(ClientError::refused(
+                    "setval of several rows, or of none, is not supported across shards",
+                    "Use an aggregate: SELECT setval(..., max(id)) FROM ...",
+                )
+                .into());
+            };
+            let written: Vec<String> = row.iter().map(|value| quoted(value.as_deref())).collect();
+            return Ok(Some(format!("SELECT pg_catalog.setval({named}, {})", written.join(", "))));
         }
         let mut text = format!("SELECT pg_catalog.setval({named},");
         let mut at = values.start;
@@ -218,7 +223,7 @@ impl Session {
                 .iter()
                 .any(|word| parsed.lexed.is_keyword(&parsed.text, at - 1, word));
             let Some(close) = close_of(parsed, at).filter(|_| is_scalar) else { return Ok(None) };
-            let rows = self.rows_of(client, tokens_text(parsed, at + 1..close)).await?;
+            let rows = self.rows_of_text(client, tokens_text(parsed, at + 1..close)).await?;
             let value = match rows.as_slice() {
                 [] => None,
                 [row] => row.first().cloned().flatten(),
@@ -232,54 +237,8 @@ impl Session {
         Ok(Some(text))
     }
 
-    /// `setval(sequence, coalesce(max(id), 1), max(id) IS NOT NULL) FROM t`, as Django writes it: its aggregates are
-    /// computed over all shards, what is made of them by the server.
-    async fn with_aggregates(
-        &mut self,
-        client: &mut Framed,
-        parsed: &Parsed,
-        named: &str,
-        values: Range<usize>,
-        rest: Range<usize>,
-    ) -> Result<Option<String>, Failure> {
-        let is_aggregate = |at: usize| {
-            ["max", "min", "count"].iter().any(|word| parsed.lexed.is_keyword(&parsed.text, at, word))
-                && parsed.lexed.is_symbol(&parsed.text, at + 1, "(")
-        };
-        let mut calls: Vec<Range<usize>> = Vec::new();
-        let mut at = values.start;
-        while at < values.end {
-            let close = if is_aggregate(at) { close_of(parsed, at + 1) } else { None };
-            // A column beside an aggregate has no one value.
-            let is_column =
-                parsed.lexed.identifier(&parsed.text, at).is_some_and(|name| !SIMPLE_WORDS.contains(&name.as_str()));
-            match close {
-                Some(close) => {
-                    calls.push(at..close + 1);
-                    at = close + 1;
-                }
-                None if is_column => return Ok(None),
-                None => at += 1,
-            }
-        }
-        if calls.is_empty() {
-            return Ok(None);
-        }
-        let asked: Vec<&str> = calls.iter().map(|call| tokens_text(parsed, call.clone())).collect();
-        let rows = self.rows_of(client, &format!("SELECT {} {}", asked.join(", "), tokens_text(parsed, rest))).await?;
-        let [row] = rows.as_slice() else { return Ok(None) };
-        let mut text = format!("SELECT pg_catalog.setval({named},");
-        let mut at = values.start;
-        for (call, value) in calls.iter().zip(row) {
-            text.push_str(&format!(" {} {}", tokens_text(parsed, at..call.start), quoted(value.as_deref())));
-            at = call.end;
-        }
-        text.push_str(&format!(" {})", tokens_text(parsed, at..values.end)));
-        Ok(Some(text))
-    }
-
     /// The rows of a query, as text; the client sees its notices only.
-    async fn rows_of(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
+    async fn rows_of_text(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
         let parsed = self.understand(text)?;
         client.flush().await?;
         client.hold_output(self.cluster.settings.merge_bytes_max);

@@ -18,7 +18,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::identity;
-use crate::session::{Parsed, PoolMode, PreparedStatement, Settings, Statements, Transaction};
+use crate::session::{Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction};
 use crate::sql::{Lexed, fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
@@ -164,6 +164,8 @@ pub struct Session {
     pub(super) links: BTreeMap<ShardId, Link>,
     /// The schema as this transaction's own DDL left it.
     pub(super) own_schema: Option<Arc<Schema>>,
+    /// How often this session saw another schema than everybody: before its DDL was committed, after it was undone.
+    pub(super) schema_seen: u64,
     /// This transaction changed the schema: it is read again once committed.
     pub(super) schema_changed: bool,
     pub(super) cancel: Arc<CancelSlot>,
@@ -179,6 +181,8 @@ pub struct Session {
     pub(super) parse_waiting: Option<(String, Arc<PreparedStatement>)>,
     /// A Describe of a portal that the proxy runs itself; it is answered by its Execute.
     pub(super) describe_waiting: Option<String>,
+    /// Columns of which the client was last told by a statement that the proxy ran, and the shard that named them.
+    pub(super) columns_shown: Option<(Columns, ShardId)>,
     /// Shards of open cursors by name.
     pub(super) cursors: BTreeMap<String, ShardId>,
     /// Rows of portals with a row limit that are still to be fetched.
@@ -187,6 +191,8 @@ pub struct Session {
     pub(super) current: Option<ShardId>,
     /// Shards that owe answers before the present one does, in the order of the client's messages.
     pub(super) order: VecDeque<ShardId>,
+    /// An answer in the middle of a pipeline was an error, or never came: those behind it are not for the client.
+    pub(super) is_answer_lost: bool,
     /// Bytes of messages that were sent and not answered yet.
     pub(super) pipelined_bytes: usize,
     /// A server took every setting that the session has: others will, too.
@@ -228,6 +234,8 @@ impl Session {
             statements: Statements::default(),
             links: BTreeMap::new(),
             own_schema: None,
+            schema_seen: 0,
+            columns_shown: None,
             schema_changed: false,
             cancel,
             epoch_guard: None,
@@ -240,6 +248,7 @@ impl Session {
             suspended: BTreeMap::new(),
             current: None,
             order: VecDeque::new(),
+            is_answer_lost: false,
             pipelined_bytes: 0,
             settings_are_taken: false,
             parameters_before: None,
@@ -264,7 +273,12 @@ impl Session {
             let Some(parse) = crate::wire::client_message::read_parse(&name, &parse_body) else { continue };
             let Ok(parsed) = self.understand(&parse.sql) else { continue };
             let id = self.cluster.statement_ids.unique();
-            let statement = PreparedStatement { id, parsed: Arc::new(parsed), parameter_types: parse.parameter_types };
+            let statement = PreparedStatement {
+                id,
+                parsed: Arc::new(parsed),
+                parameter_types: parse.parameter_types,
+                told: Told::default(),
+            };
             // A session has as many of them here as it had there.
             let _taken = self.statements.insert(&parse.statement, Arc::new(statement));
         }

@@ -36,11 +36,18 @@ impl Session {
                 meant.push((signal.kind, pid, peer));
             }
         }
+        let mut is_over = false;
         for (kind, pid, peer) in meant {
             if pid == self.cancel.pid() && kind == SignalKind::Cancel {
                 return Err(ClientError::new(ErrorId::QueryCanceled, "canceling statement due to user request").into());
             }
             peer.signal(kind).await;
+            is_over |= pid == self.cancel.pid() && kind == SignalKind::Terminate;
+        }
+        if is_over {
+            // The session's driver ends it at its next turn. Nothing more may run, nor be answered, until then:
+            // it might all be done within this turn.
+            std::future::pending::<()>().await;
         }
         Ok(())
     }

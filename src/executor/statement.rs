@@ -87,19 +87,14 @@ impl Session {
                 self.run_setting(client, parsed, statement).await
             }
             Statement::Show(_) | Statement::Fetch | Statement::Close(_) => self.run_fixed(client, parsed, mode).await,
-            Statement::Explain { ostrakon: true, tokens, .. } => self.run_explain(client, parsed, tokens.clone(), mode),
+            Statement::Explain { ostrakon: true, tokens, .. } => {
+                self.run_explain(client, parsed, tokens.clone(), mode).await
+            }
             Statement::Empty => Ok(Done { complete: Some(empty_query_response()) }),
             Statement::Prepare { .. } => self.run_prepare(client, parsed).await,
             Statement::Execute { .. } => self.run_execute(client, parsed, mode).await,
-            Statement::Explain { statement, .. }
-                if matches!(**statement, Statement::Prepare { .. } | Statement::Execute { .. }) =>
-            {
-                Err(ClientError::new(
-                    ErrorId::FeatureNotSupported,
-                    "EXPLAIN of EXECUTE is not supported through the proxy",
-                )
-                .with_hint("Explain the statement itself.")
-                .into())
+            Statement::Explain { statement, tokens, .. } if matches!(**statement, Statement::Execute { .. }) => {
+                self.run_explain_execute(client, parsed, tokens.clone(), mode).await
             }
             Statement::Notification => self.run_notification(client, parsed).await,
             Statement::SetSessionCharacteristics => self.set_characteristics(client, parsed).await,
@@ -187,9 +182,12 @@ impl Session {
         client: &mut Framed,
         plan: &Plan,
         values: &mut StatementValues<'_>,
+        filling: Option<(&Parsed, Mode<'_>)>,
     ) -> Result<planner::Bound, Failure> {
-        if let Some(insert) = plan.insert.as_ref().filter(|insert| !insert.fills.is_empty()) {
-            values.fills = self.fill(&insert.fills, insert.rows.len()).await?;
+        if let Some((insert, (parsed, mode))) = plan.insert.as_ref().zip(filling)
+            && !insert.fills.is_empty()
+        {
+            values.fills = self.fill_rows(client, parsed, insert, mode).await?;
         }
         match planner::bind(plan, &self.topology, values) {
             Ok(bound) => Ok(bound),
@@ -245,7 +243,7 @@ impl Session {
             return self.run_copy(client, parsed, &plan, mode).await;
         }
         let mut values = StatementValues::new(&parsed.lexed, mode);
-        let bound = self.bind(client, &plan, &mut values).await?;
+        let bound = self.bind(client, &plan, &mut values, Some((parsed, mode))).await?;
         if let Some(insert) = &plan.insert
             && self.needs_split(insert, &bound)
         {
@@ -266,14 +264,27 @@ impl Session {
                 Ok(done)
             }
             BoundShards::Many(shards) => match &plan.several {
-                Several::Merge { splices, merge } => {
-                    self.run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class).await
+                Several::Merge { splices, merge, otherwise } => {
+                    let mut is_told = false;
+                    let merged = self
+                        .run_scatter(client, parsed, &shards, splices, merge, &values, mode, plan.class, &mut is_told)
+                        .await;
+                    match (merged, otherwise) {
+                        (Err(Failure::Ours(refusal)), Some(gather))
+                            if refusal.id == ErrorId::NotSupportedAcrossShards && !is_told =>
+                        {
+                            self.run_gather(client, parsed, &shards, gather, mode).await
+                        }
+                        (merged, _) => merged,
+                    }
                 }
+                Several::Gather(gather) => self.run_gather(client, parsed, &shards, gather, mode).await,
                 Several::Sum => self.run_everywhere(client, parsed, &plan, &shards, mode, true).await,
                 Several::Same if plan.outside_transaction && plan.changes_schema => {
                     self.run_shard_by_shard(client, parsed, &plan, &shards, mode).await
                 }
                 Several::Same => self.run_everywhere(client, parsed, &plan, &shards, mode, false).await,
+                Several::Steps(steps) => self.run_steps(client, parsed, steps, &shards, mode).await,
                 Several::Refuse(error) => Err(error.clone().into()),
             },
         }

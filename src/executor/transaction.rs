@@ -320,7 +320,7 @@ impl Session {
             link.begun = false;
         }
         self.update_search_path();
-        self.own_schema = None;
+        self.schema_seen += u64::from(self.own_schema.take().is_some());
         self.schema_changed = false;
         self.statements.end_portals();
         let kept: Vec<ShardId> = self.links.keys().copied().filter(|shard| self.keeps(*shard)).collect();

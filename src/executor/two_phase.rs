@@ -29,6 +29,8 @@ const RESOLVE_MS_MAX: u64 = 30_000;
 const _: () = assert!(RESOLVE_MS_MAX < DECISION_KEPT_MS);
 /// Pause between two tries.
 const RESOLVE_PAUSE_MS: u64 = 500;
+/// The same while a decided branch is brought to its commit: its old connection may be busy with it.
+const FINISH_PAUSE_MS: u64 = 50;
 /// Limit of one try. The insert waits as long as the decider's own commit is not over.
 const RESOLVE_TRY_MS: u64 = 5_000;
 
@@ -222,7 +224,8 @@ impl Coordinator {
         }
         self.pause(Step::Decided).await;
 
-        let unfinished = finish(key, &mut others, &mut notices).await;
+        let mut unfinished = finish(key, &mut others, &mut notices).await;
+        self.finish_anew(key, &mut unfinished).await;
         others.push(decider);
         Ok(CommitOutcome { branches: others, notices, unfinished })
     }
@@ -256,6 +259,42 @@ impl Coordinator {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Commits what is decided over fresh connections, so that the client's next statement sees it. What cannot be
+    /// reached within the bound is left to recovery.
+    async fn finish_anew(&self, key: TransactionKey, unfinished: &mut Vec<ShardId>) {
+        let mut left = Vec::new();
+        for shard in unfinished.drain(..) {
+            let gid = key.branch_gid(shard);
+            if deadline("a prepared transaction", RESOLVE_TRY_MS, self.commit_prepared(shard, &gid)).await.is_err() {
+                tracing::warn!(%shard, gid, "left to recovery");
+                left.push(shard);
+            }
+        }
+        *unfinished = left;
+    }
+
+    /// Commits a prepared branch, however long it takes.
+    async fn commit_prepared(&self, shard: ShardId, gid: &str) {
+        let sql = format!("COMMIT PREPARED '{gid}'");
+        loop {
+            if let Some(target) = (self.find_primary)(shard) {
+                let work = async { Connection::connect(&target).await?.simple(&sql).await };
+                match work.await {
+                    // 42704: there is none any more. It was decided, so it was committed.
+                    Ok(SimpleResult { error: Some(error), .. })
+                        if read_error(&error.body()).is_ok_and(|fields| fields.code == "42704") =>
+                    {
+                        return;
+                    }
+                    Ok(SimpleResult { error: None, .. }) => return,
+                    Ok(_) => tracing::debug!(%shard, gid, "not committed: refused"),
+                    Err(error) => tracing::debug!(%shard, gid, %error, "not committed"),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(FINISH_PAUSE_MS)).await;
         }
     }
 
@@ -326,7 +365,6 @@ async fn finish(key: TransactionKey, branches: &mut [Branch], notices: &mut Vec<
     let mut unfinished = Vec::new();
     for (branch, result) in branches.iter().zip(results) {
         if completed(branch.shard, result, "COMMIT PREPARED", notices).is_err() {
-            tracing::warn!(shard = %branch.shard, gid = key.branch_gid(branch.shard), "left to recovery");
             unfinished.push(branch.shard);
         }
     }

@@ -8,10 +8,11 @@ use super::{Failure, Session};
 use crate::error::{ClientError, ErrorId};
 use crate::merge::Constant;
 use crate::net::Framed;
-use crate::plan::{Fill, Slot};
+use crate::plan::{Fill, FillSource, Filled, InsertPlan, Piece, Slot};
 use crate::planner::{ParamValue, Unreadable, Values};
+use crate::session::Parsed;
 use crate::sql::{Lexed, Literal, LiteralKind};
-use crate::topology::{KeyType, KeyValue};
+use crate::topology::{KeyType, KeyValue, TableName};
 use crate::wire::client_message::Bind;
 
 /// Values of one execution.
@@ -19,7 +20,7 @@ pub(super) struct StatementValues<'a> {
     lexed: &'a Lexed,
     bind: Option<(&'a Bind, &'a [u32])>,
     /// By fill, then by row.
-    pub(super) fills: Vec<Vec<i64>>,
+    pub(super) fills: Vec<Vec<Filled>>,
     /// Keys that only a server could read.
     read: HashMap<(SlotKey, KeyType), KeyValue>,
 }
@@ -164,8 +165,8 @@ impl Values for StatementValues<'_> {
         })
     }
 
-    fn fill(&self, fill: usize, row: usize) -> Option<i64> {
-        self.fills.get(fill)?.get(row).copied()
+    fn fill(&self, fill: usize, row: usize) -> Option<Filled> {
+        self.fills.get(fill)?.get(row).cloned()
     }
 
     fn cast(&self, slot: &Slot, key_type: KeyType) -> Option<Option<KeyValue>> {
@@ -173,12 +174,85 @@ impl Values for StatementValues<'_> {
     }
 }
 
+/// A target list has 1,664 entries at most.
+const EXPRESSIONS_AT_ONCE: usize = 1_000;
+
+/// The name of a key's type in a cast that shortens nothing.
+fn cast_name(type_oid: u32) -> &'static str {
+    match KeyType::from_oid(type_oid) {
+        Some(KeyType::Bpchar) => "pg_catalog.bpchar",
+        Some(key_type) => key_type.name(),
+        None => "text",
+    }
+}
+
 impl Session {
-    /// Takes ids for every fill and row.
-    pub(super) async fn fill(&mut self, fills: &[Fill], rows: usize) -> Result<Vec<Vec<i64>>, Failure> {
+    /// The values of every fill for the rows of an INSERT.
+    pub(super) async fn fill_rows(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        insert: &InsertPlan,
+        mode: Mode<'_>,
+    ) -> Result<Vec<Vec<Filled>>, Failure> {
+        let rows = insert.rows.len();
+        if insert.fills.iter().any(|fill| !matches!(fill.source, FillSource::Sequence(_))) {
+            // What a server is asked belongs to the statement's transaction.
+            self.open_block().await?;
+        }
+        let mut filled = self.fill(client, &insert.table, &insert.fills, rows).await?;
+        let is_computed =
+            |fill: usize| insert.fills.get(fill).is_some_and(|fill| fill.source == FillSource::Expression);
+        let places: Vec<(usize, usize, Piece)> = insert
+            .rows
+            .iter()
+            .enumerate()
+            .flat_map(|(row, planned)| planned.fills.iter().map(move |filled| (filled, row)))
+            .filter(|(filled, _)| is_computed(filled.fill))
+            .map(|(filled, row)| (filled.fill, row, Piece::Tokens(filled.tokens.clone())))
+            .collect();
+        if places.is_empty() {
+            return Ok(filled);
+        }
+        // PostgreSQL says what is wrong with the statement, and what its parameters are.
+        let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
+        for places in places.chunks(EXPRESSIONS_AT_ONCE) {
+            let mut pieces = vec![Piece::Text("SELECT (".to_owned())];
+            for (position, (fill, _, tokens)) in places.iter().enumerate() {
+                if position > 0 {
+                    pieces.push(Piece::Text(", (".to_owned()));
+                }
+                let type_oid = insert.fills.get(*fill).map_or(0, |fill| fill.type_oid);
+                pieces.extend([tokens.clone(), Piece::Text(format!(")::{}", cast_name(type_oid)))]);
+            }
+            let question = self.question(parsed, &pieces, &types, mode);
+            let values = self.texts_of(client, &question).await?.into_iter().next().unwrap_or_default();
+            for ((fill, row, _), value) in places.iter().zip(values) {
+                if let Some(place) = filled.get_mut(*fill).and_then(|values| values.get_mut(*row)) {
+                    *place = Filled::Text(value);
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Takes ids and evaluates defaults, for every fill and row; expressions stay NULL.
+    pub(super) async fn fill(
+        &mut self,
+        client: &mut Framed,
+        table: &TableName,
+        fills: &[Fill],
+        rows: usize,
+    ) -> Result<Vec<Vec<Filled>>, Failure> {
         let mut taken = Vec::with_capacity(fills.len());
         for fill in fills {
-            taken.push(self.take_ids(&fill.sequence, rows).await?);
+            taken.push(match &fill.source {
+                FillSource::Sequence(sequence) => {
+                    self.take_ids(sequence, rows).await?.into_iter().map(Filled::Id).collect()
+                }
+                FillSource::Default => self.defaults_of(client, table, &fill.column, rows).await?,
+                FillSource::Expression => vec![Filled::Text(None); rows],
+            });
         }
         Ok(taken)
     }

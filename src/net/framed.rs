@@ -2,6 +2,7 @@
 //!
 //! Both sides of the proxy use it. Must not know: what the messages mean.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::wire::frame::{Frame, take_frame};
@@ -22,15 +23,14 @@ use super::NetError;
 use super::stream::{Stream, TlsFacts};
 use super::tls::{Acceptor, Connector};
 
-/// Room made for the first read: a client that has not said who it is costs no more.
-const FIRST_READ_BYTES: usize = 1024;
-
 /// Room made for one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Buffers over this size are given back once they are empty. Thousands of clients each keep one for what
-/// they say and one for what they are told, so this times two times their number is what they hold.
-const KEEP_BYTES_MAX: usize = READ_BYTES;
+thread_local! {
+    /// Where a thread reads to when nothing is kept of what came before: what is kept then is no larger than what
+    /// has come, and thousands of sockets on which nothing happens hold no buffers.
+    static READ_HERE: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
 
 /// How much is read ahead while output waits for the other side to take it.
 const READ_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -39,15 +39,13 @@ const READ_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(10);
 
-/// A socket with buffers that speaks in frames.
+/// A socket with buffers that speaks in frames. An empty buffer holds no memory.
 #[derive(Debug)]
 pub struct Framed {
     stream: Stream,
     tls: Option<TlsFacts>,
     input: BytesMut,
     output: BytesMut,
-    /// Most bytes that stood in `output` since it was last empty.
-    output_bytes_high: usize,
     message_bytes_max: usize,
     /// Output is kept back, up to so many bytes.
     held_bytes_max: Option<usize>,
@@ -77,9 +75,8 @@ impl Framed {
         Self {
             stream: Stream::Plain(stream),
             tls: None,
-            input: BytesMut::with_capacity(FIRST_READ_BYTES),
+            input: BytesMut::new(),
             output: BytesMut::new(),
-            output_bytes_high: 0,
             held_bytes_max: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             peer,
@@ -220,23 +217,10 @@ impl Framed {
 
     /// One read into the input buffer; `false` at the end of the stream.
     async fn fill(&mut self) -> Result<bool, NetError> {
-        self.reserve_input();
-        if self.stream.read_buf(&mut self.input).await? > 0 {
+        if poll_fn(|context| self.poll_fill(context)).await? > 0 {
             return Ok(true);
         }
         if self.input.is_empty() { Ok(false) } else { Err(NetError::Closed) }
-    }
-
-    fn reserve_input(&mut self) {
-        // The first read fits into what is there; after it a conversation has begun.
-        if self.input.is_empty() && self.input.capacity() == FIRST_READ_BYTES {
-            return;
-        }
-        self.input.reserve(READ_BYTES);
-        // A big message has grown the buffer, or `reserve` got the big allocation back.
-        if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
-            self.input = BytesMut::with_capacity(READ_BYTES);
-        }
     }
 
     /// The socket's number, good for as long as this lives.
@@ -274,7 +258,6 @@ impl Framed {
         if let Some(bytes_max) = self.held_bytes_max {
             return if self.output.len() <= bytes_max { Ok(()) } else { Err(NetError::HeldTooMuch) };
         }
-        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
         while !self.output.is_empty() {
             if self.stream.write_buf(&mut self.output).await? == 0 {
                 return Err(NetError::Closed);
@@ -282,7 +265,7 @@ impl Framed {
         }
         // Under TLS, what was taken may still stand in a buffer there.
         self.stream.flush().await?;
-        self.shrink_output();
+        self.output = BytesMut::new();
         Ok(())
     }
 
@@ -300,7 +283,6 @@ impl Framed {
     /// # Cancel safety
     /// Safe, like [`Self::flush`] and [`Self::read_frame`].
     pub async fn flush_and_read(&mut self) -> Result<(), NetError> {
-        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
         let mut may_read = true;
         poll_fn(|context| {
             loop {
@@ -318,7 +300,7 @@ impl Framed {
             }
         })
         .await?;
-        self.shrink_output();
+        self.output = BytesMut::new();
         Ok(())
     }
 
@@ -340,9 +322,23 @@ impl Framed {
     /// # Errors
     /// The stream broke.
     pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
-        self.reserve_input();
+        if self.input.is_empty() {
+            return self.poll_fill_empty(context);
+        }
+        self.input.reserve(READ_BYTES);
         // The future keeps nothing between two polls, so it may be dropped after one.
         pin!(self.stream.read_buf(&mut self.input)).poll(context).map_err(NetError::from)
+    }
+
+    fn poll_fill_empty(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
+        // What is left of a buffer belongs to frames that were taken from it.
+        self.input = BytesMut::new();
+        READ_HERE.with_borrow_mut(|read| {
+            let mut read = ReadBuf::new(read);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            self.input.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
     }
 
     /// Sends the output as far as the other side takes it, without waiting; ready when all is sent.
@@ -350,22 +346,14 @@ impl Framed {
     /// # Errors
     /// The stream broke.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NetError>> {
-        self.output_bytes_high = self.output_bytes_high.max(self.output.len());
         let sent = ready!(self.poll_send(context));
-        self.shrink_output();
+        self.output = BytesMut::new();
         Poll::Ready(sent)
     }
 
     /// What was read and not taken, and what is to be sent.
     pub fn buffers(&mut self) -> (&mut BytesMut, &mut BytesMut) {
         (&mut self.input, &mut self.output)
-    }
-
-    fn shrink_output(&mut self) {
-        if self.output_bytes_high > KEEP_BYTES_MAX {
-            self.output = BytesMut::with_capacity(READ_BYTES);
-        }
-        self.output_bytes_high = 0;
     }
 
     /// Looks, without waiting, whether the other side spoke or left while nobody listened.
@@ -490,7 +478,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn buffers_shrink_after_a_big_message() {
+    async fn empty_buffers_hold_no_memory() {
         let (mut client, mut server) = pair().await;
         encode_query(client.output(), &"x".repeat(2 * 1024 * 1024));
         let receiving = tokio::spawn(async move {
@@ -499,11 +487,12 @@ mod tests {
         });
         client.flush().await.unwrap();
         let mut server = receiving.await.unwrap();
-        assert!(client.output().capacity() <= KEEP_BYTES_MAX);
+        assert_eq!(client.output().capacity(), 0);
         encode_query(client.output(), "select 1");
         client.flush().await.unwrap();
         drop(server.read_frame().await.unwrap().unwrap());
-        assert!(server.input.capacity() <= KEEP_BYTES_MAX);
+        assert_eq!(server.look(), Idle::Quiet);
+        assert_eq!(server.input.capacity(), 0);
     }
 
     #[tokio::test]

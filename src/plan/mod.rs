@@ -4,12 +4,19 @@
 //! and parameters that decide, binding turns their values into shards. Must not know: connections,
 //! how frames look, how rows are merged.
 
+pub mod gather;
+pub mod steps;
 pub mod text;
+
+use std::sync::Arc;
 
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::sql::ast::{CopyOptions, TokenRange};
 use crate::topology::{KeyType, TableName};
+
+pub use gather::{GatherColumn, GatherPlan, GatherSource, Partial, PartialColumn, PartialPlan};
+pub use steps::Steps;
 
 /// What a statement does to rows; decides two-phase commit, and later who may answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +100,8 @@ pub struct KeyPart {
     pub slot: Slot,
     /// Type of the key column: it decides how the value is read.
     pub key_type: KeyType,
+    /// The value is an array, and the column is one of its elements.
+    pub is_array: bool,
 }
 
 /// A place that holds a value at bind time.
@@ -122,11 +131,17 @@ pub enum Several {
         splices: Vec<Splice>,
         /// How rows become one result.
         merge: MergeSpec,
+        /// What is done instead when the columns' types turn out not to be comparable in the proxy.
+        otherwise: Option<Arc<GatherPlan>>,
     },
+    /// One PostgreSQL computes the answer from rows of all.
+    Gather(Arc<GatherPlan>),
     /// Every shard does its part; counts are added, RETURNING rows are concatenated.
     Sum,
     /// Every shard does the same (reference tables, DDL); the first answer is the client's.
     Same,
+    /// It takes several statements.
+    Steps(Box<Steps>),
     /// Not possible.
     Refuse(ClientError),
 }
@@ -150,6 +165,10 @@ pub enum Piece {
     Tokens(TokenRange),
     /// The number LIMIT + OFFSET at bind time, as digits.
     LimitPlusOffset,
+    /// A column of partial results, combined: see [`PartialPlan`].
+    Combined(usize),
+    /// The partial results as a row source.
+    Rows,
 }
 
 /// How the rows of several shards become one result. The shards' columns are the client's columns
@@ -314,15 +333,35 @@ pub struct InsertPlan {
     pub everywhere: bool,
 }
 
-/// A column whose value comes from a cluster-wide sequence.
+/// A column whose value is known before the row is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fill {
-    /// The sequence.
-    pub sequence: TableName,
+    /// Where the value comes from.
+    pub source: FillSource,
     /// The column.
     pub column: String,
     /// Type OID of the column: int2, int4, int8 …
     pub type_oid: u32,
+}
+
+/// Where the value of a [`Fill`] comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FillSource {
+    /// A cluster-wide sequence.
+    Sequence(TableName),
+    /// The column's default, which a server evaluates once for each row.
+    Default,
+    /// The row's own expression, which a server evaluates.
+    Expression,
+}
+
+/// The value of a [`Fill`] for one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// From a sequence.
+    Id(i64),
+    /// As a server printed it; `None` is NULL.
+    Text(Option<String>),
 }
 
 /// One row of VALUES.

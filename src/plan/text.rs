@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::steps::{RowsTarget, RowsTo, Steps};
 use super::{
-    AggregateFunction, AggregateOutput, AggregateSpec, Class, ColumnRef, CompareOperator, Condition, CopyPlan,
-    InsertPlan, KeyTuple, MergeSpec, OrderKey, Plan, Route, Several, Slot,
+    AggregateFunction, AggregateOutput, AggregateSpec, Class, ColumnRef, CompareOperator, Condition, CopyPlan, Fill,
+    FillSource, InsertPlan, KeyTuple, MergeSpec, OrderKey, Plan, Route, Several, Slot,
 };
 
 /// A plan in a few lines, without the values that it will be bound to.
@@ -31,8 +32,14 @@ pub fn render(plan: &Plan) -> String {
         Several::Merge { merge, .. } => {
             let _ = writeln!(out, "several: {}", merge_text(merge));
         }
+        Several::Gather(gather) => {
+            let _ = writeln!(out, "several: {}", super::gather::render(gather));
+        }
         Several::Sum => out.push_str("several: each its part\n"),
         Several::Same => out.push_str("several: all the same\n"),
+        Several::Steps(steps) => {
+            let _ = writeln!(out, "several: {}", steps_text(steps));
+        }
     }
     if let Some(insert) = &plan.insert {
         let _ = writeln!(out, "{}", insert_text(insert));
@@ -67,7 +74,10 @@ fn key(key: &KeyTuple) -> String {
     let parts: Vec<String> = key
         .parts
         .iter()
-        .map(|part| format!("{}:{}", slot(&part.slot), format!("{:?}", part.key_type).to_lowercase()))
+        .map(|part| {
+            let any = if part.is_array { "any " } else { "" };
+            format!("{any}{}:{}", slot(&part.slot), format!("{:?}", part.key_type).to_lowercase())
+        })
         .collect();
     format!("({})", parts.join(", "))
 }
@@ -204,7 +214,7 @@ fn insert_text(insert: &InsertPlan) -> String {
         }
     }
     for (index, fill) in insert.fills.iter().enumerate() {
-        let _ = write!(text, ", fill {index}: {} from {}", fill.column, fill.sequence.name);
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
     }
     if insert.everywhere {
         text.push_str(", everywhere");
@@ -213,6 +223,50 @@ fn insert_text(insert: &InsertPlan) -> String {
         text.push_str(", may skip rows");
     }
     if insert.returning {
+        text.push_str(", returning");
+    }
+    text
+}
+
+fn fill_text(fill: &Fill) -> String {
+    match &fill.source {
+        FillSource::Sequence(sequence) => format!("{} from {}", fill.column, sequence.name),
+        FillSource::Default => format!("{} from its default", fill.column),
+        FillSource::Expression => format!("{} from its expression", fill.column),
+    }
+}
+
+fn steps_text(steps: &Steps) -> String {
+    match steps {
+        Steps::InsertRows(insert) => format!("the query's rows, {}", target_text(&insert.target)),
+        Steps::MoveRows(moved) => {
+            let mut text = format!("rows whose key changes move, {}", target_text(&moved.target));
+            if let Some(new_key) = &moved.new_key {
+                let _ = write!(text, ", to {}", key(new_key));
+            }
+            text
+        }
+        Steps::QueriesFirst(queries) => {
+            let kinds: Vec<String> = queries.iter().map(|query| format!("{:?}", query.kind).to_lowercase()).collect();
+            format!("queries first: {}", kinds.join(", "))
+        }
+    }
+}
+
+fn target_text(target: &RowsTarget) -> String {
+    let to = match target.to {
+        RowsTo::Owner => " by".to_owned(),
+        RowsTo::Shard(shard) => format!(" on shard {shard}"),
+        RowsTo::All => " on all shards".to_owned(),
+    };
+    let mut text = format!("each into {} ({}){to}", target.table.name, target.columns.join(", "));
+    for (place, key_type) in &target.key {
+        let _ = write!(text, " {place}:{}", format!("{key_type:?}").to_lowercase());
+    }
+    for (index, fill) in target.fills.iter().enumerate() {
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
+    }
+    if target.returning {
         text.push_str(", returning");
     }
     text
@@ -236,7 +290,7 @@ fn copy_text(copy: &CopyPlan) -> String {
         let _ = write!(text, ", key fields {}", fields.join(" "));
     }
     for (index, fill) in copy.fills.iter().enumerate() {
-        let _ = write!(text, ", fill {index}: {} from {}", fill.column, fill.sequence.name);
+        let _ = write!(text, ", fill {index}: {}", fill_text(fill));
     }
     text
 }

@@ -1,9 +1,10 @@
 //! Plan + values -> shards: what an execution costs beside the cache look-up. Must not know: SQL text.
 
+use super::arrays::read_elements;
 use super::predicate;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
-use crate::plan::{InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
+use crate::plan::{Filled, InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
 use crate::sql::{Literal, LiteralKind};
 use crate::topology::{KeyType, KeyValue, Topology};
 use crate::wire::Format;
@@ -25,8 +26,8 @@ pub trait Values {
     fn literal(&self, index: usize) -> Option<&Literal>;
     /// `$n`, from 1.
     fn param(&self, number: u32) -> Option<ParamValue<'_>>;
-    /// The id for a row of an INSERT: fill and row from 0.
-    fn fill(&self, fill: usize, row: usize) -> Option<i64>;
+    /// What is filled in for a row of an INSERT: fill and row from 0.
+    fn fill(&self, fill: usize, row: usize) -> Option<Filled>;
     /// What a server made of a value that could not be read here; asked before anything is read.
     /// `Some(None)` is NULL.
     fn cast(&self, _slot: &Slot, _key_type: KeyType) -> Option<Option<KeyValue>> {
@@ -114,7 +115,15 @@ fn bind_keys(
     let mut shards: Vec<ShardId> = Vec::with_capacity(keys.len().min(8));
     let mut unreadable = Vec::new();
     for key in keys {
-        if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
+        if key.parts.iter().any(|part| part.is_array) {
+            match keys_of_arrays(&key.parts, values) {
+                Some(keys) => keys.iter().for_each(|key| add(&mut shards, topology.shard_of_key(key))),
+                None => match &plan.several {
+                    Several::Refuse(refusal) => return Err(BindError::Refused(refusal.clone())),
+                    _ => return Ok(all(topology)),
+                },
+            }
+        } else if let Some(Some(key)) = read_key(&key.parts, values, None, &mut unreadable) {
             add(&mut shards, topology.shard_of_key(&key))
         }
     }
@@ -132,6 +141,51 @@ fn bind_keys(
             shards.sort_unstable();
             Ok(BoundShards::Many(shards))
         }
+    }
+}
+
+/// More keys than this are not followed.
+const ARRAY_KEYS_MAX: usize = 65_536;
+
+/// Every key that arrays and constants together allow; `None` when a value cannot be read here.
+fn keys_of_arrays(parts: &[KeyPart], values: &dyn Values) -> Option<Vec<Vec<KeyValue>>> {
+    let mut keys: Vec<Vec<KeyValue>> = vec![Vec::with_capacity(parts.len())];
+    for part in parts {
+        let elements = match read_elements_of(part, values)? {
+            elements if keys.len().saturating_mul(elements.len()) > ARRAY_KEYS_MAX => return None,
+            elements => elements,
+        };
+        keys = keys
+            .iter()
+            .flat_map(|key| elements.iter().map(move |element| key.iter().chain([element]).cloned().collect()))
+            .collect();
+    }
+    Some(keys)
+}
+
+fn read_elements_of(part: &KeyPart, values: &dyn Values) -> Option<Vec<KeyValue>> {
+    if !part.is_array {
+        return match read(part, values, None) {
+            Read::Value(value) => Some(vec![value]),
+            Read::Null => Some(Vec::new()),
+            Read::Unsure => None,
+        };
+    }
+    match &part.slot {
+        Slot::Param(number) => match values.param(*number)? {
+            ParamValue { bytes: None, .. } => Some(Vec::new()),
+            ParamValue { type_oid, format, bytes: Some(bytes) } => {
+                read_elements(type_oid, format, bytes, part.key_type)
+            }
+        },
+        Slot::Literal { index, negative: false } => match values.literal(*index)? {
+            literal if literal.kind == LiteralKind::String => {
+                read_elements(0, Format::Text, literal.value.as_bytes(), part.key_type)
+            }
+            _ => None,
+        },
+        Slot::Null => Some(Vec::new()),
+        Slot::Literal { .. } | Slot::Fill(_) => None,
     }
 }
 
@@ -255,10 +309,11 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
     }
     let value = match &part.slot {
         Slot::Null => return Read::Null,
-        Slot::Fill(fill) => row.and_then(|row| values.fill(*fill, row)).map(|id| match part.key_type {
-            KeyType::Numeric => KeyValue::Numeric(crate::base::numeric::Numeric::from_i64(id)),
-            _ => KeyValue::Int(id),
-        }),
+        Slot::Fill(fill) => match row.and_then(|row| values.fill(*fill, row)) {
+            Some(Filled::Text(None)) => return Read::Null,
+            Some(filled) => read_filled(&filled, part.key_type),
+            None => None,
+        },
         Slot::Literal { index, negative } => {
             values.literal(*index).and_then(|literal| read_literal(literal, *negative, part.key_type))
         }
@@ -271,6 +326,15 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
         },
     };
     value.map_or(Read::Unsure, Read::Value)
+}
+
+/// A value that was filled in, as a key.
+pub fn read_filled(filled: &Filled, key_type: KeyType) -> Option<KeyValue> {
+    match (filled, key_type) {
+        (Filled::Id(id), KeyType::Numeric) => Some(KeyValue::Numeric(crate::base::numeric::Numeric::from_i64(*id))),
+        (Filled::Id(id), _) => Some(KeyValue::Int(*id)),
+        (Filled::Text(text), _) => key_type.read_text(text.as_ref()?.as_bytes()),
+    }
 }
 
 fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<KeyValue> {
@@ -286,7 +350,7 @@ fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<
 const UNKNOWN: u32 = 705;
 
 /// Reads a parameter by its own type when that is known: comparing then takes place between its value and the key.
-fn read_param(type_oid: u32, format: Format, bytes: &[u8], key_type: KeyType) -> Option<KeyValue> {
+pub fn read_param(type_oid: u32, format: Format, bytes: &[u8], key_type: KeyType) -> Option<KeyValue> {
     let read = |as_type: KeyType| match format {
         Format::Text => as_type.read_text(bytes),
         Format::Binary => as_type.read_binary(bytes),

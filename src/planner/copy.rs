@@ -11,7 +11,7 @@ use super::walk::Walk;
 use super::write::write_plan;
 use crate::error::ClientError;
 use crate::plan::{Class, CopyPlan, MergeSpec, Piece, Plan, Route, Several, Splice};
-use crate::sql::ast::{Copy, CopySource, ObjectName, Statement, TokenRange};
+use crate::sql::ast::{Copy, CopySource, ObjectName, Query, Statement, TokenRange};
 use crate::topology::KeyType;
 use crate::topology::schema::{ColumnDefault, Relation};
 
@@ -219,19 +219,28 @@ fn query_to_client(
     let mut walk = Walk::new(subject);
     calls.apply(subject, &mut walk)?;
     let merge = select::top(&mut walk, query);
-    let routed = walk.route()?;
-    let refusal = ClientError::refused(
-        "COPY of a query whose rows must be merged is not supported across shards",
-        "Leave out ORDER BY, LIMIT, DISTINCT and aggregates, or restrict the query to one sharding key.",
-    );
+    let routed = match walk.route() {
+        Ok(routed) => routed,
+        Err(_) => {
+            let plan = select::plan(subject, statement, query)?;
+            return Ok(Plan { copy: Some(copy_plan(copy, None)), ..plan });
+        }
+    };
     let several = match merge {
         Ok((splices, merge)) if splices.is_empty() && merge == MergeSpec::default() => Several::Sum,
-        Ok(_) => Several::Refuse(refusal),
-        Err(error) => Several::Refuse(error),
+        _ if copy.options.encoding || forces_quotes(subject, query) => {
+            let refusal = ClientError::refused(
+                "COPY with ENCODING or FORCE_QUOTE of a query whose rows must be merged is not supported across shards",
+                "Leave out the option, or ORDER BY, LIMIT, DISTINCT and aggregates.",
+            );
+            if routed.route == Route::All {
+                return Err(refusal);
+            }
+            Several::Refuse(refusal)
+        }
+        // The query runs as if it had come alone.
+        _ => select::plan(subject, statement, query)?.several,
     };
-    if let (Route::All, Several::Refuse(refusal)) = (&routed.route, &several) {
-        return Err(refusal.clone());
-    }
     let mut plan = write_plan(routed.route, several, routed.reason);
     plan.class = match () {
         () if walk.writes => Class::Write,
@@ -240,4 +249,10 @@ fn query_to_client(
     };
     plan.copy = Some(copy_plan(copy, None));
     Ok(plan)
+}
+
+/// FORCE_QUOTE stands behind the query.
+fn forces_quotes(subject: &Subject<'_>, query: &Query) -> bool {
+    (query.tokens.end..subject.lexed.tokens.len())
+        .any(|token| ["FORCE_QUOTE", "FORCE"].iter().any(|word| subject.lexed.is_keyword(subject.text, token, word)))
 }

@@ -211,12 +211,22 @@ pub fn plan_truncate(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Pla
     Ok(plan)
 }
 
-/// Plans LOCK TABLE.
+/// Plans LOCK TABLE. Whoever uses a single table does so on its shard, so that its lock there is enough.
 ///
 /// # Errors
 /// A name that cannot be placed.
 pub fn plan_lock(subject: &Subject<'_>, tables: &[ObjectName]) -> Result<Plan, ClientError> {
     let mut plan = plan_truncate(subject, tables)?;
+    let places = tables.iter().map(|table| place::resolve(subject, table)).collect::<Result<Vec<_>, _>>()?;
+    let mut homes = places.iter().map(|place| match place {
+        Place::Single(_, shard) => Some(*shard),
+        _ => None,
+    });
+    if let Some(Some(first)) = homes.next()
+        && homes.all(|home| home == Some(first))
+    {
+        plan = write_plan(Route::Shard(first), Several::Same, "single tables are used on their shard only".to_owned());
+    }
     plan.class = Class::ReadLock;
     plan.inside_transaction = Some(super::LOCK);
     Ok(plan)

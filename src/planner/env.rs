@@ -20,6 +20,8 @@ pub struct Assign {
     pub slot: Slot,
     /// The type that the comparison takes place in.
     pub key_type: KeyType,
+    /// The constant is an array, and the column is one of its elements.
+    pub is_array: bool,
 }
 
 /// One of these conjunctions holds.
@@ -97,10 +99,11 @@ impl Env {
     pub fn restriction(&self, vector: &[Node]) -> Option<Vec<KeyTuple>> {
         let classes: Vec<Node> = vector.iter().map(|node| self.class(*node)).collect();
         let part = |alternative: &[Assign], class: Node| {
-            alternative
-                .iter()
-                .find(|assign| self.class(assign.node) == class)
-                .map(|assign| KeyPart { slot: assign.slot.clone(), key_type: assign.key_type })
+            alternative.iter().find(|assign| self.class(assign.node) == class).map(|assign| KeyPart {
+                slot: assign.slot.clone(),
+                key_type: assign.key_type,
+                is_array: assign.is_array,
+            })
         };
         let whole = |fact: &Fact| -> Option<Vec<KeyTuple>> {
             fact.iter()
@@ -110,7 +113,9 @@ impl Env {
                 })
                 .collect()
         };
-        let best_whole = self.facts.iter().filter_map(whole).min_by_key(Vec::len);
+        // An array has as many alternatives as it has elements: a constant says more.
+        let has_array = |tuples: &[KeyTuple]| tuples.iter().flat_map(|tuple| &tuple.parts).any(|part| part.is_array);
+        let best_whole = self.facts.iter().filter_map(whole).min_by_key(|tuples| (has_array(tuples), tuples.len()));
         let by_column = || -> Option<Vec<KeyTuple>> {
             let mut tuples = vec![KeyTuple { parts: Vec::new() }];
             for class in &classes {
@@ -118,7 +123,7 @@ impl Env {
                     .facts
                     .iter()
                     .filter_map(|fact| fact.iter().map(|alternative| part(alternative, *class)).collect())
-                    .min_by_key(|parts: &Vec<KeyPart>| parts.len())?;
+                    .min_by_key(|parts: &Vec<KeyPart>| (parts.iter().any(|part| part.is_array), parts.len()))?;
                 if tuples.len().saturating_mul(column.len()) > ALTERNATIVES_MAX {
                     return None;
                 }
@@ -169,7 +174,8 @@ mod tests {
     use super::*;
 
     fn fact(node: Node, params: &[u32]) -> Learned {
-        let assign = |param: &u32| vec![Assign { node, slot: Slot::Param(*param), key_type: KeyType::Int8 }];
+        let assign =
+            |param: &u32| vec![Assign { node, slot: Slot::Param(*param), key_type: KeyType::Int8, is_array: false }];
         Learned::Fact(params.iter().map(assign).collect())
     }
 

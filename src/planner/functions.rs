@@ -1,5 +1,8 @@
 //! What a call may do, judged by its name. Must not know: tables, shards.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use super::builtins;
 use super::visit;
 use crate::sql::ast::{Call, Expr, ObjectName};
@@ -66,19 +69,38 @@ pub fn kind(schema: &Schema, name: &ObjectName) -> Kind {
     }
 }
 
+/// True for a function that may leave something in the session that called it: one of a user's that is volatile, one
+/// that nobody knows, one that runs SQL given as text.
+pub fn may_leave_something(schema: &Schema, qualifier: Option<&str>, name: &str) -> bool {
+    let user = if qualifier == Some("pg_catalog") { None } else { schema.functions.get(name) };
+    match user {
+        Some(Volatility::Volatile) => HARMLESS_EXTENSIONS.binary_search(&name).is_err(),
+        Some(_) => false,
+        None if matches!(qualifier, None | Some("pg_catalog")) => {
+            !BUILTINS.contains(name) || listed(builtins::READS_BY_TEXT, name)
+        }
+        None => true,
+    }
+}
+
+/// All of PostgreSQL's own.
+static BUILTINS: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| LISTS.iter().flat_map(|(list, _)| *list).copied().collect());
+
+const LISTS: [(&[&str], Kind); 9] = [
+    (builtins::AGGREGATES, Kind::Aggregate),
+    (builtins::WINDOW_FUNCTIONS, Kind::Window),
+    (builtins::TIME, Kind::Time),
+    (builtins::ROW_LOCAL, Kind::RowLocal),
+    (builtins::SEQUENCES, Kind::Sequence),
+    (builtins::READS_BY_TEXT, Kind::ReadsByText),
+    (builtins::NODE_LOCAL, Kind::NodeLocal),
+    (builtins::SESSION, Kind::Session),
+    (builtins::PLAIN, Kind::Plain),
+];
+
 fn builtin(name: &str) -> Option<Kind> {
-    let lists: [(&[&str], Kind); 9] = [
-        (builtins::AGGREGATES, Kind::Aggregate),
-        (builtins::WINDOW_FUNCTIONS, Kind::Window),
-        (builtins::TIME, Kind::Time),
-        (builtins::ROW_LOCAL, Kind::RowLocal),
-        (builtins::SEQUENCES, Kind::Sequence),
-        (builtins::READS_BY_TEXT, Kind::ReadsByText),
-        (builtins::NODE_LOCAL, Kind::NodeLocal),
-        (builtins::SESSION, Kind::Session),
-        (builtins::PLAIN, Kind::Plain),
-    ];
-    lists.into_iter().find(|(list, _)| listed(list, name)).map(|(_, kind)| kind)
+    LISTS.into_iter().find(|(list, _)| listed(list, name)).map(|(_, kind)| kind)
 }
 
 /// True for an aggregate that is not used as a window function. A function that the schema does not know counts: it

@@ -6,6 +6,7 @@ use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
 use super::env::Env;
+use super::insert_rows;
 use super::insert_select;
 use super::place::{self, Place};
 use super::predicate;
@@ -16,10 +17,13 @@ use super::walk::{Ctes, Mode, Walk};
 use super::write::{self, write_plan};
 use crate::base::ShardId;
 use crate::error::ClientError;
-use crate::plan::{Fill, InsertPlan, InsertRow, KeyPart, Piece, Plan, Route, RowFill, Several, Slot, Splice};
+use crate::plan::steps::RowsTo;
+use crate::plan::{
+    Fill, FillSource, InsertPlan, InsertRow, KeyPart, Piece, Plan, Route, RowFill, Several, Slot, Splice,
+};
 use crate::sql::ast::{Expr, Insert, InsertSource, OnConflict, Statement, ValuesRow};
-use crate::topology::KeyType;
 use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind, TEMPORARY_SCHEMA};
+use crate::topology::{KeyType, Placement};
 
 /// Plans INSERT.
 ///
@@ -36,8 +40,10 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         (Place::Single(relation, home), _) => {
             walk.single(&relation.name.name, *home, true);
             inner_queries(&mut walk, insert, &env, &ctes);
-            let plan = home_plan(&walk)?;
-            Ok(with_ids(subject, insert, relation, *home).unwrap_or(plan))
+            match home_plan(&walk) {
+                Ok(plan) => Ok(with_ids(subject, insert, relation, *home).unwrap_or(plan)),
+                Err(refusal) => from_elsewhere(subject, &calls, insert, relation, RowsTo::Shard(*home), refusal),
+            }
         }
         (Place::Catalog, _) => {
             walk.at_home(&insert.table.name);
@@ -46,7 +52,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         }
         (Place::Sharded(relation, key), InsertSource::Query(query)) => {
             conflict_queries(&mut walk, insert, &env, &ctes);
-            insert_select::plan(walk, insert, query, relation, key, &ctes)
+            insert_select::plan(walk, &calls, insert, query, relation, key, &ctes)
         }
         (Place::Sharded(relation, key), _) => {
             inner_queries(&mut walk, insert, &env, &ctes);
@@ -55,8 +61,9 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         (Place::Reference(relation), source) => {
             write::check_reference_write(relation, &calls, statement)?;
             inner_queries(&mut walk, insert, &env, &ctes);
-            let plan = write::reference_plan(&walk, relation)?;
-            check_defaults(relation, insert)?;
+            let plan = write::reference_plan(&walk, relation)
+                .and_then(|plan| check_defaults(relation, insert).map(|()| plan))
+                .or_else(|refusal| from_elsewhere(subject, &calls, insert, relation, RowsTo::All, refusal))?;
             if matches!(source, InsertSource::Query(_)) {
                 return Ok(plan);
             }
@@ -81,6 +88,26 @@ fn with_ids(subject: &Subject<'_>, insert: &Insert, relation: &Relation, home: S
     plan.several = Several::Refuse(ClientError::refused("a single table is on one shard", "Check the table's home."));
     plan.reason = format!("{} is on the home shard", relation.name.name);
     Some(plan)
+}
+
+/// Rows of a query that cannot be inserted where they are made go through the proxy.
+fn from_elsewhere(
+    subject: &Subject<'_>,
+    calls: &Calls,
+    insert: &Insert,
+    relation: &Relation,
+    to: RowsTo,
+    refusal: ClientError,
+) -> Result<Plan, ClientError> {
+    if matches!(to, RowsTo::All) && !insert.columns.is_empty() {
+        check_numbered(relation, &insert.columns, &[])?;
+    }
+    match &insert.source {
+        InsertSource::Query(query) => {
+            insert_rows::plan_elsewhere(subject, calls, insert, query, relation, to).map_err(|_| refusal)
+        }
+        InsertSource::Values(_) | InsertSource::DefaultValues => Err(refusal),
+    }
 }
 
 fn home_plan(walk: &Walk<'_>) -> Result<Plan, ClientError> {
@@ -164,8 +191,8 @@ pub fn check_defaults(relation: &Relation, insert: &Insert) -> Result<(), Client
             .is_some_and(|position| !rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))));
         let is_query = matches!(insert.source, InsertSource::Query(_));
         let is_open = match column.default {
-            ColumnDefault::Expression | ColumnDefault::Numbered => true,
-            ColumnDefault::Sequence { .. } => is_query,
+            ColumnDefault::Numbered => true,
+            ColumnDefault::Expression | ColumnDefault::Sequence { .. } => is_query,
             ColumnDefault::None | ColumnDefault::Constant | ColumnDefault::Generated => false,
         };
         if is_open && !is_given {
@@ -205,14 +232,14 @@ pub fn key_of_row(
     for (name, key_type) in key {
         let value = names.iter().position(|column| column == name).and_then(|position| values.get(position));
         let slot = match value {
-            None | Some(Expr::Default) => match fills.iter().position(|fill| fill.column == *name) {
+            None | Some(Expr::Default) => match known_fill(fills, name) {
                 Some(fill) => (Slot::Fill(fill), *key_type),
                 None if has_no_default(relation, name) && key_is_not_null(relation, key) => (Slot::Null, *key_type),
                 None => return Err(missing_key(&relation.name.name, Some(name))),
             },
             Some(Expr::Null) if key_is_not_null(relation, key) => (Slot::Null, *key_type),
             Some(Expr::Null) => return Err(missing_key(&relation.name.name, Some(name))),
-            Some(value) => predicate::constant(value, *key_type).ok_or_else(|| {
+            Some(value) => constant_or_filled(value, name, *key_type, fills).ok_or_else(|| {
                 ClientError::refused(
                     format!(
                         "an expression for sharding key column \"{name}\" of table \"{}\" is not supported",
@@ -228,9 +255,21 @@ pub fn key_of_row(
             KeyType::Varchar => KeyType::Varchar,
             _ => predicate::compared_as(read_as),
         };
-        parts.push(KeyPart { slot, key_type });
+        parts.push(KeyPart { slot, key_type, is_array: false });
     }
     Ok(parts)
+}
+
+/// The fill that stands for a value that is not given.
+fn known_fill(fills: &[Fill], name: &str) -> Option<usize> {
+    fills.iter().position(|fill| fill.column == name && fill.source != FillSource::Expression)
+}
+
+fn constant_or_filled(value: &Expr, name: &str, key_type: KeyType, fills: &[Fill]) -> Option<(Slot, KeyType)> {
+    predicate::constant(value, key_type).or_else(|| {
+        let fill = fills.iter().position(|fill| fill.column == name && fill.source == FillSource::Expression)?;
+        Some((Slot::Fill(fill), key_type))
+    })
 }
 
 /// Every shard refuses a row without a key by itself.
@@ -258,7 +297,7 @@ pub fn check_conflict(
     let is_local = if conflict.target_columns.is_empty() {
         relation.unique.iter().all(|unique| {
             has_key(&unique.columns)
-                || matches!(unique.columns.as_slice(), [column] if fills.iter().any(|fill| fill.column == *column))
+                || matches!(unique.columns.as_slice(), [column] if fills.iter().any(|fill| is_new_id(fill, column)))
         })
     } else {
         has_key(&conflict.target_columns)
@@ -275,13 +314,24 @@ pub fn check_conflict(
     ))
 }
 
+/// Ids from a sequence are no other row's.
+fn is_new_id(fill: &Fill, column: &str) -> bool {
+    fill.column == column && matches!(fill.source, FillSource::Sequence(_))
+}
+
 fn check_conflict_assignments(
     relation: &Relation,
     key: &[(String, KeyType)],
     conflict: &OnConflict,
 ) -> Result<(), ClientError> {
     for assignment in &conflict.assignments {
-        if let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column)) {
+        let is_same = |column: &String| {
+            assignment.columns.len() == 1
+                && conflict.target_columns.contains(column)
+                && is_excluded(&assignment.value, column)
+        };
+        let is_key = |column: &&String| key.iter().any(|(name, _)| name == *column);
+        if let Some(column) = assignment.columns.iter().find(|column| is_key(column) && !is_same(column)) {
             return Err(ClientError::refused(
                 format!(
                     "updating sharding key column \"{column}\" of table \"{}\" is not supported",
@@ -303,6 +353,12 @@ fn check_conflict_assignments(
         }
     }
     Ok(())
+}
+
+/// `EXCLUDED.column` of a conflict target: equal to the row's own value, or there would be no conflict.
+fn is_excluded(value: &Expr, column: &str) -> bool {
+    matches!(value, Expr::Column { qualifier, name }
+        if name == column && matches!(qualifier.as_slice(), [table] if table == "excluded"))
 }
 
 /// VALUES or DEFAULT VALUES into a sharded table, or into every copy of a reference table.
@@ -331,7 +387,14 @@ fn values(
         check_numbered(relation, &names, rows)?;
     }
     let columns: Vec<(&Column, bool)> = filled(relation, &names, rows).collect();
-    let fills: Vec<Fill> = columns.iter().filter_map(|(column, _)| fill(column)).collect();
+    let mut fills: Vec<Fill> = columns.iter().filter_map(|(column, _)| fill(column)).collect();
+    match key {
+        Some(key) => fills.extend(key_fills(relation, key, &names, rows)),
+        None if subject.schema.placement(subject.topology, relation) == Placement::Reference => {
+            fills.extend(open_defaults(relation, &names, rows));
+        }
+        None => {}
+    }
     check_overriding(subject, insert, relation, &columns, &names, rows)?;
     if let Some(key) = key {
         check_conflict(relation, key, insert, &fills)?;
@@ -368,8 +431,11 @@ fn values(
     Ok(plan)
 }
 
-/// Each shard would count by itself.
-fn check_numbered(relation: &Relation, names: &[String], rows: &[ValuesRow]) -> Result<(), ClientError> {
+/// Each shard would count by itself where a default takes numbers in an expression.
+///
+/// # Errors
+/// A column is left to such a default.
+pub fn check_numbered(relation: &Relation, names: &[String], rows: &[ValuesRow]) -> Result<(), ClientError> {
     let is_open = |column: &&Column| {
         column.default == ColumnDefault::Numbered
             && names
@@ -445,10 +511,56 @@ fn check_reads(walk: &Walk<'_>, relation: &Relation) -> Result<(), ClientError> 
 
 fn fill(column: &Column) -> Option<Fill> {
     match &column.default {
-        ColumnDefault::Sequence { sequence, .. } => {
-            Some(Fill { sequence: sequence.clone(), column: column.name.clone(), type_oid: column.type_oid })
-        }
+        ColumnDefault::Sequence { sequence, .. } => Some(fill_from(column, FillSource::Sequence(sequence.clone()))),
         _ => None,
+    }
+}
+
+fn fill_from(column: &Column, source: FillSource) -> Fill {
+    Fill { source, column: column.name.clone(), type_oid: column.type_oid }
+}
+
+/// A row leaves the column to its default.
+fn is_left_out(names: &[String], rows: &[ValuesRow], column: &str) -> bool {
+    match names.iter().position(|name| name == column) {
+        None => true,
+        Some(position) => rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))),
+    }
+}
+
+/// Key columns whose values a server has to compute before the row's shard is known.
+fn key_fills(relation: &Relation, key: &[(String, KeyType)], names: &[String], rows: &[ValuesRow]) -> Vec<Fill> {
+    let mut fills = Vec::new();
+    for (name, key_type) in key {
+        let Some(column) = relation.column(name) else { continue };
+        let has_default = matches!(column.default, ColumnDefault::Constant | ColumnDefault::Expression);
+        if has_default && is_left_out(names, rows, name) {
+            fills.push(fill_from(column, FillSource::Default));
+        }
+        let position = names.iter().position(|column| column == name);
+        let values = rows.iter().filter_map(|row| row.values.get(position?));
+        let is_computed = |value: &Expr| {
+            !matches!(value, Expr::Default | Expr::Null) && predicate::constant(value, *key_type).is_none()
+        };
+        if values.into_iter().any(is_computed) {
+            fills.push(fill_from(column, FillSource::Expression));
+        }
+    }
+    fills
+}
+
+/// Columns of a reference table whose defaults might come out differently on each shard.
+fn open_defaults(relation: &Relation, names: &[String], rows: &[ValuesRow]) -> Vec<Fill> {
+    let is_open =
+        |column: &&Column| column.default == ColumnDefault::Expression && is_left_out(names, rows, &column.name);
+    relation.columns.iter().filter(is_open).map(|column| fill_from(column, FillSource::Default)).collect()
+}
+
+/// The fill of a column that a query's rows do not bring, if it needs one.
+pub fn fill_of_left_out(column: &Column, is_key: bool) -> Option<Fill> {
+    match &column.default {
+        ColumnDefault::Constant | ColumnDefault::Expression if is_key => Some(fill_from(column, FillSource::Default)),
+        _ => fill(column),
     }
 }
 
@@ -509,7 +621,14 @@ fn row_fills(row: &ValuesRow, names: &[String], fills: &[Fill], omitted: &[usize
         }
         let position = names.iter().position(|name| *name == fill.column);
         let value = position.and_then(|position| Some((row.values.get(position)?, row.value_tokens.get(position)?)));
-        if let Some((Expr::Default, tokens)) = value {
+        let Some((value, tokens)) = value else { continue };
+        let is_this = match fill.source {
+            FillSource::Sequence(_) | FillSource::Default => matches!(value, Expr::Default),
+            FillSource::Expression => KeyType::from_oid(fill.type_oid).is_some_and(|key_type| {
+                !matches!(value, Expr::Default | Expr::Null) && predicate::constant(value, key_type).is_none()
+            }),
+        };
+        if is_this {
             filled.push(RowFill { fill: index, tokens: tokens.clone() });
         }
     }

@@ -1,53 +1,81 @@
-//! INSERT … SELECT into a sharded table: the rows must already be where they belong.
+//! INSERT … SELECT into a sharded table: rows that are already where they belong stay there.
 
 use super::bind::missing_key;
+use super::calls::Calls;
 use super::env::Env;
 use super::insert;
+use super::insert_rows;
 use super::predicate;
 use super::walk::{Ctes, Mode, Output, Source, Walk};
 use super::write::{self, write_plan};
 use crate::error::ClientError;
-use crate::plan::{KeyPart, KeyTuple, Plan, Route, Several};
+use crate::plan::{Fill, KeyPart, KeyTuple, Plan, Route, Several, Steps};
 use crate::sql::ast::{Expr, Insert, Query, SelectItemKind, SetExpr};
 use crate::topology::KeyType;
-use crate::topology::schema::{ColumnDefault, Relation};
+use crate::topology::schema::Relation;
 
-/// Plans it.
+/// Plans it: where the rows are already on their shards nothing travels, else they go through the proxy.
 ///
 /// # Errors
 /// A refusal, or a sharding key that is missing.
 pub fn plan<'a>(
     mut walk: Walk<'_>,
+    calls: &Calls,
     insert: &'a Insert,
     query: &'a Query,
     relation: &Relation,
     key: &[(String, KeyType)],
     ctes: &Ctes<'a>,
 ) -> Result<Plan, ClientError> {
-    insert::check_conflict(relation, key, insert, &[])?;
     let output = walk.query(query, None, &Env::default(), Mode::Plain, ctes);
     let width = if output.is_complete { output.columns.len() } else { relation.columns.len() };
     let names = insert::column_names(relation, insert, width);
-    let needs_ids = relation.columns.iter().find(|column| {
-        matches!(column.default, ColumnDefault::Sequence { .. } | ColumnDefault::Numbered)
-            && !names.contains(&column.name)
-    });
-    if let Some(column) = needs_ids {
-        return Err(ClientError::refused(
-            format!(
-                "INSERT ... SELECT that leaves column \"{}\" of table \"{}\" to be filled in is not supported across shards",
-                column.name, relation.name.name
-            ),
-            "Select the ids too, or read the rows and insert them with VALUES.",
-        ));
+    insert::check_numbered(relation, &names, &[])?;
+    let left_out: Vec<Fill> = relation
+        .columns
+        .iter()
+        .filter(|column| !names.contains(&column.name))
+        .filter_map(|column| insert::fill_of_left_out(column, key.iter().any(|(name, _)| *name == column.name)))
+        .collect();
+    insert::check_conflict(relation, key, insert, &left_out)?;
+    let steps = insert_rows::plan(&walk, calls, insert, query, relation, key, &output);
+    let travelling = |steps: Steps| {
+        let reason = format!("each row of the query by the key of {}", relation.name.name);
+        write_plan(Route::All, Several::Steps(Box::new(steps)), reason)
+    };
+    if !left_out.is_empty() {
+        return steps.map(travelling);
     }
+    match in_place(&mut walk, insert, query, relation, key, &names, &output) {
+        Ok((route, None, reason)) => Ok(write_plan(route, Several::Sum, reason)),
+        Ok((Route::All, Some(trouble), _)) => steps.map(travelling).map_err(|_| trouble),
+        Ok((route, Some(trouble), reason)) => {
+            // One shard for all is found at bind time, or it is not.
+            let several = steps.map_or(Several::Refuse(trouble), |steps| Several::Steps(Box::new(steps)));
+            Ok(write_plan(route, several, reason))
+        }
+        Err(_) => steps.map(travelling),
+    }
+}
+
+/// The route when every row is made on the shard that it belongs to; with what is in the way when that is so only if
+/// all of it happens on one shard.
+fn in_place(
+    walk: &mut Walk<'_>,
+    insert: &Insert,
+    query: &Query,
+    relation: &Relation,
+    key: &[(String, KeyType)],
+    names: &[String],
+    output: &Output,
+) -> Result<(Route, Option<ClientError>, String), ClientError> {
     if insert.overriding {
         return Err(ClientError::refused(
             "OVERRIDING in INSERT ... SELECT is not supported across shards",
             "Use INSERT with VALUES.",
         ));
     }
-    match constant_key(query, relation, key, &names)? {
+    match constant_key(query, relation, key, names)? {
         Some(parts) => {
             write::check_not_null(relation, key, &parts)?;
             walk.sources.push(Source {
@@ -60,24 +88,16 @@ pub fn plan<'a>(
                 "Restrict the query to the sharding key that is inserted.",
             );
         }
-        None if is_in_place(&output, relation, key, &names) => {}
+        None if is_in_place(output, relation, key, names) => {}
         None => {
-            if let Some(failure) = &walk.failure {
-                return Err(failure.clone());
-            }
             return Err(ClientError::refused(
                 "INSERT ... SELECT that moves rows between shards is not supported across shards",
-                "Select the sharding key of the source as the sharding key of the target, or read the rows and insert them with VALUES.",
+                "Select the sharding key of the source as the sharding key of the target.",
             ));
         }
     }
     let routed = walk.route()?;
-    let several = match (&walk.trouble, &routed.route) {
-        (Some(trouble), Route::All) => return Err(trouble.clone()),
-        (Some(trouble), _) => Several::Refuse(trouble.clone()),
-        (None, _) => Several::Sum,
-    };
-    Ok(write_plan(routed.route, several, routed.reason))
+    Ok((routed.route, walk.trouble.clone(), routed.reason))
 }
 
 /// The key, when the query gives one constant key to all of its rows.
@@ -112,7 +132,7 @@ fn constant_key(
             _ => None,
         };
         match expr.and_then(|expr| predicate::constant(expr, *key_type)) {
-            Some((slot, key_type)) => parts.push(KeyPart { slot, key_type }),
+            Some((slot, key_type)) => parts.push(KeyPart { slot, key_type, is_array: false }),
             None => return Ok(None),
         }
     }

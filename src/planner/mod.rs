@@ -8,6 +8,7 @@
 //! A plan is made for a fingerprint: making it reads no value of a lifted literal, only its place (see
 //! [`crate::sql::fingerprint`]). Must not know: connections, the protocol's state, how rows are merged.
 
+mod arrays;
 pub mod bind;
 mod builtins;
 mod calls;
@@ -16,14 +17,20 @@ mod ddl;
 mod env;
 mod forward;
 mod functions;
+mod gather;
+mod gather_filter;
+mod gather_partial;
 mod insert;
+mod insert_rows;
 mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
 mod merge_rows;
+mod move_rows;
 mod names;
 mod place;
 mod predicate;
+mod queries_first;
 pub mod rewrite;
 mod route;
 mod schema_check;
@@ -39,14 +46,20 @@ mod walk_from;
 mod write;
 
 use crate::error::{ClientError, ErrorId};
-use crate::plan::{Class, Plan, Route, Several};
+use crate::plan::{Class, KeyTuple, Plan, Route, Several};
 use crate::sql::Lexed;
 use crate::sql::ast::{Query, Statement};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 
-pub use bind::{BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind};
+pub use arrays::array_type_of;
+pub use bind::{
+    BindError, Bound, BoundShards, ParamValue, Unreadable, Values, bind, is_stored_as_given, missing_key, read_filled,
+    read_param,
+};
 pub use ddl::indexed_relation as indexed_table;
+pub use functions::may_leave_something;
+pub use queries_first::splices as inner_query_splices;
 pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
@@ -122,9 +135,15 @@ fn plan_across(
             Some(plan) => plan,
             None => select::plan(subject, statement, query),
         },
-        Statement::Insert(insert) => insert::plan(subject, statement, insert),
-        Statement::Update(update) => write::plan_update(subject, statement, update),
-        Statement::Delete(delete) => write::plan_delete(subject, statement, delete),
+        Statement::Insert(insert) => {
+            queries_first::or_plan(subject, statement, insert::plan(subject, statement, insert))
+        }
+        Statement::Update(update) => {
+            queries_first::or_plan(subject, statement, write::plan_update(subject, statement, update))
+        }
+        Statement::Delete(delete) => {
+            queries_first::or_plan(subject, statement, write::plan_delete(subject, statement, delete))
+        }
         Statement::Merge(merge) => write::plan_merge(subject, statement, merge),
         Statement::Copy(copy) => copy::plan(subject, statement, copy),
         Statement::Truncate(tables) => match temporary::plan_tables(subject, tables) {
@@ -172,10 +191,14 @@ fn refuse_code(what: &str) -> ClientError {
     )
 }
 
-/// A cursor stays on the shard that has it.
+/// A cursor stays on the shard that has it; over several shards it is one over gathered rows.
 fn plan_declare(subject: &Subject<'_>, statement: &Statement, query: &Query, hold: bool) -> Result<Plan, ClientError> {
     let mut plan = select::plan(subject, statement, query)?;
     plan.inside_transaction = (!hold).then_some(DECLARE);
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = plan.several {
+        plan.several = Several::Gather(gather);
+        return Ok(plan);
+    }
     only_one_shard(
         plan,
         ClientError::refused(
@@ -195,6 +218,22 @@ fn plan_explain(
         "EXPLAIN of a statement that needs several shards is not supported",
         "Use EXPLAIN (OSTRAKON) to see the shards and the plan.",
     );
+    if !matches!(
+        statement,
+        Statement::Query(_)
+            | Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Merge(_)
+            | Statement::Declare { .. }
+            | Statement::Ddl(_)
+    ) {
+        // Whatever else PostgreSQL has no EXPLAIN of is the session's, and has no plan.
+        return Err(ClientError::refused(
+            "EXPLAIN of this kind of statement is not supported across shards",
+            "Explain a SELECT, INSERT, UPDATE or DELETE.",
+        ));
+    }
     let mut plan = plan(context, lexed, statement)?;
     plan.inside_transaction = None;
     if let Some(insert) = plan.insert.take() {
@@ -212,6 +251,12 @@ fn plan_explain(
         plan.changes_schema = false;
     }
     only_one_shard(plan, refusal)
+}
+
+/// A plan that says where one key belongs.
+pub fn plan_of_key(key: KeyTuple) -> Plan {
+    let refusal = ClientError::new(ErrorId::Internal, "one key has one shard");
+    write::write_plan(Route::Keys(vec![key]), Several::Refuse(refusal), "one key".to_owned())
 }
 
 /// Keeps a plan only if it needs one shard; several keys may still turn out to be of one shard.

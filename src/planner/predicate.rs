@@ -137,7 +137,7 @@ fn equal(left: &Expr, right: &Expr, scope: &Scope) -> Option<Vec<Assign>> {
     let one = |column: &Expr, value: &Expr| {
         let (node, column_type) = node(column, scope)?;
         let (slot, key_type) = constant(value, column_type)?;
-        Some(vec![Assign { node, slot, key_type }])
+        Some(vec![Assign { node, slot, key_type, is_array: false }])
     };
     one(left, right).or_else(|| one(right, left))
 }
@@ -149,10 +149,7 @@ fn alternatives(condition: &Expr, scope: &Scope) -> Option<Fact> {
             equal(left, right, scope).map(|assigns| vec![assigns])
         }
         Expr::InList { expr, list, negated: false } => members(expr, list, scope),
-        Expr::AnyAll { left, operator, right, all: false } if operator == "=" => match right.as_ref() {
-            Expr::Other { what: "array", children } => members(left, children, scope),
-            _ => None,
-        },
+        Expr::AnyAll { left, operator, right, all: false } if operator == "=" => any_of(left, right, scope),
         Expr::And(terms) => {
             let mut combined: Option<Fact> = None;
             for fact in terms.iter().filter_map(|term| alternatives(term, scope)) {
@@ -178,6 +175,42 @@ fn alternatives(condition: &Expr, scope: &Scope) -> Option<Fact> {
                 }
             }
             Some(all)
+        }
+        _ => None,
+    }
+}
+
+/// `column = ANY (array)`: the array is written out, or a value.
+fn any_of(left: &Expr, array: &Expr, scope: &Scope) -> Option<Fact> {
+    if let Expr::Other { what: "array", children } = array {
+        return members(left, children, scope);
+    }
+    let (node, column_type) = node(left, scope)?;
+    let assign = |slot: Slot, key_type: KeyType, is_array: bool| vec![Assign { node, slot, key_type, is_array }];
+    match array {
+        Expr::Param(_) | Expr::Literal(_) => {
+            let (slot, key_type) = constant(array, column_type)?;
+            Some(vec![assign(slot, key_type, true)])
+        }
+        Expr::Cast { expr, type_name } => {
+            let element = type_of_name(type_name.strip_suffix("[]")?)?;
+            if !is_same_family(element, column_type) {
+                return None;
+            }
+            match expr.as_ref() {
+                Expr::Param(_) | Expr::Literal(_) => {
+                    let (slot, key_type) = constant(expr, element)?;
+                    Some(vec![assign(slot, key_type, true)])
+                }
+                Expr::Other { what: "array", children } if children.len() <= ALTERNATIVES_MAX => children
+                    .iter()
+                    .map(|child| match constant(child, element)? {
+                        (slot, key_type) if key_type == element => Some(assign(slot, key_type, false)),
+                        _ => None,
+                    })
+                    .collect(),
+                _ => None,
+            }
         }
         _ => None,
     }

@@ -3,36 +3,62 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::plan::{InsertPlan, InsertRow, Piece, Splice};
+use crate::plan::{Filled, InsertPlan, InsertRow, Piece, Splice};
 use crate::sql::ast::TokenRange;
 use crate::sql::{Lexed, TokenKind};
 
 /// The client's text with splices. `limit_plus_offset` is for [`Piece::LimitPlusOffset`].
 pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset, ..Given::default() })
+}
+
+/// The client's text for combining partial results: each column's combination, and the rows.
+pub fn apply_combined(text: &str, lexed: &Lexed, splices: &[Splice], combined: &[String], rows: &str) -> String {
+    apply_given(text, lexed, splices, Given { limit_plus_offset: None, combined, rows })
+}
+
+/// What pieces stand for when the text is made.
+#[derive(Clone, Copy, Default)]
+struct Given<'g> {
+    limit_plus_offset: Option<u64>,
+    combined: &'g [String],
+    rows: &'g str,
+}
+
+fn apply_given(text: &str, lexed: &Lexed, splices: &[Splice], given: Given<'_>) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     let mut at = 0;
     for splice in splices {
         let bytes = byte_range(text, lexed, &splice.tokens);
         out.push_str(text.get(at..bytes.start).unwrap_or_default());
-        write_pieces(text, lexed, &splice.with, limit_plus_offset, &mut out);
+        write_pieces(text, lexed, &splice.with, given, &mut out);
         at = bytes.end.max(at);
     }
     out.push_str(text.get(at..).unwrap_or_default());
     out
 }
 
-fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], limit_plus_offset: Option<u64>, out: &mut String) {
+/// Pieces as text.
+pub fn render(text: &str, lexed: &Lexed, pieces: &[Piece]) -> String {
+    let mut out = String::new();
+    write_pieces(text, lexed, pieces, Given::default(), &mut out);
+    out
+}
+
+fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], given: Given<'_>, out: &mut String) {
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => out.push_str(fixed),
             Piece::Tokens(tokens) => out.push_str(tokens_text(text, lexed, tokens)),
             Piece::LimitPlusOffset => {
-                if let Some(rows) = limit_plus_offset {
+                if let Some(rows) = given.limit_plus_offset {
                     out.push_str(&rows.min(i64::MAX as u64).to_string());
                 } else {
                     out.push_str("ALL");
                 }
             }
+            Piece::Combined(column) => out.push_str(given.combined.get(*column).map_or("", String::as_str)),
+            Piece::Rows => out.push_str(given.rows),
         }
     }
 }
@@ -67,7 +93,7 @@ pub fn insert_for_shard(
     lexed: &Lexed,
     plan: &InsertPlan,
     rows: &[usize],
-    fill: &dyn Fn(usize, usize) -> Option<i64>,
+    fill: &dyn Fn(usize, usize) -> Option<Filled>,
 ) -> (String, Vec<u32>) {
     let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
     let end = lexed.tokens.len();
@@ -84,6 +110,34 @@ pub fn insert_for_shard(
         writer.spliced(plan.rows_tokens.end..end, &plan.splices);
     }
     (writer.out, writer.used)
+}
+
+/// Pieces with their parameters renumbered from 1, and the parameters that are used, in the order of their new
+/// numbers.
+pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>) {
+    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0 };
+    for piece in pieces {
+        match piece {
+            Piece::Text(fixed) => writer.out.push_str(fixed),
+            Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
+            Piece::LimitPlusOffset => {}
+        }
+    }
+    (writer.out, writer.used)
+}
+
+/// A filled value as it stands in a row: text without a type is read as the column's type reads it.
+pub fn filled_text(filled: &Filled) -> String {
+    match filled {
+        Filled::Id(id) => id.to_string(),
+        Filled::Text(None) => "NULL".to_owned(),
+        Filled::Text(Some(text)) => literal(text),
+    }
+}
+
+/// A text as a literal that means the same whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 struct Writer<'w> {
@@ -107,7 +161,7 @@ impl Writer<'_> {
                 match piece {
                     Piece::Text(fixed) => self.out.push_str(fixed),
                     Piece::Tokens(tokens) => self.tokens(tokens.clone()),
-                    Piece::LimitPlusOffset => {}
+                    Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
                 }
             }
             self.at = splice.tokens.end.max(self.at);
@@ -141,8 +195,9 @@ impl Writer<'_> {
         }
     }
 
-    fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<i64>) {
-        let id = |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |id| id.to_string());
+    fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<Filled>) {
+        let id =
+            |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |filled| filled_text(&filled));
         let is_values = self.lexed.tokens.get(row.tokens.start).and_then(|token| self.text.get(token.start..token.end));
         if !self.out.is_empty() && !self.out.ends_with(' ') {
             self.out.push(' ');

@@ -1,8 +1,8 @@
 //! From what a walk has found to a route.
 
-use super::walk::{Single, Walk};
+use super::walk::{IS_PROVED, Single, Walk};
 use crate::error::ClientError;
-use crate::plan::{KeyTuple, Route, Slot};
+use crate::plan::{KeyPart, KeyTuple, Route, Slot};
 
 /// A route and why.
 pub struct Routed {
@@ -32,6 +32,9 @@ impl Walk<'_> {
         let mut reason = String::new();
         for source in &self.sources {
             let Some(restriction) = &source.keys else {
+                if !IS_PROVED && self.sources.iter().any(|source| source.keys.is_some()) {
+                    continue;
+                }
                 let reason = format!("no restriction on the key of {}", source.table.name);
                 return Ok(Routed { route: Route::All, reason });
             };
@@ -78,7 +81,11 @@ fn describe(table: &str, key: &[String], restriction: &[KeyTuple]) -> String {
     let columns = key.join(", ");
     match restriction {
         [one] => {
-            let values: Vec<String> = one.parts.iter().map(|part| slot_text(&part.slot)).collect();
+            let text = |part: &KeyPart| {
+                let value = slot_text(&part.slot);
+                if part.is_array { format!("any of {value}") } else { value }
+            };
+            let values: Vec<String> = one.parts.iter().map(text).collect();
             format!("key of {table}: {columns} = {}", values.join(", "))
         }
         several => format!("key of {table}: {columns} in {} alternatives", several.len()),

@@ -1,12 +1,14 @@
 //! UPDATE, DELETE and MERGE; also as WITH queries.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Subject;
 use super::bind::missing_key;
 use super::calls::Calls;
 use super::env::Env;
 use super::insert;
+use super::move_rows::{self, KeyChange};
 use super::place::{self, Place};
 use super::predicate;
 use super::scope::{Item, Scope};
@@ -29,6 +31,8 @@ struct Write<'a> {
     assignments: &'a [Assignment],
     returning: Vec<&'a Expr>,
     current_of: bool,
+    /// Whoever plans it looks after assignments to the key.
+    may_assign_key: bool,
 }
 
 impl<'a> Write<'a> {
@@ -42,6 +46,7 @@ impl<'a> Write<'a> {
             assignments: &update.assignments,
             returning: visit::item_exprs(&update.returning).collect(),
             current_of: update.current_of,
+            may_assign_key: false,
         }
     }
 
@@ -55,6 +60,7 @@ impl<'a> Write<'a> {
             assignments: &[],
             returning: visit::item_exprs(&delete.returning).collect(),
             current_of: delete.current_of,
+            may_assign_key: false,
         }
     }
 }
@@ -64,7 +70,18 @@ impl<'a> Write<'a> {
 /// # Errors
 /// A refusal.
 pub fn plan_update(subject: &Subject<'_>, statement: &Statement, update: &Update) -> Result<Plan, ClientError> {
-    plan(subject, statement, &Write::of_update(update))
+    let write = Write { may_assign_key: true, ..Write::of_update(update) };
+    let Place::Sharded(relation, key) = place::resolve(subject, &update.table)? else {
+        return plan(subject, statement, &write);
+    };
+    if move_rows::key_change(update, &key) == KeyChange::None {
+        return plan(subject, statement, &write);
+    }
+    let mut walk = Walk::new(subject);
+    Calls::of(subject, statement).apply(subject, &mut walk)?;
+    let ctes = walk.with(&update.with, is_recursive(subject), None, &Env::default(), &Ctes::default());
+    target(&mut walk, &write, &Place::Sharded(Arc::clone(&relation), key.clone()), &Env::default(), &ctes)?;
+    move_rows::plan(&walk, update, &relation, &key)
 }
 
 /// Plans DELETE.
@@ -131,7 +148,7 @@ fn target<'a>(
     ctes: &Ctes<'a>,
 ) -> Result<Block, ClientError> {
     if let Some(relation) = place.relation() {
-        check_assignments(relation, place, write.assignments)?;
+        check_assignments(relation, place, write)?;
     }
     if write.current_of {
         return Err(ClientError::refused(
@@ -160,9 +177,10 @@ fn target<'a>(
 }
 
 /// What may not be assigned.
-fn check_assignments(relation: &Relation, place: &Place, assignments: &[Assignment]) -> Result<(), ClientError> {
-    for assignment in assignments {
+fn check_assignments(relation: &Relation, place: &Place, write: &Write<'_>) -> Result<(), ClientError> {
+    for assignment in write.assignments {
         if let Place::Sharded(_, key) = place
+            && !write.may_assign_key
             && let Some(column) = assignment.columns.iter().find(|column| key.iter().any(|(name, _)| name == *column))
         {
             return Err(ClientError::refused(

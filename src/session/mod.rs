@@ -3,6 +3,7 @@
 //!
 //! Must not know: connections, shards' whereabouts, sockets.
 
+pub mod columns;
 pub mod direct;
 pub mod identity;
 pub mod mode;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod sql_prepare;
 pub mod transaction;
 
+pub use columns::{Columns, Told};
 pub use mode::PoolMode;
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
 pub use server_statements::{Ensured, PreparedSet};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::columns::Told;
 use super::identity::Signal;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
@@ -35,6 +36,8 @@ pub struct PreparedStatement {
     pub parsed: Arc<Parsed>,
     /// Parameter types as the client declared them; 0 and missing ones are inferred by the server.
     pub parameter_types: Vec<u32>,
+    /// What the client was told of it.
+    pub told: Told,
 }
 
 /// A portal of a session.
@@ -77,6 +80,11 @@ impl Statements {
         }
         self.statements.insert(name.to_owned(), statement);
         Ok(())
+    }
+
+    /// The same statement under its name, prepared with types that the client was told.
+    pub fn replace(&mut self, name: &str, statement: Arc<PreparedStatement>) {
+        self.statements.insert(name.to_owned(), statement);
     }
 
     /// The statement of that name.

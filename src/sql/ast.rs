@@ -310,6 +310,8 @@ pub enum TableRef {
         alias: Option<TableAlias>,
         /// TABLESAMPLE is used.
         sample: bool,
+        /// `ONLY name *`, without AS; empty for `TABLE name`.
+        tokens: TokenRange,
     },
     /// (SELECT …)
     Subquery {
@@ -384,6 +386,8 @@ pub struct TableAlias {
 pub struct Insert {
     /// WITH.
     pub with: Vec<Cte>,
+    /// The token INSERT; WITH stands before it.
+    pub insert_token: usize,
     /// Target.
     pub table: ObjectName,
     /// AS name.
@@ -448,6 +452,8 @@ pub struct Assignment {
     pub columns: Vec<String>,
     /// The value.
     pub value: Expr,
+    /// Tokens of the value.
+    pub value_tokens: TokenRange,
 }
 
 /// UPDATE.
@@ -461,6 +467,8 @@ pub struct Update {
     pub alias: Option<String>,
     /// SET.
     pub assignments: Vec<Assignment>,
+    /// Where its parts stand.
+    pub tokens: UpdateTokens,
     /// FROM.
     pub from: Vec<TableRef>,
     /// WHERE.
@@ -469,6 +477,23 @@ pub struct Update {
     pub current_of: bool,
     /// RETURNING.
     pub returning: Vec<SelectItem>,
+}
+
+/// Where the parts of an UPDATE stand.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct UpdateTokens {
+    /// The token UPDATE; WITH stands before it.
+    pub update: usize,
+    /// The target's name and alias, with ONLY and `*`.
+    pub target: TokenRange,
+    /// ONLY is written.
+    pub only: bool,
+    /// What follows FROM; empty when not written.
+    pub from: TokenRange,
+    /// `WHERE …`, keyword included; empty when not written.
+    pub selection: TokenRange,
+    /// `RETURNING …`, keyword included; empty when not written.
+    pub returning: TokenRange,
 }
 
 /// DELETE.

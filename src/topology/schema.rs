@@ -19,6 +19,8 @@ pub struct Schema {
     /// Names of which at least one overload takes or gives many rows: an aggregate, a window function or one that
     /// returns a set. All are in `functions` too.
     pub many_rows: HashSet<String>,
+    /// Settings of applications (`name.name`, in lower case) that bodies of user functions name as what they set.
+    pub function_settings: Vec<String>,
     /// Text of the database's default collation compares by bytes (C, POSIX, C.UTF-8, ucs_basic).
     pub collation_is_bytewise: bool,
 }
@@ -104,6 +106,33 @@ pub struct Column {
     pub not_null: bool,
     /// DEFAULT, identity or generated.
     pub default: ColumnDefault,
+    /// The type in SQL.
+    pub written: WrittenType,
+}
+
+/// A column's type as SQL says it, for a statement that gives the column's values as parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrittenType {
+    /// With its modifier, or the domain: `numeric(10,2)`, `public.mood`.
+    pub full: String,
+    /// Without, by its name in the catalog: `pg_catalog."numeric"`. Of a domain its base type.
+    pub base: String,
+    /// The collation, when it is not the type's own: `pg_catalog."C"`.
+    pub collation: Option<String>,
+    /// How values go to another server.
+    pub travel: Travel,
+}
+
+/// How a column's values go from one server to another and stay what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Travel {
+    /// In the type's binary format.
+    Binary,
+    /// As text, which means the same under all settings: arrays, which cannot be elements of an array.
+    Text,
+    /// Not at all: what they stand for is one server's own, or they cannot be read back for certain.
+    #[default]
+    No,
 }
 
 /// Where a column's value comes from when it is not given.

@@ -14,11 +14,13 @@ mod field;
 mod join;
 mod line;
 mod split;
+mod write;
 
 pub use append::append_field;
 pub use error::CopyError;
 pub use join::CopyJoiner;
 pub use split::CopySplitter;
+pub use write::{BINARY_HEADER, BINARY_TRAILER, write_row};
 
 use bytes::Bytes;
 

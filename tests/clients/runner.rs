@@ -171,9 +171,51 @@ fn run_through(name: &str, run: &Run) -> Output {
     }
     fs::write(cluster.config(), config).unwrap();
     cluster.start_proxy();
-    let output = run_at(name, cluster.port, if run.is_sharded { "sharded" } else { "unsharded" });
+    let mut output = run_at(name, cluster.port, if run.is_sharded { "sharded" } else { "unsharded" });
+    let differences = left_behind(&cluster);
+    if !differences.is_empty() {
+        // Told as what the program itself would tell: a step of the runner's own.
+        output.stdout.extend_from_slice(format!("shards afterwards\t{}\n", differences.join("; ")).as_bytes());
+    }
     save(name, run.name, &output);
     output
+}
+
+/// What a shard says of a table: its columns, keys and indexes, whether those are valid.
+const TABLES: &str = "SELECT c.relname, concat_ws(' ',
+   (SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull), ', ' ORDER BY attname)
+      FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+   (SELECT string_agg(pg_get_constraintdef(oid), ', ' ORDER BY pg_get_constraintdef(oid))
+      FROM pg_constraint WHERE conrelid = c.oid),
+   (SELECT string_agg(pg_get_indexdef(indexrelid) || indisvalid, ', ' ORDER BY pg_get_indexdef(indexrelid))
+      FROM pg_index WHERE indrelid = c.oid))
+ FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+ UNION ALL SELECT 'enum ' || enumtypid::regtype, string_agg(enumlabel, ',' ORDER BY enumsortorder)
+ FROM pg_enum GROUP BY enumtypid";
+
+/// What a run must not leave: tables that differ between the shards which have them, transactions in doubt.
+fn left_behind(cluster: &Cluster) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for (index, shard) in cluster.shards.iter().enumerate() {
+        let mut superuser = shard.superuser();
+        for row in superuser.must(TABLES).texts() {
+            let [table, facts] = &row[..] else { continue };
+            match known.get(table) {
+                Some(first) if first != facts => {
+                    found.push(format!("{table} is on shard {}: {facts}, not: {first}", index + 1));
+                }
+                _ => {
+                    known.insert(table.clone(), facts.clone());
+                }
+            }
+        }
+        let in_doubt = superuser.must("SELECT count(*) FROM pg_prepared_xacts").value();
+        if in_doubt != "0" {
+            found.push(format!("shard {} has {in_doubt} transactions in doubt", index + 1));
+        }
+    }
+    found
 }
 
 /// Leaves what a run printed beside the results, for whoever looks into a failure.

@@ -10,6 +10,7 @@ mod raw;
 mod loader;
 
 mod atomicity;
+mod columns;
 mod crash;
 mod ddl;
 mod locks;

@@ -71,6 +71,13 @@ fn the_pid_that_a_client_was_told_is_its_own_everywhere() {
     assert_eq!(gone, ["E FATAL 57P01 terminating connection due to administrator command"]);
     let own = one.query("SELECT pg_terminate_backend(pg_backend_pid())").answers();
     assert_eq!(own, ["E FATAL 57P01 terminating connection due to administrator command"]);
+    // Nothing of a session runs behind its own end, be it there already or not.
+    for _ in 0..10 {
+        let mut three = client(&cluster);
+        let answers = three.query("SELECT pg_terminate_backend(pg_backend_pid())").query("BEGIN").answers();
+        assert_eq!(answers, ["E FATAL 57P01 terminating connection due to administrator command"]);
+        assert_eq!(three.next(), None);
+    }
 }
 
 #[test]
@@ -264,6 +271,21 @@ fn statements_are_prepared_and_executed_by_sql() {
     assert!(one.error("EXECUTE see(random())").starts_with("0A000 EXECUTE with a value that is no constant"));
     assert!(one.error("EXECUTE see('x')").starts_with("22P02"));
     assert!(one.error("PREPARE wrong AS SELECT nothing FROM counters").starts_with("42703"));
+    // sqlx learns by EXPLAIN which columns may be null.
+    let plan = one.value(&format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE see({})", keys[0]));
+    assert!(plan.contains("\"Output\": [\"id\", \"n\"]"), "{plan}");
+    let explain = "EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE see(NULL)";
+    let answers = one.parse("", explain).describe(b'S', "").bind("", "", &[]).execute("").sync().answers();
+    assert_eq!(answers[..4], ["1", "t", "T", "2"]);
+    assert!(answers[4].contains("Output") && answers[5..] == ["C EXPLAIN", "Z I"], "{answers:?}");
+    assert!(one.error("EXPLAIN EXECUTE everything(1, NULL)").starts_with("0A000"));
+    assert!(one.error("EXPLAIN EXECUTE nothing").starts_with("26000"));
+    for (key, shard) in keys.iter().zip(["shard1", "shard2"]) {
+        let answers = one.query(&format!("EXPLAIN (OSTRAKON) EXECUTE see({key})")).answers();
+        assert_eq!(answers[1], format!("D Shards: {shard}"));
+    }
+    assert!(one.error("EXPLAIN PREPARE nothing AS SELECT 1").starts_with("42601"));
+    assert!(one.error("EXPLAIN BEGIN").starts_with("42601"));
     one.must("DEALLOCATE see");
     assert_eq!(one.error("EXECUTE see(1)"), "26000 prepared statement \"see\" does not exist");
     assert_eq!(two.value("EXECUTE see('x')"), "other|x");
@@ -554,4 +576,23 @@ fn the_ids_of_an_insert_are_asked_for_right_after_it() {
     }
     let answers = one.run("SELECT currval($1)", &["rows_id_seq"]).sync().answers();
     assert_eq!(answers, ["1", "2", &format!("D {mine}"), "C SELECT 1", "Z I"]);
+}
+
+#[test]
+fn a_second_session_reads_by_the_snapshot_of_the_first() {
+    let cluster = cluster_with("[pool]\nsize = 2");
+    let [mut one, mut two] = [client(&cluster), client(&cluster)];
+    // As `pg_dump --jobs` does. A table that nobody declared lies whole on the first shard.
+    one.must("CREATE TABLE plain (id int)");
+    for session in [&mut one, &mut two] {
+        session.must("BEGIN");
+        session.must("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+    }
+    one.must("LOCK TABLE public.motto, public.plain IN ACCESS SHARE MODE");
+    let snapshot = one.value("SELECT pg_catalog.pg_export_snapshot()");
+    two.must(&format!("SET TRANSACTION SNAPSHOT '{snapshot}'"));
+    two.must("LOCK TABLE public.motto IN ACCESS SHARE MODE NOWAIT");
+    two.must("LOCK TABLE public.plain IN ACCESS SHARE MODE NOWAIT");
+    two.must("COPY public.motto (id, body) TO stdout");
+    two.must("COMMIT");
 }

@@ -390,6 +390,19 @@ impl Cluster {
         self.proxy = Some(proxy);
     }
 
+    /// Ends the proxy in order, when there is one.
+    pub fn stop_proxy(&mut self) {
+        self.proxy = None;
+    }
+
+    /// A proxy that knows nothing but these tables, on the same port.
+    pub fn start_anew(&mut self, tables: &[(&str, Placement)]) {
+        self.stop_proxy();
+        let _ = fs::remove_dir_all(self.data());
+        fs::write(self.config(), self.config_text(tables)).unwrap();
+        self.start_proxy();
+    }
+
     /// Ends the proxy with SIGKILL.
     pub fn kill_proxy(&mut self) {
         self.proxy.take().expect("a running proxy").kill_9();

@@ -209,13 +209,23 @@ impl Raw {
         }
     }
 
-    /// Runs a simple Query; every COPY FROM STDIN in it is given `copy_in`.
-    pub fn simple_with(&mut self, sql: &str, copy_in: Option<&[u8]>) -> io::Result<Reply> {
+    /// Sends a simple Query; [`Raw::finish`] reads what it answers.
+    pub fn begin_simple(&mut self, sql: &str) -> io::Result<()> {
         let mut out = Vec::new();
         let mut body = Vec::new();
         zero_terminated(&mut body, sql);
         frame(&mut out, b'Q', &body);
-        self.stream.write_all(&out)?;
+        self.stream.write_all(&out)
+    }
+
+    /// Reads what was begun, up to ReadyForQuery.
+    pub fn finish(&mut self, copy_in: Option<&[u8]>, extended: bool) -> io::Result<Reply> {
+        self.collect(copy_in, extended)
+    }
+
+    /// Runs a simple Query; every COPY FROM STDIN in it is given `copy_in`.
+    pub fn simple_with(&mut self, sql: &str, copy_in: Option<&[u8]>) -> io::Result<Reply> {
+        self.begin_simple(sql)?;
         self.collect(copy_in, false)
     }
 
@@ -242,15 +252,20 @@ impl Raw {
         reply
     }
 
-    /// Parse, Bind, Describe, Execute and Sync in one write, with the unnamed statement and text results.
-    pub fn extended(&mut self, sql: &str, parameters: &[Parameter], copy_in: Option<&[u8]>) -> io::Result<Reply> {
+    /// Sends what [`Raw::extended`] sends; [`Raw::finish`] reads what it answers.
+    pub fn begin_extended(&mut self, sql: &str, parameters: &[Parameter]) -> io::Result<()> {
         let mut out = Vec::new();
         parse(&mut out, "", sql, parameters);
         bind(&mut out, "", parameters, false);
         frame(&mut out, b'D', b"P\0");
         frame(&mut out, b'E', b"\0\0\0\0\0");
         frame(&mut out, b'S', b"");
-        self.stream.write_all(&out)?;
+        self.stream.write_all(&out)
+    }
+
+    /// Parse, Bind, Describe, Execute and Sync in one write, with the unnamed statement and text results.
+    pub fn extended(&mut self, sql: &str, parameters: &[Parameter], copy_in: Option<&[u8]>) -> io::Result<Reply> {
+        self.begin_extended(sql, parameters)?;
         self.collect(copy_in, true)
     }
 

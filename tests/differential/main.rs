@@ -12,6 +12,7 @@ mod raw;
 mod cases;
 mod compare;
 mod drivers;
+mod generator;
 mod random;
 mod runner;
 

@@ -24,9 +24,15 @@ pub fn seed_from_env() -> u64 {
 }
 
 /// SplitMix64: small, and good enough to choose with.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
+    /// The dice of one thing made from a seed.
+    pub fn of(seed: u64, index: usize) -> Self {
+        let mut dice = Self(seed.wrapping_mul(0x1_0000_0001).wrapping_add(u64::try_from(index).unwrap()));
+        dice.next();
+        dice
+    }
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -34,13 +40,13 @@ impl Dice {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
     }
-    fn percent(&mut self, chance: usize) -> bool {
+    pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
-    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 }
@@ -174,8 +180,7 @@ const SOURCES: [Source; 14] = [
 
 /// Statement `index` of a seed and how its rows are compared.
 pub fn select(seed: u64, index: usize) -> (String, Order) {
-    let mut dice = Dice(seed.wrapping_mul(0x1_0000_0001).wrapping_add(u64::try_from(index).unwrap()));
-    dice.next();
+    let mut dice = Dice::of(seed, index);
     let source = &SOURCES[dice.below(SOURCES.len())];
     let filter = filter(&mut dice, source);
     match dice.below(10) {

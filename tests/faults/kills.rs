@@ -56,9 +56,15 @@ struct Work {
 
 impl Work {
     fn new() -> Self {
+        Self::part(0, 1)
+    }
+
+    /// Every so many-th exchange: tests that stand beside each other share them out.
+    fn part(number: usize, of: usize) -> Self {
         let all = catalogue(0);
         let wanted: Vec<&str> = crate::catalogue::selected(all.clone()).iter().map(|exchange| exchange.name).collect();
-        let exchanges = (0..all.len()).filter(|place| wanted.contains(&all[*place].name)).collect();
+        let exchanges =
+            (0..all.len()).filter(|place| wanted.contains(&all[*place].name)).skip(number).step_by(of).collect();
         let (next, run) = (AtomicUsize::new(0), AtomicUsize::new(100_000));
         Self { exchanges, next, run, cases: AtomicUsize::new(0), complaints: Mutex::default() }
     }
@@ -357,10 +363,31 @@ fn one_shard_survives_a_server_connection_cut_at_any_message() {
     Work::new().share(2, 1, POOL, cut_server_everywhere);
 }
 
-#[test]
-#[ignore = "run by make faults: two shards make it take minutes"]
-fn two_shards_survive_a_server_connection_cut_at_any_message() {
-    Work::new().share(2, 2, POOL, cut_server_everywhere);
+/// Two shards, in parts that are tests of their own: each is over within two minutes (nextest ends it after ten).
+mod two_shards_survive_a_server_connection_cut_at_any_message {
+    use super::{POOL, Work, cut_server_everywhere};
+
+    const PARTS: usize = 8;
+
+    fn part(number: usize) {
+        Work::part(number, PARTS).share(2, 2, POOL, cut_server_everywhere);
+    }
+
+    macro_rules! parts {
+        ($($name:ident $number:literal)*) => {
+            $(
+                #[test]
+                #[ignore = "run by make faults: all parts together take minutes"]
+                fn $name() {
+                    part($number);
+                }
+            )*
+            /// No exchange is left out.
+            const _: () = assert!([$($number),*].len() == PARTS);
+        };
+    }
+
+    parts!(part_1 0 part_2 1 part_3 2 part_4 3 part_5 4 part_6 5 part_7 6 part_8 7);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod catalogue;
 mod conformance;
 mod controls;
 mod conversation;
+mod functions;
 mod kills;
 mod normal;
 mod random;

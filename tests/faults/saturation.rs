@@ -216,6 +216,40 @@ fn a_crowd_on_few_connections_of_two_shards_gets_its_own_replies() {
     saturate(2);
 }
 
+/// Logs in that many clients, each of which says something, and keeps them.
+async fn idlers(clients: u64, port: u16) -> Vec<wire::Session> {
+    let mut idle = Vec::new();
+    for number in 1..=clients {
+        let mut session = wire::Session::connect(port).await.unwrap();
+        let mut maker = request::Maker::new(number, 1);
+        for request in [maker.introduce(), maker.simple(), maker.named()] {
+            client::exchange(&mut session, &request).await.unwrap();
+        }
+        idle.push(session);
+    }
+    idle
+}
+
+/// KiB that a client costs while it does nothing, after it has said something.
+const IDLE_KIB_MAX: f64 = 16.0;
+
+#[test]
+fn a_client_that_does_nothing_costs_little() {
+    let clients = if std::env::var_os("OSTRAKON_FULL").is_some() { 10_000 } else { 1_000 };
+    let scale = Scale { clients, connections: 8, duration: Duration::ZERO };
+    let cluster = cluster(1, scale);
+    let pid = cluster.proxy.as_ref().unwrap().pid();
+    let runtime = runtime();
+    // What the process needs in any case, and what the allocator keeps for all.
+    let warm = runtime.block_on(idlers(100, cluster.port));
+    let before = resident_kib(pid);
+    let idle = runtime.block_on(idlers(clients - 100, cluster.port));
+    let each = (resident_kib(pid) - before) as f64 / (clients - 100) as f64;
+    println!("{clients} idle clients: {} MiB, {each:.1} KiB each", resident_kib(pid) / 1_024);
+    assert!(each < IDLE_KIB_MAX, "{each:.1} KiB each");
+    drop((warm, idle));
+}
+
 /// The value below which this share of the sorted values lies.
 fn quantile(sorted: &[u64], share: f64) -> u64 {
     sorted[((sorted.len() - 1) as f64 * share) as usize]

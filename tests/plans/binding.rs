@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ostrakon::base::ShardId;
 use ostrakon::error::ErrorId;
+use ostrakon::plan::Filled;
 use ostrakon::planner::{self, BindError, Bound, BoundShards, Context, ParamValue, Values};
 use ostrakon::sql::{self, Lexed, Literal};
 use ostrakon::topology::{KeyType, KeyValue, Topology};
@@ -26,8 +27,8 @@ impl Values for Given<'_> {
         Some(ParamValue { type_oid: *type_oid, format: *format, bytes: bytes.as_deref() })
     }
 
-    fn fill(&self, _fill: usize, row: usize) -> Option<i64> {
-        Some(100 + row as i64)
+    fn fill(&self, _fill: usize, row: usize) -> Option<Filled> {
+        Some(Filled::Id(100 + row as i64))
     }
 }
 
@@ -135,7 +136,10 @@ fn different_keys_in_one_statement_are_fine_on_one_shard_only() {
     let other = (2..).find(|key| owner(&topology, *key) != owner(&topology, 1)).unwrap().to_string();
     let same = bind(text, &[(0, Format::Text, Some(b"1")), (0, Format::Text, Some(b"1"))]).1;
     assert_eq!(same.unwrap().shards, BoundShards::One(owner(&topology, 1)));
-    match bind(text, &[(0, Format::Text, Some(b"1")), (0, Format::Text, Some(other.as_bytes()))]).1 {
+    let apart = [(0, Format::Text, Some(b"1".as_slice())), (0, Format::Text, Some(other.as_bytes()))];
+    let gathered = bind(text, &apart).1.unwrap().shards;
+    assert!(matches!(gathered, BoundShards::Many(shards) if shards.len() == 2));
+    match bind(&format!("{text} FOR UPDATE"), &apart).1 {
         Err(BindError::Refused(error)) => assert_eq!(error.sqlstate(), "0A000"),
         other => panic!("{other:?}"),
     }

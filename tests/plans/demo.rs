@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
-use ostrakon::topology::schema::{Column, ColumnDefault, Relation, RelationKind, Schema, UniqueKey, Volatility};
+use ostrakon::topology::schema::{
+    Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, Volatility, WrittenType,
+};
 use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
 
 /// Tables as `name placement: column type options, ...; unique keys`.
@@ -86,6 +88,12 @@ fn column(table: &TableName, text: &str) -> Column {
         collation_is_deterministic: !has("nocase"),
         not_null: !has("null"),
         default,
+        written: WrittenType {
+            full: words[1].to_owned(),
+            base: format!("pg_catalog.{}", words[1]),
+            collation: has("locale").then(|| "public.locale".to_owned()),
+            travel: Travel::Binary,
+        },
     }
 }
 

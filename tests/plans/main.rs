@@ -5,13 +5,14 @@
 mod binding;
 mod demo;
 mod reference;
+mod statements;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ostrakon::error::ClientError;
-use ostrakon::plan::{Plan, Several, text};
+use ostrakon::plan::{Filled, Plan, Several, text};
 use ostrakon::planner::{self, Context, rewrite};
 use ostrakon::sql;
 
@@ -83,8 +84,24 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
     {
         let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
     }
+    if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = &plan.several {
+        if let Some(partial) = &gather.partial {
+            let combined: Vec<String> = (0..partial.columns.len())
+                .map(|column| format!("{:?}(c{column})", partial.columns[column].kind).to_lowercase())
+                .collect();
+            let _ = writeln!(out, "partial: {}", one_line(&rewrite::render(context.text, lexed, &partial.fetch)));
+            let text = rewrite::apply_combined(context.text, lexed, &partial.splices, &combined, "rows");
+            let _ = writeln!(out, "combined: {}", one_line(&text));
+        }
+        for source in &gather.sources {
+            let columns: Vec<&str> = source.columns.iter().map(|column| column.expression.as_str()).collect();
+            let from = rewrite::render(context.text, lexed, &source.from);
+            let _ = writeln!(out, "gathered: SELECT {} {}", columns.join(", "), one_line(&from));
+        }
+        let _ = writeln!(out, "finished: {}", one_line(&rewrite::apply(context.text, lexed, &gather.splices, None)));
+    }
     if let Some(insert) = &plan.insert {
-        let id = |fill: usize, row: usize| Some((1000 * (fill + 1) + row) as i64);
+        let id = |fill: usize, row: usize| Some(Filled::Id((1000 * (fill + 1) + row) as i64));
         for row in 0..insert.rows.len().min(2) {
             if insert.rows.len() == 1 && insert.fills.is_empty() {
                 continue;

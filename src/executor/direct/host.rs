@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::NodeId;
 use crate::executor::Cluster;
+use crate::planner;
 use crate::session::direct::Host;
 use crate::session::identity::{self, Identified};
 use crate::sql::lexer;
@@ -47,13 +48,19 @@ impl Host for DirectHost {
     }
 
     fn schema_version(&self) -> u64 {
-        let read = self.cluster.schema.load().version;
-        let seen = self.cluster.schema_changes.load(Ordering::Acquire);
-        (read << 32) | (seen & 0xffff_ffff)
+        self.cluster.schema_stamp()
     }
 
     fn schema_changed(&self) {
         self.cluster.schema_changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn may_leave(&self, schema: Option<&str>, function: &str) -> bool {
+        planner::may_leave_something(&self.cluster.schema.load(), schema, function)
+    }
+
+    fn function_settings(&self) -> Vec<String> {
+        self.cluster.schema.load().function_settings.clone()
     }
 
     fn identify(&self, text: &str) -> Option<Identified> {

@@ -288,7 +288,7 @@ impl Direct {
             // DISCARD ALL leaves a temporary schema and loaded libraries behind: who is promised a connection
             // of his own gets a new one.
             let is_own = self.mode == PoolMode::Session;
-            if is_own || self.machine.is_uncertain() || self.machine.is_unsynced() {
+            if is_own || self.machine.is_unsynced() {
                 held.lease.poison();
             }
             held.lease.needs_reset |= self.machine.needs_reset();

@@ -36,18 +36,14 @@ impl Machine {
             b'S' => return Ok(self.sync(server, to_client)),
             b'H' => {
                 // A COPY ignores it.
-                if let Some(server) = server.filter(|_| !self.is_copying_in) {
+                if let Some(server) = server.filter(|_| !self.copy.is_reading()) {
                     client_message::encode_flush(server.output);
                 }
                 return Ok(Taken::Done);
             }
             b'd' | b'c' | b'f' => {
-                // Left over from a COPY that has failed, unless something is under way.
-                if let Some(server) = server.filter(|_| !self.is_skipping && !self.owed.is_empty()) {
-                    server.output.extend_from_slice(&frame.bytes);
-                    if frame.tag != b'd' && !std::mem::take(&mut self.is_copying_in) {
-                        self.owed.push_back(Owed::CopyEnd);
-                    }
+                if let Some(server) = server {
+                    self.copy_message(frame.tag, &frame.bytes, server);
                 }
                 return Ok(Taken::Done);
             }
@@ -63,8 +59,11 @@ impl Machine {
             }
             return Ok(Taken::NeedsServer(frame));
         };
-        if self.is_transparent() || self.is_copying_in {
-            // In the middle of a COPY it is an error, which the server names by the message's type.
+        if self.copy.is_reading() {
+            self.interrupt_copy(frame.tag, server);
+            return Ok(Taken::Later(frame));
+        }
+        if self.is_transparent() {
             self.pass(&frame, server)?;
             return Ok(Taken::Done);
         }
@@ -89,14 +88,11 @@ impl Machine {
     }
 
     fn sync(&mut self, server: Option<&mut ServerSide<'_>>, to_client: &mut BytesMut) -> Taken {
-        if self.is_copying_in {
-            // The server ignores it, so it is not sent.
-            self.syncs_in_copy += 1;
-            return Taken::Done;
-        }
-        self.is_skipping = false;
-        self.is_unsynced = false;
+        let in_copy = self.copy.is_reading();
+        self.is_skipping &= in_copy;
+        self.is_unsynced &= in_copy;
         match server {
+            Some(server) if in_copy => self.copy_sync(server),
             Some(server) => {
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
@@ -110,10 +106,11 @@ impl Machine {
     /// Sends a message as it is.
     fn pass(&mut self, frame: &Frame, server: &mut ServerSide<'_>) -> Result<(), WireError> {
         let body = frame.body();
+        self.note_copies(frame.tag, &body)?;
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, names: Names::default() }
+                Owed::Query { instead: None, names: Names::default(), undo: Undo::Nothing }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -129,7 +126,30 @@ impl Machine {
         };
         self.is_unsynced |= !owed.ends_with_ready();
         server.output.extend_from_slice(&frame.bytes);
+        if self.is_held && frame.tag == b'E' {
+            client_message::encode_flush(server.output);
+        }
         self.owed.push_back(owed);
+        Ok(())
+    }
+
+    /// Waits behind what may begin a COPY FROM STDIN, where messages pass as they are.
+    fn note_copies(&mut self, message: u8, body: &[u8]) -> Result<(), WireError> {
+        match message {
+            b'Q' => self.is_held |= facts::may_copy_in(body, self.is_standard_conforming()),
+            b'P' => {
+                let (name, after_name) = split_text(body)?;
+                if facts::may_copy_in(split_text(after_name)?.0, self.is_standard_conforming()) {
+                    self.copy_names.parsed(name);
+                }
+            }
+            b'B' => {
+                let (portal, after_portal) = split_text(body)?;
+                self.copy_names.bound(portal, split_text(after_portal)?.0);
+            }
+            b'E' => self.is_held |= self.copy_names.may_copy(split_text(body)?.0),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -139,7 +159,7 @@ impl Machine {
         if !rest.is_empty() {
             return Err(WireError::Malformed);
         }
-        let facts = facts::read(text, self.is_standard_conforming());
+        let facts = self.read_facts(text, host);
         if let Some(found) = self.identified(text, host)
             && !found.signals.is_empty()
             && let Some(held) = self.may_signal(&found.signals, None, server, host)
@@ -155,12 +175,12 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        self.effects.note(&facts);
-        self.statements.remove(b"");
+        self.effects.note(&facts, host);
+        let undo = Undo::Restore { name: Bytes::new(), before: self.statements.remove(b"") };
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
-        self.is_waiting |= facts.deallocates_all || !facts.names.is_empty();
+        self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
         let (instead, names) = match renamed {
             Some(renamed) => {
                 put_query(renamed.text.as_bytes(), server.output);
@@ -172,7 +192,7 @@ impl Machine {
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, names });
+        self.owed.push_back(Owed::Query { instead, names, undo });
         Ok(Taken::Done)
     }
 
@@ -189,7 +209,8 @@ impl Machine {
         let mut bytes = BytesMut::new();
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
-        self.owed.push_back(Owed::Query { instead: Some(bytes.freeze()), names: Names::default() });
+        let (instead, names, undo) = (Some(bytes.freeze()), Names::default(), Undo::Nothing);
+        self.owed.push_back(Owed::Query { instead, names, undo });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -381,6 +402,14 @@ impl Machine {
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
         let name = Bytes::copy_from_slice(name);
         if !name.is_empty() && self.statements.contains(&name) {
+            // What is wrong with the text is said first.
+            statements::write_close(NO_STATEMENT, server.output);
+            self.owed.push_back(Owed::Close { forward: false });
+            let rest = body.get(name.len() + 1..).unwrap_or_default();
+            statements::write_parse(&statements::server_name(NO_STATEMENT), rest, server.output);
+            self.owed.push_back(Owed::Parse { forward: false, id: NO_STATEMENT, undo: Undo::Nothing });
+            statements::write_close(NO_STATEMENT, server.output);
+            self.owed.push_back(Owed::Close { forward: false });
             self.fail(&already_exists(&name), server);
             return Ok(());
         }
@@ -390,7 +419,7 @@ impl Machine {
             self.fail(&error, server);
             return Ok(());
         }
-        let facts = Arc::new(facts::read(text, self.is_standard_conforming()));
+        let facts = Arc::new(self.read_facts(text, host));
         if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
             let text = "lastval and currval of another connection are not known";
             let error = ClientError::new(ErrorId::FeatureNotSupported, text)
@@ -425,8 +454,7 @@ impl Machine {
             self.ensure(needed, server);
         }
         let before = self.statements.insert(name.clone(), Arc::clone(&statement));
-        // A Parse that fails has thrown the old unnamed statement away, too.
-        let undo = Undo::Restore { name, before: before.filter(|_| !is_unnamed) };
+        let undo = Undo::Restore { name, before };
         self.make(&statement, &parse_body, undo, server, to_client);
         Ok(())
     }
@@ -474,7 +502,7 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         if statement.has_changed() {
-            self.fail_with(stale_plan(), server);
+            self.fail_with(crate::session::columns::stale_plan(), server);
             return Ok(Taken::Done);
         }
         if !statement.signals.is_empty()
@@ -494,7 +522,7 @@ impl Machine {
         self.owed.push_back(Owed::Bind);
         let portal = Bytes::copy_from_slice(portal);
         if !statement.facts.is_plain() || statement.facts.changes_schema {
-            self.effects.note(&statement.facts);
+            self.effects.note(&statement.facts, host);
         }
         self.portals.insert(portal, statement);
         Ok(Taken::Done)
@@ -582,11 +610,11 @@ impl Machine {
         let statement = self.portals.get(portal).cloned();
         server.output.extend_from_slice(&frame.bytes);
         if let Some(statement) = &statement
-            && (statement.facts.deallocates_all || !statement.facts.names.is_empty())
+            && (statement.facts.deallocates_all || !statement.facts.names.is_empty() || statement.facts.copies_in)
         {
             // What it does to prepared statements must be known before the next message is understood.
             client_message::encode_flush(server.output);
-            self.is_waiting = true;
+            self.is_held = true;
         }
         self.owed.push_back(Owed::Execute { statement });
         Ok(())
@@ -627,6 +655,10 @@ impl Machine {
         self.owed.push_back(Owed::Failure(error));
     }
 
+    fn read_facts(&self, text: &[u8], host: &dyn Host) -> Facts {
+        facts::read(text, self.is_standard_conforming(), &|schema, name| host.may_leave(schema, name))
+    }
+
     fn is_standard_conforming(&self) -> bool {
         self.reported.get("standard_conforming_strings").is_none_or(|value| value == "on")
     }
@@ -652,16 +684,6 @@ enum Held {
     Later,
     /// It must fail.
     Refused(ClientError),
-}
-
-/// PostgreSQL's own words, with the place in its source: drivers that prepare such a statement anew know it
-/// by that.
-fn stale_plan() -> Bytes {
-    let fields =
-        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
-    let mut bytes = BytesMut::new();
-    statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[fields]);
-    bytes.freeze()
 }
 
 /// A statement that fails on every server and does nothing.

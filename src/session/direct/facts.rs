@@ -51,6 +51,10 @@ pub struct Facts {
     pub asks_sequence: bool,
     /// May change definitions of tables.
     pub changes_schema: bool,
+    /// Calls a function of which it is not known that it leaves nothing in its session: settings and more.
+    pub calls_unknown: bool,
+    /// A COPY FROM STDIN stands in it, or may stand in it.
+    pub copies_in: bool,
     /// Number of statements.
     pub statements: usize,
 }
@@ -62,14 +66,18 @@ impl Facts {
             && !self.sets_any
             && !self.may_pin
             && !self.may_unpin
+            && !self.calls_unknown
             && self.names.is_empty()
             && !self.deallocates_all
     }
 }
 
+/// Whether a function may leave something in the session that calls it, by its schema, if it is said, and its name.
+pub type MayLeave<'a> = &'a dyn Fn(Option<&str>, &str) -> bool;
+
 /// Reads a text. One that is not made of PostgreSQL's tokens is for the server to refuse, or is of a later
 /// version than is known here: it may do anything.
-pub fn read(text: &[u8], standard_conforming_strings: bool) -> Facts {
+pub fn read(text: &[u8], standard_conforming_strings: bool, may_leave: MayLeave<'_>) -> Facts {
     let ascii;
     let text = match std::str::from_utf8(text) {
         Ok(text) => text,
@@ -80,14 +88,41 @@ pub fn read(text: &[u8], standard_conforming_strings: bool) -> Facts {
         }
     };
     match lex_with(text, LexOptions { standard_conforming_strings }) {
-        Ok(lexed) => Reader { text, lexed: &lexed, facts: Facts::default() }.read(),
-        Err(_) => Facts { sets_any: true, may_pin: true, may_unpin: true, changes_schema: true, ..Facts::default() },
+        Ok(lexed) => Reader { text, lexed: &lexed, may_leave, facts: Facts::default() }.read(),
+        Err(_) => Facts {
+            calls_unknown: true,
+            sets_any: true,
+            may_pin: true,
+            may_unpin: true,
+            changes_schema: true,
+            copies_in: true,
+            ..Facts::default()
+        },
     }
 }
+
+/// A COPY FROM STDIN may stand in the text.
+pub fn may_copy_in(text: &[u8], standard_conforming_strings: bool) -> bool {
+    let names = |name: &[u8]| text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
+    (names(b"stdin") || names(b"stdout")) && read(text, standard_conforming_strings, &|_, _| false).copies_in
+}
+
+/// Words of the grammar that stand before a parenthesis.
+#[rustfmt::skip]
+const NO_CALLS: &[&str] = &[
+    "all", "analyze", "and", "any", "array", "as", "between", "bit", "by", "case", "char", "character", "check",
+    "conflict", "cube", "dec", "decimal", "distinct", "else", "except", "exists", "explain", "filter", "float",
+    "from", "group", "having", "ilike", "in", "include", "intersect", "interval", "is", "join", "key", "lateral",
+    "like", "limit", "materialized", "nchar", "not", "numeric", "offset", "on", "only", "or", "over", "precision",
+    "returning", "rollup", "row", "rows", "select", "set", "sets", "similar", "some", "system", "bernoulli", "then",
+    "time", "timestamp", "to", "union", "unique", "using", "values", "varbit", "varchar", "varying", "when", "where",
+    "with", "within",
+];
 
 struct Reader<'a> {
     text: &'a str,
     lexed: &'a Lexed,
+    may_leave: MayLeave<'a>,
     facts: Facts,
 }
 
@@ -99,6 +134,7 @@ impl Reader<'_> {
             self.statement(tokens.clone());
             for token in tokens {
                 self.word(token);
+                self.call(token);
             }
         }
         self.facts
@@ -132,6 +168,12 @@ impl Reader<'_> {
                 }
                 self.facts.changes_schema |= word == "create";
             }
+            // PostgreSQL takes FROM STDOUT for FROM STDIN.
+            "copy" => {
+                self.facts.copies_in |= { tokens }.any(|token| {
+                    self.is(token, "from") && (self.is(token + 1, "stdin") || self.is(token + 1, "stdout"))
+                });
+            }
             "listen" => self.facts.may_pin = true,
             "unlisten" | "close" => self.facts.may_unpin = true,
             "drop" => {
@@ -142,6 +184,8 @@ impl Reader<'_> {
             "do" | "call" | "load" => {
                 self.facts.sets_any = true;
                 self.facts.may_pin = true;
+                self.facts.calls_unknown = true;
+                self.body(tokens);
             }
             "alter" | "truncate" | "comment" | "import" | "refresh" | "reindex" | "cluster" => {
                 self.facts.changes_schema = true;
@@ -214,6 +258,42 @@ impl Reader<'_> {
         }
     }
 
+    /// Settings that the body of a DO names: no view of PostgreSQL's lists those of applications.
+    fn body(&mut self, tokens: Range<usize>) {
+        for token in tokens {
+            if let Some(literal) = self.lexed.literal(token).filter(|literal| literal.kind == LiteralKind::String) {
+                let inner = read(literal.value.as_bytes(), true, &|_, _| false);
+                self.facts.sets.extend(inner.sets.into_iter().filter(|name| name.contains('.')));
+            }
+        }
+    }
+
+    /// A name before a parenthesis: a call, unless it is a word of the grammar or the name of a relation or alias
+    /// with its columns. What is taken for a call without being one costs a look at the session, and no more.
+    fn call(&mut self, token: usize) {
+        if self.facts.calls_unknown || !self.lexed.is_symbol(self.text, token + 1, "(") {
+            return;
+        }
+        let Some(at) = self.lexed.tokens.get(token) else { return };
+        if !matches!(at.kind, TokenKind::Word | TokenKind::QuotedIdent) {
+            return;
+        }
+        let Some(name) = self.name(token) else { return };
+        if at.kind == TokenKind::Word && NO_CALLS.contains(&name.as_str()) {
+            return;
+        }
+        let (mut first, mut schema) = (token, None);
+        if token >= 2 && self.lexed.is_symbol(self.text, token - 1, ".") {
+            first = token - 2;
+            schema = self.name(first);
+        }
+        let is_before = |keyword| first > 0 && self.is(first - 1, keyword);
+        if ["into", "as", "copy", "table", "exists", "update", "references"].into_iter().any(is_before) {
+            return;
+        }
+        self.facts.calls_unknown = (self.may_leave)(schema.as_deref(), &name);
+    }
+
     /// Words that mean something wherever they stand.
     fn word(&mut self, token: usize) {
         let Some(at) = self.lexed.tokens.get(token) else { return };
@@ -253,7 +333,10 @@ mod tests {
     use super::*;
 
     fn facts(text: &str) -> Facts {
-        read(text.as_bytes(), true)
+        read(text.as_bytes(), true, &|schema, name| {
+            !(matches!(schema, None | Some("pg_catalog"))
+                && ["count", "set_config", "pg_try_advisory_lock"].contains(&name))
+        })
     }
 
     #[test]
@@ -264,8 +347,8 @@ mod tests {
             "SET LOCAL work_mem = '1MB'",
             "set transaction read only",
             "SET CONSTRAINTS ALL DEFERRED",
-            "GRANT EXECUTE ON FUNCTION f() TO x",
-            "CREATE TRIGGER t BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION f()",
+            "GRANT EXECUTE ON FUNCTION count(int) TO x",
+            "CREATE TRIGGER t BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION count()",
             "PREPARE TRANSACTION 'x'",
         ] {
             assert!(facts(text).is_plain(), "{text}: {:?}", facts(text));
@@ -302,6 +385,38 @@ mod tests {
     }
 
     #[test]
+    fn a_call_of_a_function_that_is_not_known_is_seen() {
+        for text in ["select f()", "select count(*), f (1)", "select public.count(1)", "select \"F\"(1)", "call p()"] {
+            assert!(facts(text).calls_unknown, "{text}");
+        }
+        for text in [
+            "insert into t (a, b) values (1, (2)) on conflict (a) do nothing returning (a)",
+            "select count(*) filter (where a in (1)), cast(a as numeric(3)), pg_catalog.count(1) from s.t as x(a, b)",
+            "copy s.t (a, b) from stdin",
+            "select 'f()' -- f()",
+        ] {
+            assert!(!facts(text).calls_unknown, "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_that_a_do_names_are_found() {
+        assert_eq!(facts("do $$ begin perform set_config('My.x', '1', false); end $$").sets, ["my.x"]);
+    }
+
+    #[test]
+    fn copies_from_the_client_are_found() {
+        for text in ["copy t from stdin", "select 1; COPY t(a) FROM StdOut csv", "copy /* from */ t from stdin binary"]
+        {
+            assert!(may_copy_in(text.as_bytes(), true), "{text}");
+        }
+        for text in ["copy t to stdout", "copy (select 1 from t) to stdout", "copy t from '/stdin'", "select 1 from t"]
+        {
+            assert!(!may_copy_in(text.as_bytes(), true), "{text}");
+        }
+    }
+
+    #[test]
     fn names_of_prepared_statements_are_found() {
         let text = "PREPARE \"a b\" (int) AS SELECT $1; EXECUTE x(1); DEALLOCATE PREPARE y; EXPLAIN ANALYZE EXECUTE z";
         let found = facts(text);
@@ -325,6 +440,6 @@ mod tests {
         let mut text = b"SET x.y = '".to_vec();
         text.extend([0xe4, 0xf6]);
         text.push(b'\'');
-        assert_eq!(read(&text, true).sets, ["x.y"]);
+        assert_eq!(read(&text, true, &|_, _| false).sets, ["x.y"]);
     }
 }

@@ -9,6 +9,7 @@
 //! connection only when nothing is owed, no transaction is open and nothing of it is left there.
 
 mod client;
+mod copy;
 pub mod facts;
 mod inspect;
 mod owed;
@@ -27,6 +28,7 @@ use super::{PoolMode, PreparedSet, Settings};
 use crate::error::ClientError;
 use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
+use copy::{CopyIn, CopyNames};
 use inspect::Inspection;
 use owed::{Owed, Quiet};
 use statements::{Statement, Statements};
@@ -78,6 +80,10 @@ pub trait Host {
     fn schema_version(&self) -> u64;
     /// The schema has been changed by this session.
     fn schema_changed(&self);
+    /// A function of that schema, if it is said, and name may leave something in the session that calls it.
+    fn may_leave(&self, schema: Option<&str>, function: &str) -> bool;
+    /// Settings of applications that functions set.
+    fn function_settings(&self) -> Vec<String>;
     /// The text with the session's own identity in place of the connection's, when it asks for one.
     fn identify(&self, text: &str) -> Option<Identified>;
     /// The role of another session of the proxy, by the process id that its client knows.
@@ -118,10 +124,16 @@ struct Effects {
     may_pin: bool,
     may_unpin: bool,
     changes_schema: bool,
+    /// A function was called that may have left anything.
+    calls_unknown: bool,
 }
 
 impl Effects {
-    fn note(&mut self, facts: &facts::Facts) {
+    fn note(&mut self, facts: &facts::Facts, host: &dyn Host) {
+        if facts.calls_unknown && !self.calls_unknown {
+            self.calls_unknown = true;
+            self.sets.extend(host.function_settings());
+        }
         self.sets.extend(facts.sets.iter().cloned());
         self.sets_any |= facts.sets_any;
         self.may_pin |= facts.may_pin;
@@ -146,16 +158,18 @@ pub struct Machine {
     is_unsynced: bool,
     /// After an error in a pipeline: everything up to Sync is skipped.
     is_skipping: bool,
-    /// The server reads a COPY.
-    is_copying_in: bool,
-    /// Syncs that a COPY may or may not have swallowed.
-    syncs_in_copy: usize,
+    copy: CopyIn,
+    copy_names: CopyNames,
     /// Bytes of a long message of the server that are still to be forwarded.
     passing_bytes: usize,
     /// Something of the session lives on the connection beyond transactions.
     is_pinned: bool,
+    /// More than what is known of may be set on the connection.
+    is_unsure: bool,
     /// The client's next message must wait for an answer.
     is_waiting: bool,
+    /// The client's next message must wait until everything under way is answered.
+    is_held: bool,
     /// ReadyForQuery waits until settings that were reset have the session's own values again.
     is_ready_held: bool,
     /// `lastval()` on this connection would tell of another session's work.
@@ -185,11 +199,13 @@ impl Machine {
             status: b'I',
             is_unsynced: false,
             is_skipping: false,
-            is_copying_in: false,
-            syncs_in_copy: 0,
+            copy: CopyIn::default(),
+            copy_names: CopyNames::default(),
             passing_bytes: 0,
             is_pinned: false,
+            is_unsure: false,
             is_waiting: false,
+            is_held: false,
             is_ready_held: false,
             has_foreign_sequences: false,
             effects: Effects::default(),
@@ -208,7 +224,7 @@ impl Machine {
 
     /// The client's next message may be given now.
     pub fn takes_client(&self) -> bool {
-        !self.is_waiting
+        !self.is_waiting && !self.is_held
     }
 
     /// A connection is held.
@@ -233,7 +249,7 @@ impl Machine {
 
     /// The server waits for the client: without it, nothing under way comes to an end.
     pub fn needs_client(&self) -> bool {
-        self.is_unsynced || self.is_copying_in
+        self.is_unsynced || self.copy.is_reading()
     }
 
     /// Nothing is owed by the server.
@@ -305,10 +321,10 @@ impl Machine {
     pub fn detach(&mut self) {
         self.is_attached = false;
         self.is_pinned = false;
+        self.is_unsure = false;
         self.is_waiting = false;
         self.is_ready_held = false;
-        self.is_copying_in = false;
-        self.syncs_in_copy = 0;
+        self.all_answered();
         self.passing_bytes = 0;
         self.owed.clear();
         self.portals.clear();
@@ -329,12 +345,6 @@ impl Machine {
     /// The connection was the session's own for more than a transaction: it is reset before others use it.
     pub fn needs_reset(&self) -> bool {
         self.is_pinned || self.is_transparent()
-    }
-
-    /// A COPY ended in a way that leaves open which of the client's Syncs the server saw: another
-    /// ReadyForQuery might come.
-    pub fn is_uncertain(&self) -> bool {
-        self.syncs_in_copy > 0
     }
 
     /// Answers a message that cannot be served now, as the server would after an error.

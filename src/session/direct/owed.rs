@@ -33,6 +33,17 @@ pub(super) enum Undo {
     Restore { name: Bytes, before: Option<Arc<Statement>> },
 }
 
+impl Undo {
+    /// What undoes a message that was not skipped but has failed: PostgreSQL throws the unnamed statement away
+    /// before it reads the next one.
+    pub(super) fn of_failed(self) -> Self {
+        match self {
+            Self::Restore { name, .. } if name.is_empty() => Self::Restore { name, before: None },
+            other => other,
+        }
+    }
+}
+
 /// What a text does to names of prepared statements, once the server says that it has done it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
@@ -48,7 +59,7 @@ pub(super) enum Owed {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet(Quiet),
     /// Everything up to ReadyForQuery. With `instead`, its error is another one.
-    Query { instead: Option<Bytes>, names: Names },
+    Query { instead: Option<Bytes>, names: Names, undo: Undo },
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.
@@ -71,8 +82,9 @@ pub(super) enum Owed {
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.
     Failure(Bytes),
-    /// Nothing: the client has ended a COPY before the server was seen to begin one.
-    CopyEnd,
+    /// Of a COPY that has failed: statuses of the ReadyForQuery messages so far, up to the answer to a Close of
+    /// the proxy's own, and one more ReadyForQuery behind it.
+    SyncsCounted { is_query: bool, readies: Vec<u8>, is_closed: bool },
     /// Nothing: the proxy says this itself, in its place among the others.
     Local { answer: Bytes, undo: Undo },
 }

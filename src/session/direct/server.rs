@@ -1,11 +1,11 @@
 //! What the server says.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
+use crate::session::columns::signature;
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
 use crate::wire::{WireError, limits};
@@ -57,9 +57,12 @@ impl Machine {
                     to_client.extend_from_slice(&bytes);
                 }
             }
-            if matches!(self.owed.front(), Some(Owed::Local { .. } | Owed::CopyEnd)) {
+            if matches!(self.owed.front(), Some(Owed::Local { .. })) {
                 flush_run(input, &mut run, header.end, to_client);
                 self.say_local(to_client);
+            }
+            if self.owed.is_empty() {
+                self.all_answered();
             }
         }
         let whole = headers.bytes_whole();
@@ -157,14 +160,15 @@ impl Machine {
             Owed::Quiet(_) => (false, false),
             Owed::Query { names, .. } => {
                 if message == tag::COMMAND_COMPLETE {
+                    self.copy = CopyIn::default();
                     let mut names = std::mem::take(names);
                     self.note_names(body, &mut names, server);
                     if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
                         *left = names;
                     }
                 }
-                if message == tag::COPY_IN_RESPONSE {
-                    self.begin_copy_in(server);
+                if copy::begins(message) {
+                    self.begin_copy_in();
                 }
                 (true, false)
             }
@@ -188,8 +192,8 @@ impl Machine {
                 (false, is_over)
             }
             Owed::Execute { .. } => {
-                if message == tag::COPY_IN_RESPONSE {
-                    self.begin_copy_in(server);
+                if copy::begins(message) {
+                    self.begin_copy_in();
                 }
                 let is_over =
                     matches!(message, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED);
@@ -198,7 +202,10 @@ impl Machine {
                 }
                 (true, is_over)
             }
-            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::CopyEnd => {
+            Owed::SyncsCounted { is_closed: false, .. } if message == tag::CLOSE_COMPLETE => {
+                return Ok(Fate::Replace(self.syncs_counted()));
+            }
+            Owed::Sync { .. } | Owed::Failure(_) | Owed::Local { .. } | Owed::SyncsCounted { .. } => {
                 return Err(WireError::UnknownTag(message));
             }
         };
@@ -212,11 +219,7 @@ impl Machine {
     fn executed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         let Some(Owed::Execute { statement: Some(statement) }) = self.owed.front() else { return };
         let mut names = statement.names.clone();
-        let is_told = !statement.facts.names.is_empty() || statement.facts.deallocates_all;
         self.note_names(body, &mut names, server);
-        if is_told {
-            self.is_waiting = false;
-        }
     }
 
     /// A statement is done that may have made or ended prepared statements: its command tag tells.
@@ -237,24 +240,10 @@ impl Machine {
             b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
                 server.prepared.clear();
                 *server.unnamed = 0;
-                self.statements.clear();
+                self.statements.clear_named();
             }
             _ => {}
         }
-    }
-
-    /// COPY reads from the client: Syncs that were sent before its end are ignored by the server.
-    fn begin_copy_in(&mut self, server: &mut ServerSide<'_>) {
-        let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd));
-        self.is_copying_in = end.is_none();
-        let behind = self.owed.split_off(end.unwrap_or(self.owed.len()));
-        let before = self.owed.len();
-        self.owed.retain(|owed| !matches!(owed, Owed::Sync { .. }));
-        let ignored = before - self.owed.len();
-        self.owed.extend(behind.into_iter().skip(usize::from(end.is_some())));
-        self.syncs_in_copy += ignored;
-        *server.pending_ready = server.pending_ready.saturating_sub(ignored);
-        self.is_unsynced |= ignored > 0 && end.is_none();
     }
 
     fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
@@ -274,7 +263,12 @@ impl Machine {
             pumped.is_fatal = true;
             return Fate::Forward;
         }
-        self.is_copying_in = false;
+        if let Some(bytes) = self.interruption(whole, server, pumped) {
+            return Fate::Replace(bytes);
+        }
+        if matches!(self.owed.front(), Some(Owed::Query { .. } | Owed::Execute { .. })) && self.copy_failed(server) {
+            return Fate::Forward;
+        }
         match self.owed.front_mut() {
             Some(Owed::Quiet(Quiet::Settings)) => {
                 pumped.refused = Some(as_fatal(whole));
@@ -304,7 +298,8 @@ impl Machine {
             _ => None,
         };
         let named = instead.or_else(|| self.with_clients_name(whole));
-        let is_own = matches!(self.owed.front(), Some(Owed::Parse { forward: false, .. }));
+        // The trial of a text whose name is taken is the client's own.
+        let is_own = matches!(self.owed.front(), Some(Owed::Parse { forward: false, id: 1.., .. }));
         let has_own_sync = self.skip_to_sync(server);
         match (is_own && has_own_sync, named) {
             (true, _) => Fate::Swallow,
@@ -330,6 +325,7 @@ impl Machine {
     fn skip_to_sync(&mut self, server: &mut ServerSide<'_>) -> bool {
         self.is_waiting = false;
         let mut undone = Vec::new();
+        let mut has_failed = true;
         while let Some(owed) = self.owed.front() {
             if matches!(owed, Owed::Sync { .. }) {
                 break;
@@ -343,12 +339,13 @@ impl Machine {
                     if *server.unnamed == id {
                         *server.unnamed = 0;
                     }
-                    undone.push(undo);
+                    undone.push(if has_failed { undo.of_failed() } else { undo });
                 }
-                Some(Owed::Local { undo, .. }) => undone.push(undo),
+                Some(Owed::Local { undo, .. } | Owed::Query { undo, .. }) => undone.push(undo),
                 Some(Owed::Step { id }) => server.prepared.forget(id),
                 _ => {}
             }
+            has_failed = false;
         }
         // What was done last is taken back first.
         undone.into_iter().rev().for_each(|undo| self.undo(undo));
@@ -382,16 +379,12 @@ impl Machine {
     ) -> Result<Fate, WireError> {
         let status = server_message::read_ready_for_query(body)?;
         *server.status = status;
+        if matches!(self.owed.front(), Some(Owed::SyncsCounted { .. })) {
+            self.count_ready(status, server, host);
+            return Ok(Fate::Swallow);
+        }
         let owed = match self.owed.pop_front() {
             Some(owed) if owed.ends_with_ready() => owed,
-            None if self.syncs_in_copy > 0 => {
-                // The COPY failed before the server read this Sync: it counts after all.
-                self.syncs_in_copy -= 1;
-                self.status = status;
-                self.is_skipping = false;
-                self.is_unsynced = false;
-                return Ok(Fate::Forward);
-            }
             _ => return Err(WireError::UnknownTag(tag::READY_FOR_QUERY)),
         };
         *server.pending_ready = server.pending_ready.saturating_sub(1);
@@ -408,7 +401,6 @@ impl Machine {
             _ => {}
         }
         self.status = status;
-        self.is_copying_in = false;
         if status == b'I' {
             self.portals.clear();
             if std::mem::take(&mut self.effects.changes_schema) {
@@ -462,16 +454,18 @@ impl Machine {
             return;
         }
         let effects = &self.effects;
-        let pins = effects.may_pin || (self.is_pinned && effects.may_unpin);
+        let pins = effects.may_pin || effects.calls_unknown || (self.is_pinned && effects.may_unpin);
         if effects.sets.is_empty() && !effects.sets_any && !pins {
             self.effects = super::Effects::default();
             return;
         }
         let mut effects = std::mem::take(&mut self.effects);
-        if effects.sets_any {
+        let asks_all = effects.sets_any || effects.calls_unknown;
+        if asks_all {
             effects.sets.extend(self.settings.extension_names());
         }
-        self.inspection = inspect::Inspection::of(effects.sets, effects.sets_any, pins);
+        self.is_unsure = effects.calls_unknown;
+        self.inspection = inspect::Inspection::of(effects.sets, asks_all, pins);
         server.query(&self.inspection.sql());
         self.owed.push_back(Owed::Quiet(Quiet::Inspection));
         self.is_waiting = true;
@@ -501,8 +495,12 @@ impl Machine {
         }
     }
 
-    fn end_inspection(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
+    fn end_inspection(&mut self, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
         self.is_waiting = false;
+        if std::mem::take(&mut self.is_unsure) {
+            // A setting of an application that nobody knows of must not be the next session's.
+            *server.settings_key = u64::MAX;
+        }
         self.report_parameters(server, to_client);
         if std::mem::take(&mut self.is_ready_held) {
             server_message::write_ready_for_query(to_client, self.status);
@@ -513,7 +511,6 @@ impl Machine {
         loop {
             match self.owed.front() {
                 Some(Owed::Local { answer, .. }) => to_client.extend_from_slice(answer),
-                Some(Owed::CopyEnd) => {}
                 _ => return,
             }
             self.owed.pop_front();
@@ -539,18 +536,6 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
     Ok(Fate::Replace(bytes.freeze()))
 }
 
-/// Names and types of columns; what else a description holds may differ without a difference to the client.
-fn signature(message: u8, body: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    message.hash(&mut hasher);
-    if let (tag::ROW_DESCRIPTION, Ok(fields)) = (message, server_message::read_row_description(body)) {
-        for field in fields {
-            (field.name, field.type_oid, field.type_modifier).hash(&mut hasher);
-        }
-    }
-    hasher.finish().max(1)
-}
-
 /// The fields of an error, in order.
 fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     body.split(|byte| *byte == 0).filter_map(|field| field.split_first().map(|(kind, value)| (*kind, value)))
@@ -571,7 +556,7 @@ fn without_position(whole: &[u8]) -> Bytes {
 }
 
 /// An error with other fields, or fewer.
-fn rewrite<'a>(whole: &'a [u8], field: impl Fn(u8, &'a [u8]) -> Option<&'a [u8]>) -> Bytes {
+pub(super) fn rewrite<'a>(whole: &'a [u8], field: impl Fn(u8, &'a [u8]) -> Option<&'a [u8]>) -> Bytes {
     let mut body = Vec::with_capacity(whole.len());
     for (kind, value) in fields(whole.get(HEADER_BYTES..).unwrap_or_default()) {
         let Some(value) = field(kind, value) else { continue };

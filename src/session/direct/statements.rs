@@ -177,8 +177,9 @@ impl Statements {
         self.by_name.remove(name)
     }
 
-    pub(super) fn clear(&mut self) {
-        self.by_name.clear();
+    /// Forgets those that have a name: DEALLOCATE ALL leaves the unnamed one.
+    pub(super) fn clear_named(&mut self) {
+        self.by_name.retain(|name, _| name.is_empty());
     }
 
     /// Name, text and parameter types of those made by Parse.

@@ -1,5 +1,7 @@
 //! Scripted exchanges: what the client and the server say, and what each of them gets to hear.
 
+mod copy;
+mod failing;
 mod scene;
 
 use bytes::{BufMut, BytesMut};
@@ -11,7 +13,6 @@ use crate::wire::frame::take_frame;
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message as server;
 use scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
-use server::tag;
 
 #[test]
 fn a_query_travels_as_it_is_and_the_connection_is_let_go_behind_it() {
@@ -187,25 +188,6 @@ fn errors_speak_of_statements_by_the_clients_names() {
 }
 
 #[test]
-fn a_name_that_is_taken_fails_where_the_server_would_fail() {
-    let mut connection = Connection::default();
-    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
-    scene.say(&mut connection, |output| {
-        parse(output, "a", "select 1");
-        parse(output, "a", "select 2");
-        client_message::encode_sync(output);
-    });
-    assert_eq!(connection.heard(), ["P:os_1.select 1", "D:Sos_0", "S"]);
-    let heard = scene.answer(&mut connection, |output| {
-        answers(output, b"1");
-        error(output, "26000");
-        server::write_ready_for_query(output, b'I');
-    });
-    assert_eq!(heard[0], "1");
-    assert!(heard[1].contains("\"a\" already exists") && heard[2] == "Z:I", "{heard:?}");
-}
-
-#[test]
 fn answers_of_the_proxy_stand_in_their_place() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -286,6 +268,30 @@ fn a_temporary_table_pins_the_session_until_it_is_gone() {
 }
 
 #[test]
+fn what_a_function_left_is_read_back_and_the_next_session_begins_anew() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("select my_function(1)"));
+    connection.heard();
+    let heard = scene.answer(&mut connection, |output| complete(output, "SELECT 1", b'I'));
+    assert_eq!(heard, ["C:SELECT 1", "Z:I"], "the client is told at once");
+    assert!(!scene.machine.may_release() && !scene.machine.takes_client());
+    let asked = connection.heard().remove(0);
+    assert!(asked.contains("'app.tenant'") && asked.contains("pg_settings") && asked.contains("'p'"), "{asked}");
+    scene.answer(&mut connection, |output| {
+        server::write_data_row(output, &[Some(b"v"), Some(b"app.tenant"), Some(b"7")]);
+        server::write_data_row(output, &[Some(b"p"), Some(b""), Some(b"false")]);
+        complete(output, "SELECT 1", b'I');
+    });
+    assert!(scene.machine.may_release() && scene.machine.takes_client());
+    assert!(scene.machine.settings.apply_sql().contains("set_config('app.tenant', '7', false)"));
+    let mut next = Scene::on(PoolMode::Transaction, &mut connection);
+    assert!(connection.heard()[0].starts_with("Q:RESET ALL"), "nobody knows all that it has set");
+    next.answer(&mut connection, |output| complete(output, "RESET", b'I'));
+    assert_eq!(connection.settings_key, next.machine.settings.key());
+}
+
+#[test]
 fn a_look_that_fails_keeps_the_connection() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
@@ -316,73 +322,6 @@ fn the_last_value_of_a_sequence_is_never_another_sessions() {
         parse(output, "", "select currval('t_id_seq')");
     });
     assert_eq!(connection.heard(), ["P:insert into t default values", "D:Sos_0"], "inside a pipeline it is refused");
-}
-
-#[test]
-fn copy_ignores_syncs_that_were_sent_before_it() {
-    let mut connection = Connection::default();
-    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
-    scene.say(&mut connection, |output| {
-        parse(output, "", "copy t from stdin");
-        bind_execute(output, "");
-        client_message::encode_sync(output);
-    });
-    scene.answer(&mut connection, |output| {
-        answers(output, b"12");
-        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
-    });
-    assert_eq!(connection.pending_ready, 0);
-    connection.heard();
-    scene.say(&mut connection, |output| {
-        client_message::encode_copy_data(output, b"1\n");
-        client_message::encode_copy_done(output);
-        client_message::encode_sync(output);
-    });
-    assert_eq!(connection.heard(), ["d:1", "c", "S"]);
-    let heard = scene.answer(&mut connection, |output| complete(output, "COPY 1", b'I'));
-    assert_eq!(heard, ["C:COPY 1", "Z:I"]);
-    assert!(scene.machine.may_release());
-}
-
-#[test]
-fn a_sync_behind_the_end_of_a_copy_counts() {
-    let mut connection = Connection::default();
-    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
-    scene.say(&mut connection, |output| {
-        parse(output, "", "copy t from stdin");
-        bind_execute(output, "");
-        client_message::encode_copy_data(output, b"1\n");
-        client_message::encode_copy_done(output);
-        client_message::encode_sync(output);
-    });
-    scene.answer(&mut connection, |output| {
-        answers(output, b"12");
-        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
-    });
-    assert_eq!(connection.pending_ready, 1);
-    scene.answer(&mut connection, |output| server::write_command_complete(output, "COPY 1"));
-    assert!(scene.machine.owes_client() && !scene.machine.may_release());
-    scene.answer(&mut connection, |output| server::write_ready_for_query(output, b'I'));
-    assert!(scene.machine.may_release() && !scene.machine.is_uncertain());
-}
-
-#[test]
-fn a_sync_that_a_failed_copy_left_unread_counts() {
-    let mut connection = Connection::default();
-    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
-    scene.say(&mut connection, |output| {
-        parse(output, "", "copy t from stdin");
-        bind_execute(output, "");
-        client_message::encode_copy_data(output, b"nonsense\n");
-        client_message::encode_sync(output);
-    });
-    let heard = scene.answer(&mut connection, |output| {
-        answers(output, b"12");
-        server::write_copy_response(output, tag::COPY_IN_RESPONSE, crate::wire::Format::Text, 1);
-        error(output, "22P02");
-        server::write_ready_for_query(output, b'I');
-    });
-    assert!(heard.last().unwrap() == "Z:I" && scene.machine.may_release() && connection.pending_ready == 0);
 }
 
 #[test]

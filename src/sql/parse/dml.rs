@@ -2,6 +2,7 @@
 
 use crate::sql::ast::{
     Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, OnConflict, SelectItem, Statement, Update,
+    UpdateTokens,
 };
 use crate::sql::parse::cursor::Cursor;
 use crate::sql::parse::{Parsed, expression, from, items, query};
@@ -26,6 +27,7 @@ pub(super) fn statement(mut cursor: Cursor<'_, '_>) -> Parsed<Statement> {
 }
 
 fn insert(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Insert> {
+    let insert_token = cursor.at - 1;
     cursor.expect("into")?;
     let table = cursor.object_name()?;
     let alias = if cursor.eat("as") { Some(cursor.plain_name()?) } else { None };
@@ -44,6 +46,7 @@ fn insert(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Insert> {
     let returning = returning(cursor)?;
     Ok(Insert {
         with,
+        insert_token,
         table,
         alias,
         columns,
@@ -151,13 +154,27 @@ fn target(cursor: &mut Cursor<'_, '_>) -> Parsed<(ObjectName, Option<String>)> {
 }
 
 fn update(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Update> {
+    let mut tokens = UpdateTokens { update: cursor.at - 1, only: cursor.is("only"), ..UpdateTokens::default() };
+    let start = cursor.at;
     let (table, alias) = target(cursor)?;
+    tokens.target = start..cursor.at;
     cursor.expect("set")?;
     let assignments = assignments(cursor)?;
-    let from = if cursor.eat("from") { from::list(cursor)? } else { Vec::new() };
+    let from = if cursor.eat("from") {
+        let start = cursor.at;
+        let from = from::list(cursor)?;
+        tokens.from = start..cursor.at;
+        from
+    } else {
+        Vec::new()
+    };
+    let start = cursor.at;
     let (selection, current_of) = selection(cursor)?;
+    tokens.selection = start..cursor.at;
+    let start = cursor.at;
     let returning = returning(cursor)?;
-    Ok(Update { with, table, alias, assignments, from, selection, current_of, returning })
+    tokens.returning = start..cursor.at;
+    Ok(Update { with, table, alias, assignments, tokens, from, selection, current_of, returning })
 }
 
 fn delete(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Delete> {
@@ -223,12 +240,13 @@ fn assignment(cursor: &mut Cursor<'_, '_>) -> Parsed<Assignment> {
     if !cursor.eat_symbol("=") {
         return cursor.fail("= is expected");
     }
-    let mut value = expression::parse(source, cursor.expression()?)?;
+    let value_tokens = cursor.expression()?;
+    let mut value = expression::parse(source, value_tokens.clone())?;
     if !parts.is_empty() {
         parts.push(value);
         value = Expr::Other { what: "assignment to a part of a column", children: parts };
     }
-    Ok(Assignment { columns, value })
+    Ok(Assignment { columns, value, value_tokens })
 }
 
 fn merge(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Merge> {

@@ -88,9 +88,11 @@ fn factor(cursor: &mut Cursor<'_, '_>) -> Parsed<TableRef> {
         let alias = function_alias(cursor)?;
         return Ok(TableRef::Function { calls: vec![call], alias });
     }
+    let start = cursor.at;
     let only = cursor.eat("only");
     let name = if only && cursor.is_symbol("(") { cursor.group()?.object_name()? } else { cursor.object_name()? };
     cursor.eat_symbol("*");
+    let tokens = start..cursor.at;
     let alias = alias(cursor)?;
     let sample = cursor.eat("tablesample");
     if sample {
@@ -100,7 +102,7 @@ fn factor(cursor: &mut Cursor<'_, '_>) -> Parsed<TableRef> {
             cursor.group()?;
         }
     }
-    Ok(TableRef::Table { name, alias, sample })
+    Ok(TableRef::Table { name, alias, sample, tokens })
 }
 
 /// A query, or joins in parentheses.

@@ -290,7 +290,7 @@ fn table_command(cursor: &mut Cursor<'_, '_>) -> Parsed<SetExpr> {
     let only = cursor.eat("only");
     let name = if only && cursor.is_symbol("(") { cursor.group()?.object_name()? } else { cursor.object_name()? };
     cursor.eat_symbol("*");
-    let table = TableRef::Table { name, alias: None, sample: false };
+    let table = TableRef::Table { name, alias: None, sample: false, tokens: start..start };
     Ok(SetExpr::Select(Box::new(star(vec![table], start..cursor.at))))
 }
 

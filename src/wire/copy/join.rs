@@ -15,7 +15,10 @@ use crate::wire::limits::COPY_ROW_BYTES_MAX;
 pub struct CopyJoiner {
     shape: CopyShape,
     parts: Vec<Part>,
-    header_sent: bool,
+    header_seen: bool,
+    /// The binary format's header until there is a row: PostgreSQL sends it in one message with the first
+    /// row, and psycopg reads it so.
+    header_held: BytesMut,
     row_bytes_max: usize,
 }
 
@@ -42,7 +45,8 @@ impl CopyJoiner {
         CopyJoiner {
             parts: (0..parts).map(part).collect(),
             shape,
-            header_sent: false,
+            header_seen: false,
+            header_held: BytesMut::new(),
             row_bytes_max: COPY_ROW_BYTES_MAX,
         }
     }
@@ -52,7 +56,7 @@ impl CopyJoiner {
     /// # Errors
     /// The data is not in the format, or there is no such part.
     pub fn push(&mut self, part: usize, data: &Bytes) -> Result<Bytes, CopyError> {
-        let CopyJoiner { shape, parts, header_sent, row_bytes_max } = self;
+        let CopyJoiner { shape, parts, header_seen, header_held, row_bytes_max } = self;
         let part = parts.get_mut(part).ok_or(CopyError::UnexpectedEnd)?;
         let is_binary = shape.format == CopyFormat::Binary;
         if !part.header_due && !is_binary {
@@ -62,14 +66,18 @@ impl CopyJoiner {
             return Err(CopyError::DataAfterEnd);
         }
         part.buffer.extend_from_slice(data);
-        let mut output = BytesMut::new();
         if part.header_due {
             let Some(header) = part.take_header(is_binary, *row_bytes_max)? else { return Ok(Bytes::new()) };
-            if !std::mem::replace(header_sent, true) {
-                output = header;
+            if !std::mem::replace(header_seen, true) {
+                *header_held = header;
             }
         }
-        output.unsplit(if is_binary { part.take_tuples(*row_bytes_max)? } else { part.buffer.split() });
+        let rows = if is_binary { part.take_tuples(*row_bytes_max)? } else { part.buffer.split() };
+        if is_binary && rows.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let mut output = std::mem::take(header_held);
+        output.unsplit(rows);
         Ok(output.freeze())
     }
 
@@ -82,7 +90,11 @@ impl CopyJoiner {
         if self.parts.iter().any(|part| part.header_due || (is_binary && !part.over)) {
             return Err(CopyError::UnexpectedEnd);
         }
-        Ok(if is_binary { Bytes::from_static(&binary::TRAILER) } else { Bytes::new() })
+        let mut rest = std::mem::take(&mut self.header_held);
+        if is_binary {
+            rest.extend_from_slice(&binary::TRAILER);
+        }
+        Ok(rest.freeze())
     }
 }
 
@@ -152,6 +164,22 @@ mod tests {
             &[(1, b"\"i\nd\",x\n"), (0, b"\"i\n"), (0, b"d\",x\n"), (1, b"1,2\n"), (0, b"3,4\n")];
         assert_eq!(join(shape.clone(), 2, pieces), Ok(b"\"i\nd\",x\n1,2\n3,4\n".to_vec()));
         assert_eq!(join(shape, 2, &pieces[..1]), Err(CopyError::UnexpectedEnd));
+    }
+
+    #[test]
+    fn the_binary_header_comes_with_the_first_row() {
+        let row = [0, 1, 0, 0, 0, 1, 7];
+        let first = |rows: &[u8]| Bytes::from([HEADER, rows].concat());
+        let trailer = Bytes::from_static(&binary::TRAILER);
+        let mut joiner = CopyJoiner::new(CopyShape::binary(), 2);
+        assert_eq!(joiner.push(0, &first(&binary::TRAILER)), Ok(Bytes::new()));
+        assert_eq!(joiner.push(1, &first(&row)), Ok(first(&row)));
+        assert_eq!(joiner.push(1, &Bytes::copy_from_slice(&row)), Ok(Bytes::copy_from_slice(&row)));
+        assert_eq!(joiner.push(1, &trailer), Ok(Bytes::new()));
+        assert_eq!(joiner.finish(), Ok(trailer));
+        let mut empty = CopyJoiner::new(CopyShape::binary(), 1);
+        assert_eq!(empty.push(0, &first(&binary::TRAILER)), Ok(Bytes::new()));
+        assert_eq!(empty.finish(), Ok(first(&binary::TRAILER)));
     }
 
     #[test]

@@ -286,30 +286,61 @@ on('reconnect') do
   "#{failure}, then #{User.connection.select_value('SELECT 2')}"
 end
 
+# Children that are written by their parents' ids or their own, without the tenant key.
+on('children-by-parent') do
+  orders = Order.of(T[2]).order(:amount, :id).limit(2).to_a
+  ids = orders.map(&:id)
+  orders[0].items.min_by(&:product).update!(quantity: 9)
+  counts = [orders[0].notes.update_all(text: 'again'), Item.where(order_id: ids).update_all('quantity = quantity + 1'), Note.where(order_id: ids).delete_all]
+  quantities = Item.where(order_id: ids).pluck(:quantity).sort
+  orders[1].items.destroy_all
+  "#{counts} #{quantities} #{Item.where(order_id: ids).delete_all} #{Item.where(order_id: ids).count}"
+end
+
 on('truncate') do
   ActiveRecord::Base.connection.truncate_tables('order_notes', 'documents')
   "#{Note.count} #{Document.count}"
 end
 
-Steps.step('eight-tenants', 'migrate') do
+# What eight threads give, each with a connection of its own.
+def eight
   threads = (0...8).map do |n|
     Thread.new do
       Thread.current.report_on_exception = false
-      ActiveRecord::Base.connection_pool.with_connection do |connection|
-        foreign = seen = 0
-        tenant = Tenant.create!(name: "w#{n}").id
-        connection.execute("SET work_mem = '#{n + 1}MB'")
-        15.times do |round|
-          user(tenant, "w#{n}-#{round}")
-          found = User.of(tenant).pluck(:email)
-          foreign += found.count { |email| !email.start_with?("w#{n}-") }
-          seen += found.size
-          foreign += 1 if connection.select_value('SHOW work_mem') != "#{n + 1}MB"
-        end
-        [foreign, seen]
-      end
+      ActiveRecord::Base.connection_pool.with_connection { |connection| yield n, connection }
     end
   end
-  foreign, seen = threads.map(&:value).transpose.map(&:sum)
+  threads.map(&:value)
+end
+
+Steps.step('eight-tenants', 'migrate') do
+  found = eight do |n, connection|
+    foreign = seen = 0
+    tenant = Tenant.create!(name: "w#{n}").id
+    connection.execute("SET work_mem = '#{n + 1}MB'")
+    15.times do |round|
+      user(tenant, "w#{n}-#{round}")
+      found = User.of(tenant).pluck(:email)
+      foreign += found.count { |email| !email.start_with?("w#{n}-") }
+      seen += found.size
+      foreign += 1 if connection.select_value('SHOW work_mem') != "#{n + 1}MB"
+    end
+    [foreign, seen]
+  end
+  foreign, seen = found.transpose.map(&:sum)
   "foreign #{foreign}, rows #{seen}"
+end
+
+Steps.step('eight-temps', 'migrate') do
+  found = eight do |n, connection|
+    wrong = (0...5).count do |round|
+      connection.transaction do
+        connection.create_table(:scratch, id: false, temporary: true, options: 'ON COMMIT DROP') { |t| t.integer :n }
+        connection.execute("INSERT INTO scratch VALUES (#{n}), (#{round})")
+        connection.select_values('SELECT n FROM scratch') != [n, round]
+      end
+    end
+    wrong + (connection.select_value("SELECT to_regclass('pg_temp.scratch') IS NOT NULL") ? 1 : 0)
+  end
+  "foreign #{found.sum}"
 end

@@ -155,6 +155,20 @@ def children_without_key():
     return [(order.amount, [note.text for note in order.notes.all()]) for order in orders]
 
 
+def children_by_parent():
+    """Children that are written by their parents' ids or their own, without the tenant key."""
+    orders = list(Order.objects.filter(tenant_id=tenants[1]).order_by("amount")[:2])
+    parents = Q(order__in=[order.id for order in orders])
+    item = orders[0].items.order_by("product").first()
+    item.quantity = 9
+    item.save(update_fields=["quantity"])
+    counts = [orders[0].notes.update(text="again"), Note.objects.filter(parents).count()]
+    counts += [Item.objects.filter(parents).update(quantity=F("quantity") + 1), orders[0].notes.all().delete()[0]]
+    quantities = sorted(Item.objects.filter(parents).values_list("quantity", flat=True))
+    gone = Item.objects.filter(parents).delete()[0]
+    return [*counts, quantities, gone, Item.objects.filter(parents).exists()]
+
+
 def both(make, key="tenant_id"):
     """A query over objects of one tenant and over all."""
     return (lambda: make(Q(**{key: tenants[0]}))), (lambda: make(Q()))
@@ -436,12 +450,30 @@ def tenant_session(number):
     return foreign, User.objects.filter(tenant=tenant).count()
 
 
+def temp_session(number):
+    foreign = 0
+    for turn in range(5):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE scratch (n int) ON COMMIT DROP")
+            cursor.execute("INSERT INTO scratch VALUES (%s), (%s)", [number, turn])
+            cursor.execute("SELECT n FROM scratch")
+            foreign += [row[0] for row in cursor.fetchall()] != [number, turn]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('pg_temp.scratch') IS NOT NULL")
+        return foreign + cursor.fetchone()[0]
+
+
 def eight_tenants():
+    results = eight(tenant_session)
+    return f"foreign {sum(result[0] for result in results)}", sum(result[1] for result in results)
+
+
+def eight(session):
     results, errors = [], []
 
     def work(number):
         try:
-            results.append(tenant_session(number))
+            results.append(session(number))
         except Exception as error:
             errors.append(error)
         finally:
@@ -454,7 +486,7 @@ def eight_tenants():
         thread.join()
     if errors:
         raise errors[0]
-    return f"foreign {sum(result[0] for result in results)}", sum(result[1] for result in results)
+    return results
 
 
 def request(function):
@@ -556,7 +588,9 @@ STEPS = [
     ("migrate-fails", migrate_fails),
     ("migrate back", migrate_back),
     ("reconnect", reconnect),
+    ("children by parent", children_by_parent),
     ("truncate", truncate),
     ("eight-tenants", eight_tenants),
+    ("eight-temps", lambda: f"foreign {sum(eight(temp_session))}"),
 ]
 walk([(name, request(function), *needs) for name, function, *needs in STEPS])

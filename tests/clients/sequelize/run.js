@@ -321,6 +321,19 @@ async function increment() {
   return Item.sum('quantity', { where });
 }
 
+/** Children that are written by their parents' ids or their own, without the tenant key. */
+async function childrenByParent() {
+  const orders = await Order.findAll({ where: { tenant_id: saved.t4 }, order: ['amount', 'id'], limit: 2 });
+  const where = { order_id: orders.map((order) => order.id) };
+  const item = await Item.findOne({ where: { order_id: orders[0].id, product: 'pen' } });
+  item.quantity = 9;
+  await item.save();
+  const [updated] = await Item.update({ quantity: Sequelize.literal('quantity + 1') }, { where });
+  const [notes] = await Note.update({ text: 'again' }, { where });
+  const quantities = (await Item.findAll({ where })).map((row) => row.quantity).sort((a, b) => a - b);
+  return `${updated} ${notes} ${await Note.destroy({ where })} ${quantities} ${await Item.destroy({ where })} ${await Item.count({ where })}`;
+}
+
 async function main() {
   await step('migrate', migrate);
   await step('graph', graph, 'migrate');
@@ -359,6 +372,7 @@ async function main() {
   await on('migrate-enum-value', migrateEnum);
   await on('migrate-fails', migrateFails);
   await on('reconnect', reconnect);
+  await on('children-by-parent', childrenByParent);
   await on('truncate', truncate);
   await step('eight-tenants', eightTenants, 'migrate');
   await db.close();

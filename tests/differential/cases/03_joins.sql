@@ -48,3 +48,22 @@ SELECT u.id FROM users u WHERE EXISTS (SELECT 1 FROM orders o WHERE o.user_id = 
 SELECT u.id FROM users u WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.user_id = u.id) ORDER BY u.id;
 SELECT u.id, x.total FROM users u JOIN (SELECT user_id, sum(amount) AS total FROM orders GROUP BY user_id) x ON x.user_id = u.id WHERE x.total > 250 ORDER BY u.id;
 SELECT anon.id, o.id FROM (SELECT id FROM users ORDER BY id LIMIT 3 OFFSET 2) AS anon LEFT OUTER JOIN orders o ON o.user_id = anon.id ORDER BY anon.id, o.id;
+-- Gathered: the tables' rows are joined on one PostgreSQL.
+SELECT a.id, b.id FROM users a, users b WHERE a.id < 4 AND b.id BETWEEN a.id AND 3 ORDER BY 1, 2;
+SELECT a.email, b.email FROM users a JOIN users b ON b.id = a.id + 1 WHERE a.id IN (3, 4, 5) AND b.name IS NOT NULL ORDER BY 1;
+--@ params int8=5 | text=new
+SELECT u.id, o.id FROM users u JOIN orders o ON o.id = u.id WHERE u.id < $1 AND o.status <> $2 ORDER BY 1, 2;
+--@ params int8=5
+SELECT u.id, $1 + 1 AS more FROM users u CROSS JOIN countries c WHERE u.id = $1 OR c.code = u.country AND u.id < 3 ORDER BY 1, 2 LIMIT 7;
+SELECT row_to_json(c), count(o) FROM countries c LEFT JOIN users u ON u.country = c.code LEFT JOIN orders o ON o.id = u.id GROUP BY c.code ORDER BY c.code;
+SELECT o FROM users u JOIN orders o ON o.id = u.id WHERE u.id = 7;
+SELECT to_jsonb(o) - 'placed_at' FROM users u JOIN orders o ON o.id = u.id WHERE u.id < 4 ORDER BY u.id;
+SELECT "public"."users"."id", "orders"."amount" FROM "public"."users" JOIN "public"."orders" ON "public"."orders"."id" = "public"."users"."id" WHERE "public"."users"."id" < 5 ORDER BY "public"."users"."id";
+SELECT x.id, y.n FROM users x NATURAL JOIN (SELECT id, count(*) AS n FROM orders GROUP BY id) y WHERE x.id < 9 ORDER BY 1;
+--@ simple
+--@ error 42703
+SELECT u.id FROM users AS u (key, mail) JOIN orders o ON o.id = u.key WHERE u.key < 3;
+SELECT u.key FROM users AS u (key, mail) JOIN orders o ON o.id = u.key WHERE u.key < 3 ORDER BY 1;
+SELECT u.name, u.id, count(*) FROM users u JOIN orders o ON o.id = u.id GROUP BY u.id ORDER BY u.id LIMIT 3;
+SELECT count(*) FROM users a, users b, countries c WHERE a.ctid = b.ctid;
+SELECT u.id, r.value FROM users u LEFT JOIN LATERAL (SELECT value FROM readings ORDER BY value LIMIT u.id) r ON true WHERE u.id < 4 ORDER BY 1, 2;

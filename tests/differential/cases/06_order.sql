@@ -81,3 +81,9 @@ SELECT DISTINCT lower(name) FROM users ORDER BY lower(name);
 SELECT ALL country FROM users WHERE id < 4 ORDER BY id;
 SELECT id FROM users WHERE name = 'Ada' ORDER BY id LIMIT 1;
 SELECT id FROM orders WHERE user_id = 18 ORDER BY amount, id LIMIT 1 OFFSET 1;
+-- Gathered: what a merge cannot put in order.
+SELECT id, name FROM users ORDER BY name COLLATE "C" DESC NULLS LAST, id LIMIT 4 OFFSET 1 + 1;
+SELECT DISTINCT payload -> 'user' AS who FROM events ORDER BY who LIMIT 5;
+SELECT country, id FROM users ORDER BY country NULLS FIRST, id FETCH FIRST 2 ROWS WITH TIES;
+--@ params int8=3
+SELECT id FROM users ORDER BY id LIMIT $1 + 1;

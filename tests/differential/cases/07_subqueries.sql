@@ -70,3 +70,11 @@ SELECT id, count(*) OVER () FROM users ORDER BY id LIMIT 3;
 SELECT user_id, id FROM (SELECT user_id, id, row_number() OVER (PARTITION BY user_id ORDER BY amount DESC, id) AS r FROM orders) x WHERE r = 1 ORDER BY user_id LIMIT 10;
 SELECT ntile(4) OVER w, id FROM users WINDOW w AS (ORDER BY id) ORDER BY id LIMIT 4;
 SELECT device, day, avg(value) OVER (PARTITION BY device, day) FROM readings ORDER BY 1, 2 LIMIT 6;
+-- Gathered: what an ORM makes of count() and aggregate().
+--@ params int8=0
+SELECT COUNT(*) FROM (SELECT "public"."orders"."id" FROM "public"."orders" WHERE 1=1 OFFSET $1) AS "sub";
+--@ params int8=0
+SELECT AVG("amount"), SUM("amount") FROM (SELECT "public"."orders"."id", "public"."orders"."amount" FROM "public"."orders" WHERE 1=1 OFFSET $1) AS "sub";
+SELECT id, (SELECT max(o.amount) FROM orders o WHERE o.id = u.id) FROM users u WHERE u.id < 5 ORDER BY id;
+WITH RECURSIVE up(id, n) AS (SELECT id, 1 FROM users WHERE id = 2 UNION ALL SELECT u.id, n + 1 FROM up JOIN users u ON u.id = up.id * 2) SELECT id, n FROM up ORDER BY n;
+SELECT country, rank() OVER (ORDER BY count(*) DESC, country) FROM users GROUP BY country ORDER BY 2;

@@ -126,3 +126,60 @@ INSERT INTO users (id, email) OVERRIDING SYSTEM VALUE VALUES (3020, 'override');
 INSERT INTO orders VALUES (9600, 18, 'new', 5);
 INSERT INTO users (id, email, name) VALUES (3030, E'tab\there', $$dollar 'quoted'$$), (3031, U&'\00e4', 'a''b');
 SELECT email, name FROM users WHERE id IN (3030, 3031) ORDER BY id;
+-- Rows of a query go to their shards, in order and with their ids.
+--@ ordered
+INSERT INTO users (id, email, name) SELECT p0::bigint, p1, p2::text FROM (VALUES (4105, 'q5', NULL, 4), (4101, 'q1', 'a', 0), (4103, 'q3', 'c', 2), (4102, 'q2', 'b', 1), (4104, 'q4', 'd', 3)) AS imp_sen(p0, p1, p2, sen_counter) ORDER BY sen_counter RETURNING users.id, users.id AS id__1, name;
+--@ ordered
+--@ ids 1
+INSERT INTO users (email, name) SELECT p0::text, p1::text FROM (VALUES ('s1', 'a', 0), ('s2', 'b', 1), ('s3', 'c', 2), ('s4', 'd', 3), ('s5', 'e', 4)) AS imp_sen(p0, p1, sen_counter) ORDER BY sen_counter RETURNING users.id, users.email;
+--@ ordered
+--@ params int8=4201 | text=x1 | int4=1 | int8=4202 | text=x2 | int4=2
+INSERT INTO users (id, email, balance) SELECT p0, p1, 5 FROM (VALUES ($1::bigint, $2::text, $3::int), ($4, $5, $6)) AS imp_sen(p0, p1, sen_counter) ORDER BY sen_counter DESC RETURNING id, email, balance;
+--@ ordered
+--@ params ?={4211,4212,4213,4214} | ?={u1,u2,NULL,u4}
+INSERT INTO users (id, email, name) SELECT a, 'mail', b FROM UNNEST(($1::int8[])::bigint[], ($2)::text[]) AS t(a, b) RETURNING id, name;
+--@ ordered
+INSERT INTO users (id, email) SELECT * FROM UNNEST('{4211,4221,4212}'::bigint[], '{c1,c2,c3}'::text[]) ON CONFLICT (id) DO UPDATE SET email = EXCLUDED.email, id = EXCLUDED.id RETURNING id, email;
+INSERT INTO users (id, email) SELECT * FROM UNNEST('{4211,4231,4212}'::bigint[], '{d1,d2,d3}'::text[]) ON CONFLICT DO NOTHING RETURNING id;
+--@ error 21000
+INSERT INTO users (id, email) SELECT * FROM UNNEST('{4211,4211}'::bigint[], '{c1,c2}'::text[]) ON CONFLICT (id) DO UPDATE SET email = EXCLUDED.email;
+--@ error 23505
+INSERT INTO users (id, email) SELECT n, 'twice' FROM generate_series(4210, 4216) n;
+--@ error 23502
+INSERT INTO users (id, email) SELECT NULL, 'nobody' FROM generate_series(1, 2);
+--@ error 42804
+INSERT INTO users (id, email) SELECT 'a' || n, 'x' FROM generate_series(1, 2) n;
+--@ error 42601
+INSERT INTO users (id, email) SELECT n FROM generate_series(1, 2) n;
+--@ error 22012
+INSERT INTO users (id, email) SELECT n, (1 / (n - 4303))::text FROM generate_series(4300, 4306) n;
+INSERT INTO users (id, email) SELECT n, 'none' FROM generate_series(1, 0) n RETURNING id;
+INSERT INTO users (id, email, name, country) SELECT u.id + 50000, u.email || '!', 'copy', c.code FROM users u LEFT JOIN countries c ON c.code = u.country WHERE u.id < 8;
+INSERT INTO users (id, email, created_at, balance) SELECT 60000 + id, 'b' || id, created_at, -balance FROM users WHERE id < 30 ORDER BY balance DESC, id LIMIT 5 RETURNING id, created_at, balance;
+INSERT INTO events (id, kind, payload) SELECT '22222222-0000-4000-8000-000000000001', 'lit', '{"a": 1}';
+INSERT INTO events (id, kind, payload, at) SELECT ('22222222-0000-4000-8000-0000000000' || n)::uuid, 'gen', jsonb_build_object('n', n), timestamptz '2024-01-01 00:00:00+00' + n * interval '1 day' FROM generate_series(10, 15) n RETURNING id, payload, at;
+INSERT INTO readings SELECT 'g' || n, date '2024-01-01' + n, n / 3.0 FROM generate_series(1, 9) n;
+SELECT id, email, name, country, balance FROM users WHERE id > 4000 AND id < 70000 AND email NOT LIKE 'n%' ORDER BY id, email;
+SELECT id, kind, payload, at FROM events WHERE kind IN ('lit', 'gen') ORDER BY id;
+SELECT * FROM readings WHERE device LIKE 'g%' ORDER BY device;
+-- Keys are computed before the row's shard is known.
+--@ params int4=4400 | text=computed
+INSERT INTO users (id, email) VALUES ($1 + 1, $2), ($1 + 2, 'y'), (4403, 'z'), ($1 * 2, upper($2)) RETURNING id, email;
+--@ error 42804
+INSERT INTO users (id, email) VALUES ('4' || '410', 'text') ON CONFLICT DO NOTHING;
+INSERT INTO users (id, email) VALUES (4411.6, 'rounded'), ((SELECT 4413), 'scalar'), (length('abc') + 4420, 'len');
+--@ error 22012
+INSERT INTO users (id, email) VALUES (1 / 0, 'x'), (2, 'y');
+--@ error 42703
+INSERT INTO users (id, email) VALUES (email, 'x');
+--@ error 23502
+INSERT INTO users (id, email) VALUES (nullif(1, 1), 'x');
+INSERT INTO readings VALUES ('it''s ' || E'a\\b', date '2024-01-01' + 1, 2), (lower('AB'), '2024-01-01'::date + interval '1 day', 3);
+SELECT * FROM readings WHERE device LIKE 'it%' OR device = 'ab';
+SELECT id, email FROM users WHERE id BETWEEN 4400 AND 9000 ORDER BY id;
+--@ shape
+INSERT INTO events (id, kind) VALUES (gen_random_uuid(), 'r1'), (gen_random_uuid(), 'r2'), ('33333333-0000-4000-8000-000000000001', 'r3') RETURNING id, kind;
+SELECT count(*), count(payload) FROM events WHERE kind LIKE 'r_';
+INSERT INTO settings (name, value) SELECT 'u' || id, email FROM users WHERE id IN (1, 2, 3, 4) RETURNING name, value;
+INSERT INTO countries SELECT 'x' || id, name || '!' FROM users WHERE id IN (5, 6, 7, 8) ORDER BY id RETURNING code, name;
+SELECT * FROM countries WHERE code LIKE 'x%' ORDER BY code;

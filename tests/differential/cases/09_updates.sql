@@ -57,6 +57,15 @@ UPDATE users SET name = 'a', name = 'b' WHERE id = 1;
 SELECT count(*), sum(balance) FROM users;
 WITH u AS (UPDATE users SET name = 'cte' WHERE id = 9 RETURNING id, name) SELECT * FROM u;
 WITH u AS (UPDATE users SET balance = 0 WHERE balance < 0 RETURNING id) SELECT count(*) FROM u;
+WITH u AS (UPDATE users SET name = 'w' || id WHERE id BETWEEN 20 AND 30 RETURNING id, name, country) SELECT * FROM u ORDER BY id DESC LIMIT 4;
+WITH u AS (UPDATE users SET country = 'de' WHERE country = 'fr' RETURNING id, country) SELECT country, count(*) FROM u GROUP BY country ORDER BY 1;
+WITH u AS (UPDATE users SET balance = 1 WHERE id < 40 RETURNING id) SELECT o.id, u.id FROM u JOIN orders o ON o.user_id = u.id ORDER BY 1, 2;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT a.id, b.id FROM u a, u b WHERE a.id = b.id ORDER BY 1;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT count(*) FROM u a, u b;
+WITH u AS (UPDATE users SET balance = balance WHERE id < 9 RETURNING *) SELECT 1;
+WITH d AS (DELETE FROM order_items WHERE quantity = 4 RETURNING *), o AS (UPDATE orders SET status = 'paid' FROM d WHERE d.user_id = orders.user_id AND d.order_id = orders.id RETURNING orders.id) SELECT count(*) FROM o;
+WITH d AS (DELETE FROM order_items WHERE quantity = 3 RETURNING *) INSERT INTO order_items SELECT user_id, order_id, line + 500, sku, quantity, price FROM d;
+SELECT user_id, order_id, line FROM order_items ORDER BY 1, 2, 3;
 DELETE FROM order_items WHERE user_id = 18 AND order_id = 1;
 DELETE FROM order_items WHERE quantity = 5 RETURNING user_id, order_id, line;
 DELETE FROM orders WHERE user_id = 18 RETURNING id, amount;
@@ -79,6 +88,49 @@ DELETE FROM countries WHERE code = 'de';
 DELETE FROM users WHERE id = 40;
 --@ error 23503
 DELETE FROM users;
+-- The key is written, as ORMs do, or changes.
+UPDATE users SET id = id, name = 'same' WHERE id = 61;
+UPDATE users SET id = 62, name = 'same' WHERE id = 62 RETURNING id, name;
+--@ params int8=63 | text=saved | int8=63
+UPDATE users SET id = $1, name = $2 WHERE id = $3;
+UPDATE orders SET user_id = 40, status = 'paid' WHERE user_id = 40 RETURNING id, user_id, status;
+--@ error 23503
+UPDATE users SET id = 99041 WHERE id = 41;
+INSERT INTO users (id, email, name, created_at) SELECT 70000 + n, 'mv' || n, 'mover', '2024-01-01 00:00:00+00' FROM generate_series(1, 9) n;
+UPDATE users SET id = 71001, name = 'moved' WHERE id = 70001 RETURNING id, name, email, balance;
+--@ params int8=71002 | text=moved two | int8=70002
+UPDATE users SET id = $1, name = $2 WHERE id = $3 RETURNING *;
+UPDATE users u SET id = 71003, country = c.code FROM countries c WHERE c.code = 'de' AND u.email = 'mv3';
+--@ error 23505
+UPDATE users SET id = 71001 WHERE id = 70004;
+--@ error 23502
+UPDATE users SET id = NULL WHERE id = 70004;
+--@ error 23505
+UPDATE users SET id = 71009 WHERE email LIKE 'mv%';
+SELECT id, email, name, country FROM users WHERE email LIKE 'mv%' ORDER BY id;
+INSERT INTO orders (user_id, id, amount) VALUES (70005, 7700, 1), (70006, 7701, 2), (70006, 7702, 3);
+UPDATE orders SET user_id = 70007, amount = amount + 1 WHERE id IN (7700, 7702) RETURNING id, user_id, amount, status;
+--@ error 23503
+UPDATE orders SET user_id = 987654 WHERE id = 7701;
+UPDATE orders SET user_id = user_id + 1 WHERE user_id = 70007 AND id = 7702 RETURNING user_id, id, amount;
+UPDATE orders SET user_id = 70001 WHERE user_id = 70001 AND id = 1;
+SELECT user_id, id, amount, status, count(*) OVER (PARTITION BY user_id, id) FROM orders WHERE id BETWEEN 7700 AND 7702 ORDER BY id;
+DELETE FROM orders WHERE id BETWEEN 7700 AND 7702;
+INSERT INTO orders (user_id, id, amount) VALUES (18, 7790, 1);
+INSERT INTO order_items VALUES (18, 7790, 90, 'sku-01', 2, 3.5), (18, 7790, 91, 'sku-01', 3, 3.5);
+--@ error 23503
+UPDATE order_items SET user_id = 19 WHERE line = 91;
+--@ error 23503
+UPDATE order_items SET user_id = user_id + 1 WHERE line = 91;
+UPDATE order_items SET user_id = user_id, line = 92 WHERE line = 91 RETURNING user_id, line;
+DELETE FROM orders WHERE id = 7790;
+UPDATE readings SET device = 'other-' || device, value = DEFAULT WHERE device = 'device-3';
+UPDATE readings SET device = 'other-' || device, value = value + 1 WHERE device = 'device-3' RETURNING device, day, value;
+UPDATE readings SET day = '2025-01-01', device = 'one' WHERE device = 'device-1' AND day = '2024-06-03';
+UPDATE readings SET day = '2025-01-01', device = 'two' WHERE device = 'nothing';
+--@ error 23505
+UPDATE readings SET day = '2025-02-01', device = 'two' WHERE device = 'device-2';
+SELECT * FROM readings ORDER BY device, day;
 WITH d AS (DELETE FROM readings WHERE device = 'device-4' RETURNING *) SELECT count(*) FROM d;
 DELETE FROM readings;
 SELECT count(*) FROM readings;

@@ -216,3 +216,10 @@ SELECT 1;
 COPY countries (code) TO STDOUT;
 SELECT 2;
 
+-- Merged and gathered on the way out.
+COPY (SELECT id, name, balance FROM users WHERE id < 9 ORDER BY name NULLS FIRST, id) TO STDOUT (FORMAT csv, HEADER);
+COPY (SELECT country, array_agg(id ORDER BY id) FROM users WHERE id < 20 GROUP BY country ORDER BY country) TO STDOUT;
+COPY (SELECT id, payload, at FROM events ORDER BY id LIMIT 5) TO STDOUT (FORMAT binary);
+COPY (SELECT E'a\tb\\c\n' || name, NULL, '' FROM users WHERE id < 5 ORDER BY id DESC) TO STDOUT (DELIMITER '|', NULL 'none');
+COPY (SELECT E'a,"b"\n' || name, NULL, '' FROM users WHERE id < 5 ORDER BY id DESC) TO STDOUT (FORMAT csv);
+COPY (SELECT count(*) FROM users a, users b) TO STDOUT;

@@ -120,7 +120,7 @@ fn short(maker: &mut Maker) -> Request {
 }
 
 /// Sends a request in one write and judges every reply to it.
-async fn exchange(session: &mut Session, request: &Request) -> Result<(), String> {
+pub async fn exchange(session: &mut Session, request: &Request) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", request.kind);
     session.send(&request.bytes).await.map_err(failed)?;
     for group in &request.groups {

@@ -81,6 +81,12 @@ impl Host for Alone {
     fn schema_changed(&self) {
         self.version.set(self.version.get() + 1);
     }
+    fn may_leave(&self, _: Option<&str>, function: &str) -> bool {
+        function.starts_with("my_")
+    }
+    fn function_settings(&self) -> Vec<String> {
+        vec!["app.tenant".to_owned()]
+    }
     fn identify(&self, _: &str) -> Option<Identified> {
         None
     }

@@ -202,6 +202,29 @@ class Program:
             )
             return [(order.amount, *[note.text for note in order.notes]) for order in orders]
 
+    def children_by_parent(self):
+        """Children that are written by their parents' ids or their own, without the tenant key."""
+        with self.session() as session:
+            orders = session.scalars(
+                select(Order).where(Order.tenant_id == self.tenants[1]).order_by(Order.amount).limit(2)
+            ).all()
+            ids = [order.id for order in orders]
+            item = sorted(orders[0].items, key=lambda item: item.product)[0]
+            item.quantity = 9
+            session.flush()
+            counts = [
+                session.execute(sa.update(Note).where(Note.order_id == ids[0]).values(text="again")).rowcount,
+                session.execute(
+                    sa.update(Item).where(Item.order_id.in_(ids)).values(quantity=Item.quantity + 1)
+                ).rowcount,
+                session.execute(sa.delete(Note).where(Note.order_id.in_(ids))).rowcount,
+            ]
+            quantities = sorted(session.scalars(select(Item.quantity).where(Item.order_id.in_(ids))))
+            gone = session.execute(sa.delete(Item).where(Item.order_id.in_(ids))).rowcount
+            session.commit()
+            left = session.scalar(select(func.count()).select_from(Item).where(Item.order_id.in_(ids)))
+        return [*counts, quantities, gone, left]
+
     def eager_page(self):
         with self.session() as session:
             users = session.scalars(self.users_of(2).options(joinedload(User.orders)).limit(2)).unique()
@@ -428,12 +451,31 @@ class Program:
                 session.commit()
             return foreign, session.scalar(select(func.count()).select_from(User).where(User.tenant_id == key))
 
+    def temp_session(self, number):
+        foreign = 0
+        with self.engine.connect() as connection:
+            scratch = sa.Table("scratch", sa.MetaData(), sa.Column("n", sa.Integer), prefixes=["TEMPORARY"],
+                               postgresql_on_commit="DROP")
+            for turn in range(5):
+                with connection.begin():
+                    scratch.create(connection, checkfirst=False)
+                    connection.execute(scratch.insert(), [{"n": number}, {"n": turn}])
+                    foreign += list(connection.scalars(select(scratch.c.n))) != [number, turn]
+            return foreign + connection.scalar(sa.text("SELECT to_regclass('pg_temp.scratch') IS NOT NULL"))
+
+    def eight_temps(self):
+        return f"foreign {sum(self.eight(self.temp_session))}"
+
     def eight_tenants(self):
+        results = self.eight(self.tenant_session)
+        return f"foreign {sum(result[0] for result in results)}", sum(result[1] for result in results)
+
+    def eight(self, session):
         results, errors = [], []
 
         def work(number):
             try:
-                results.append(self.tenant_session(number))
+                results.append(session(number))
             except Exception as error:
                 errors.append(error)
 
@@ -444,7 +486,7 @@ class Program:
             thread.join()
         if errors:
             raise errors[0]
-        return f"foreign {sum(result[0] for result in results)}", sum(result[1] for result in results)
+        return results
 
     def steps(self):
         page, page_all = self.both(lambda: select(User.email).order_by(User.email).limit(5).offset(5), User)
@@ -505,6 +547,8 @@ class Program:
             ("migrate-enum-value", self.migrate_enum),
             ("migrate-fails", self.migrate_fails),
             ("reconnect", self.reconnect),
+            ("children by parent", self.children_by_parent),
             ("truncate", self.truncate),
             ("eight-tenants", self.eight_tenants),
+            ("eight-temps", self.eight_temps),
         ]
