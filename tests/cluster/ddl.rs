@@ -127,7 +127,7 @@ fn migrations_that_fail_on_one_shard_leave_no_drift() {
     let mut count = BTreeMap::<String, usize>::new();
     let mut done = 0;
     while done < wanted {
-        let is_made_to_fail = dice.roll(9) == 0;
+        let is_made_to_fail = dice.roll(6) == 0;
         let victim = &cluster.shards[usize::try_from(dice.roll(3)).unwrap()];
         let in_block = dice.roll(3) == 0;
         let size = if in_block { 1 + dice.roll(4) } else { 1 };
