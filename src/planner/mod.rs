@@ -162,7 +162,7 @@ fn plan_across(
         Statement::Declare { query, hold } => plan_declare(subject, statement, query, *hold),
         Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
         Statement::Call(_) => Err(refuse_code("CALL")),
-        Statement::Do => do_block::plan(&subject),
+        Statement::Do => do_block::plan(subject),
         Statement::Other(word) => Err(ClientError::refused(
             format!("{word} is not supported across shards"),
             "Connect to a shard directly to run it there.",
