@@ -56,7 +56,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
         }
         (Place::Sharded(relation, key), _) => {
             inner_queries(&mut walk, insert, &env, &ctes);
-            values(subject, &walk, insert, relation, Some(key))
+            values(subject, &walk, insert, relation, To::Owners(key))
         }
         (Place::Reference(relation), source) => {
             write::check_reference_write(relation, &calls, statement)?;
@@ -67,7 +67,7 @@ pub fn plan(subject: &Subject<'_>, statement: &Statement, insert: &Insert) -> Re
             if matches!(source, InsertSource::Query(_)) {
                 return Ok(plan);
             }
-            let filled = values(subject, &walk, insert, relation, None)?;
+            let filled = values(subject, &walk, insert, relation, To::Copies)?;
             Ok(if filled.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty()) { filled } else { plan })
         }
     }
@@ -98,13 +98,8 @@ fn with_ids(subject: &Subject<'_>, insert: &Insert, relation: &Relation, home: S
     if !is_listed || !is_own || home != subject.topology.home() {
         return None;
     }
-    let mut plan = values(subject, &Walk::new(subject), insert, relation, None).ok()?;
-    let filled = plan.insert.as_mut().filter(|insert| !insert.fills.is_empty())?;
-    filled.everywhere = false;
-    plan.route = Route::Shard(home);
-    plan.several = Several::Refuse(ClientError::refused("a single table is on one shard", "Check the table's home."));
-    plan.reason = format!("{} is on the home shard", relation.name.name);
-    Some(plan)
+    let plan = values(subject, &Walk::new(subject), insert, relation, To::Home(home)).ok()?;
+    plan.insert.as_ref().is_some_and(|insert| !insert.fills.is_empty()).then_some(plan)
 }
 
 fn home_plan(walk: &Walk<'_>) -> Result<Plan, ClientError> {
@@ -358,14 +353,35 @@ fn is_excluded(value: &Expr, column: &str) -> bool {
         if name == column && matches!(qualifier.as_slice(), [table] if table == "excluded"))
 }
 
+/// Where rows go.
+#[derive(Clone, Copy)]
+enum To<'k> {
+    /// Each to the owner of its key.
+    Owners(&'k [(String, KeyType)]),
+    /// All of them to every copy of a reference table.
+    Copies,
+    /// All of them to the shard of a single table.
+    Home(ShardId),
+}
+
+impl<'k> To<'k> {
+    fn key(self) -> Option<&'k [(String, KeyType)]> {
+        match self {
+            Self::Owners(key) => Some(key),
+            Self::Copies | Self::Home(_) => None,
+        }
+    }
+}
+
 /// VALUES or DEFAULT VALUES into a sharded table, or into every copy of a reference table.
 fn values(
     subject: &Subject<'_>,
     walk: &Walk<'_>,
     insert: &Insert,
     relation: &Relation,
-    key: Option<&[(String, KeyType)]>,
+    to: To<'_>,
 ) -> Result<Plan, ClientError> {
+    let key = to.key();
     check_reads(walk, relation)?;
     let no_rows = Vec::new();
     let (rows, is_default) = match &insert.source {
@@ -385,9 +401,10 @@ fn values(
     }
     let columns: Vec<(&Column, bool)> = filled(relation, &names, rows).collect();
     let mut fills: Vec<Fill> = columns.iter().filter_map(|(column, _)| fill(column)).collect();
-    match key {
-        Some(key) => fills.extend(key_fills(relation, key, &names, rows)),
-        None => fills.extend(open_defaults(relation, &names, rows)),
+    match to {
+        To::Owners(key) => fills.extend(key_fills(relation, key, &names, rows)),
+        To::Copies => fills.extend(open_defaults(relation, &names, rows)),
+        To::Home(_) => {}
     }
     check_overriding(subject, insert, relation, &columns, &names, rows)?;
     if let Some(key) = key {
@@ -402,13 +419,14 @@ fn values(
     };
     let must_override = columns.iter().any(|(_, always)| *always) && !insert.overriding;
     let splices = head_splices(insert, &names, &fills, &omitted, must_override, is_default);
-    let reason = match key {
-        Some(_) => format!("each row by the key of {}", relation.name.name),
-        None => format!("every copy of reference table {}", relation.name.name),
-    };
-    let (route, several) = match key {
-        Some(_) => (Route::ByRow, Several::Sum),
-        None => (Route::All, Several::Same),
+    let table = &relation.name.name;
+    let (route, several, reason) = match to {
+        To::Owners(_) => (Route::ByRow, Several::Sum, format!("each row by the key of {table}")),
+        To::Copies => (Route::All, Several::Same, format!("every copy of reference table {table}")),
+        To::Home(home) => {
+            let refusal = ClientError::refused("a single table is on one shard", "Check the table's home.");
+            (Route::Shard(home), Several::Refuse(refusal), format!("{table} is on the home shard"))
+        }
     };
     let mut plan = write_plan(route, several, reason);
     plan.insert = Some(InsertPlan {
@@ -420,7 +438,7 @@ fn values(
         returning: !insert.returning.is_empty(),
         may_skip_rows: insert.on_conflict.is_some(),
         key_is_not_null: key.is_some_and(|key| key_is_not_null(relation, key)),
-        everywhere: key.is_none(),
+        everywhere: matches!(to, To::Copies),
     });
     Ok(plan)
 }
