@@ -14,6 +14,7 @@ use super::signals::StopSignals;
 use super::{Failure, check, passwords};
 use crate::backend::PoolSettings;
 use crate::config::{Config, UserConfig};
+use crate::executor::MergeLimits;
 use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
@@ -99,6 +100,11 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             connects_per_s: config.pool.connects_per_s,
             connect_timeout_ms: milliseconds(config.pool.connect_timeout),
             ..PoolSettings::default()
+        },
+        merge: MergeLimits {
+            rows_max: config.merge.rows_max,
+            bytes_max: config.merge.bytes_max,
+            gather_bytes_max: config.merge.gather_bytes_max,
         },
         pool_mode: config.pool.mode,
         user_pool_modes: of_users(config, |user| user.pool_mode),

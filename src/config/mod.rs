@@ -37,6 +37,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[pool]`
     pub pool: PoolConfig,
+    /// `[merge]`
+    pub merge: MergeConfig,
     /// `[control]`
     pub control: ControlConfig,
     /// `[auth]`, `[[hba]]`, `[[ident]]`
@@ -103,6 +105,17 @@ pub struct PoolConfig {
     pub connects_max: usize,
     /// Connections to one node that may be begun in a second; default 100.
     pub connects_per_s: usize,
+}
+
+/// `[merge]`: what one statement over several shards may hold in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeConfig {
+    /// Rows; default 1,000,000.
+    pub rows_max: usize,
+    /// Bytes; default 256 MiB.
+    pub bytes_max: usize,
+    /// Bytes of rows that one PostgreSQL gets to finish; default 64 MiB.
+    pub gather_bytes_max: usize,
 }
 
 /// `[control]`: how the proxy itself connects to the nodes, to probe and to read the schema.

@@ -10,7 +10,8 @@ use super::error::{Report, nearest};
 use super::reader::{At, Section};
 use super::tls;
 use super::{
-    Config, ControlConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement, UserConfig,
+    Config, ControlConfig, MergeConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement,
+    UserConfig,
 };
 use crate::session::PoolMode;
 use crate::topology::ring::WEIGHT_NORMAL;
@@ -23,6 +24,12 @@ const TIMEOUT_MS_MAX: u64 = 86_400_000;
 const CLIENTS_MAX: u64 = 1_000_000;
 /// No server takes more connections.
 const POOL_SIZE_MAX: u64 = 10_000;
+/// Less would refuse nearly everything.
+const BUDGET_BYTES_MIN: u64 = 1 << 20;
+/// A terabyte is no bound any more.
+const BUDGET_BYTES_MAX: u64 = 1 << 40;
+/// Gathered rows travel in one message, and PostgreSQL takes none over a gigabyte.
+const GATHER_BYTES_MAX: u64 = 512 << 20;
 /// A shard may be this much larger than the smallest.
 const WEIGHT_MAX: u64 = 10_000;
 
@@ -39,6 +46,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     let mut root = Section::new("", document.get_ref(), 0);
     let proxy = read_proxy(root.section("proxy", report), report);
     let pool = read_pool(root.section("pool", report), report);
+    let merge = read_merge(root.section("merge", report), report);
     let control = read_control(root.section("control", report), report);
     let auth = auth::read(&mut root, report);
     let tls = tls::read_tls(root.section("tls", report), report);
@@ -56,6 +64,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
         file_name: report.file_name().to_owned(),
         proxy,
         pool,
+        merge,
         control,
         auth,
         tls,
@@ -142,6 +151,17 @@ fn read_pool(section: Option<Section>, report: &mut Report) -> PoolConfig {
         connects_max,
         connects_per_s,
     }
+}
+
+fn read_merge(section: Option<Section>, report: &mut Report) -> MergeConfig {
+    let empty = DeTable::new();
+    let mut section = section.unwrap_or_else(|| Section::new("[merge]", &empty, 0));
+    let mut number = |key, bounds, default| section.integer(key, bounds, default, report) as usize;
+    let rows_max = number("rows_max", 1..=1_000_000_000, 1_000_000);
+    let bytes_max = number("bytes_max", BUDGET_BYTES_MIN..=BUDGET_BYTES_MAX, 256 << 20);
+    let gather_bytes_max = number("gather_bytes_max", BUDGET_BYTES_MIN..=GATHER_BYTES_MAX, 64 << 20);
+    section.finish(report);
+    MergeConfig { rows_max, bytes_max, gather_bytes_max }
 }
 
 fn read_mode(section: &mut Section, key: &'static str, report: &mut Report) -> Option<PoolMode> {

@@ -87,6 +87,9 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "message_bytes_max",
         "idle_transaction_timeout_ms",
         "version_min",
+        "rows_max",
+        "bytes_max",
+        "gather_bytes_max",
         "mode",
         "size",
         "size_min",
@@ -111,7 +114,7 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
     let written = parse(&written).unwrap();
     assert_eq!(written.auth, config.auth);
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
-    assert_eq!(written.servers_tls, config.servers_tls);
+    assert_eq!((&written.servers_tls, &written.merge), (&config.servers_tls, &config.merge));
 }
 
 #[test]

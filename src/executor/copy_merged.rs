@@ -44,7 +44,7 @@ impl Session {
         };
         let own_mode = Mode::Extended { bind: &formats, types: &[], describe: true };
         client.flush().await?;
-        client.hold_output(self.cluster.settings.merge_bytes_max);
+        client.hold_output(self.cluster.settings.merge.bytes_max);
         let outcome = Box::pin(self.run(client, &query, own_mode)).await;
         let mut held = client.release_output();
         outcome.map_err(|failure| match failure {

@@ -138,7 +138,7 @@ impl Session {
                 }
             }
         }
-        let bytes_max = self.cluster.settings.gather_bytes_max;
+        let bytes_max = self.cluster.settings.merge.gather_bytes_max;
         let mut arrays = Arrays::new(plan, element_types, bytes_max);
         let mut outcome = Ok(());
         for source in &mut sources {

@@ -92,15 +92,28 @@ pub trait Ids: Send + Sync {
     fn forget_all(&self);
 }
 
+/// What one statement over several shards may hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeLimits {
+    /// Rows that a merge may hold: groups, distinct rows, rows of a portal with a row limit.
+    pub rows_max: usize,
+    /// Bytes that a merge may hold.
+    pub bytes_max: usize,
+    /// Bytes of rows that are gathered for one PostgreSQL to finish.
+    pub gather_bytes_max: usize,
+}
+
+impl Default for MergeLimits {
+    fn default() -> Self {
+        Self { rows_max: 1_000_000, bytes_max: 256 << 20, gather_bytes_max: 64 << 20 }
+    }
+}
+
 /// Limits of the executor.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Rows that a merge may hold.
-    pub merge_rows_max: usize,
-    /// Bytes that a merge may hold.
-    pub merge_bytes_max: usize,
-    /// Bytes of rows that are gathered for one statement.
-    pub gather_bytes_max: usize,
+    /// What one statement over several shards may hold.
+    pub merge: MergeLimits,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
     /// Bytes for cached plans.
@@ -116,9 +129,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            merge_rows_max: 1_000_000,
-            merge_bytes_max: 256 << 20,
-            gather_bytes_max: 64 << 20,
+            merge: MergeLimits::default(),
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
             servers_tls: ServersTls::default(),

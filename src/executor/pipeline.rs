@@ -400,7 +400,7 @@ impl Session {
         rows_max: u32,
     ) -> Result<(), Failure> {
         client.flush().await?;
-        client.hold_output(self.cluster.settings.merge_bytes_max);
+        client.hold_output(self.cluster.settings.merge.bytes_max);
         let outcome = self.run(client, parsed, mode).await;
         let mut held = client.release_output();
         let done = outcome.map_err(|failure| match failure {

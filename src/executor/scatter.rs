@@ -55,7 +55,7 @@ impl Session {
         let sent = self.send_to_all(shards, &sql, mode, merge.hidden, class, &mut sources).await;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
-            Budget { rows: self.cluster.settings.merge_rows_max, bytes: self.cluster.settings.merge_bytes_max };
+            Budget { rows: self.cluster.settings.merge.rows_max, bytes: self.cluster.settings.merge.bytes_max };
         let outcome = match sent {
             Ok(()) => {
                 merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await
@@ -103,7 +103,7 @@ impl Session {
             let Some(source) = sources.last_mut() else { continue };
             write_statement(&mut source.link, sql, described(mode), hidden);
             source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
-            if class == Class::Write && !read_ahead(source, self.cluster.settings.merge_bytes_max).await? {
+            if class == Class::Write && !read_ahead(source, self.cluster.settings.merge.bytes_max).await? {
                 break;
             }
         }

@@ -283,7 +283,7 @@ impl Session {
     async fn rows_of_text(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
         let parsed = self.understand(text)?;
         client.flush().await?;
-        client.hold_output(self.cluster.settings.merge_bytes_max);
+        client.hold_output(self.cluster.settings.merge.bytes_max);
         let outcome = Box::pin(self.run(client, &parsed, Mode::Simple)).await;
         let mut held = client.release_output();
         outcome?;

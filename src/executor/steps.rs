@@ -92,7 +92,7 @@ impl Session {
     /// As for a statement of the client's; more rows than a merge may hold.
     pub(super) async fn rows_of(&mut self, client: &mut Framed, question: &Question) -> Result<Rows, Failure> {
         let parsed = self.understand(&question.sql)?;
-        let (held_bytes_max, output) = client.swap_output(Some(self.cluster.settings.merge_bytes_max), BytesMut::new());
+        let (held_bytes_max, output) = client.swap_output(Some(self.cluster.settings.merge.bytes_max), BytesMut::new());
         let mode = Mode::Extended { bind: &question.bind, types: &question.types, describe: true };
         let outcome = Box::pin(self.run(client, &parsed, mode)).await;
         let (_, held) = client.swap_output(held_bytes_max, output);
@@ -101,7 +101,7 @@ impl Session {
             other => other,
         })?;
         let rows = read_rows(client, held)?;
-        if rows.rows.len() > self.cluster.settings.merge_rows_max {
+        if rows.rows.len() > self.cluster.settings.merge.rows_max {
             return Err(too_many_rows().into());
         }
         Ok(rows)

@@ -51,6 +51,8 @@ pub struct Settings {
     pub access: AccessSettings,
     /// Connections to the nodes: how many, and for how long.
     pub pool: PoolSettings,
+    /// What one statement over several shards may hold.
+    pub merge: executor::MergeLimits,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for roles that have a mode of their own.
@@ -79,6 +81,7 @@ impl Settings {
             control_password: None,
             access: AccessSettings::default(),
             pool: PoolSettings::default(),
+            merge: executor::MergeLimits::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
@@ -274,6 +277,7 @@ async fn build(
         Credentials { user: settings.control_user.clone(), secret: settings.control_secret() },
         executor::Settings {
             connect_timeout_ms: settings.pool.connect_timeout_ms,
+            merge: settings.merge,
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,

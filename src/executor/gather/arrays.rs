@@ -99,7 +99,7 @@ impl Arrays {
             format!("the statement needs more than {} MB of rows from several shards at once", self.bytes_max >> 20),
         )
         .with_hint(
-            "Restrict the tables in WHERE by comparing columns with constants, join on the sharding key, or raise executor.gather_bytes_max.",
+            "Restrict the tables in WHERE by comparing columns with constants, join on the sharding key, or raise gather_bytes_max in [merge].",
         ))
     }
 
