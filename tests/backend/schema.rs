@@ -157,8 +157,8 @@ fn columns_and_defaults(schema: &Schema) {
     assert_eq!(default("big"), sequence("public", "users_big_seq", true));
     assert_eq!(default("by_default"), sequence("public", "users_by_default_seq", false));
     assert_eq!(default("odd"), sequence("Other", "It's\" odd", false));
-    assert_eq!(default("sum"), ColumnDefault::Expression);
-    assert_eq!(default("label"), ColumnDefault::Expression);
+    assert_eq!(default("sum"), ColumnDefault::Numbered);
+    assert_eq!(default("label"), ColumnDefault::Numbered);
     assert_eq!(default("created"), ColumnDefault::Expression);
     assert_eq!(default("nothing"), ColumnDefault::None);
     for constant in ["flag", "zero", "minus", "word", "list", "status"] {
