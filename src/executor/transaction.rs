@@ -238,20 +238,23 @@ impl Session {
             branches.iter().map(|branch| branch.shard).filter(|shard| self.keeps(*shard)).collect();
         let cluster = std::sync::Arc::clone(&self.cluster);
         // Once it has begun, a commit is carried through even if the client goes away.
-        let commit = tokio::spawn(async move { cluster.coordinator.commit(branches).await });
+        let commit = tokio::spawn(async move {
+            let mut branches = branches;
+            let outcome = cluster.coordinator.commit(&mut branches).await;
+            (outcome, branches)
+        });
         let outcome = match commit.await {
-            Ok(Ok(outcome)) => {
-                for branch in outcome.branches.into_iter().filter(|branch| kept.contains(&branch.shard)) {
+            Ok((outcome, branches)) => {
+                for branch in branches.into_iter().filter(|branch| kept.contains(&branch.shard)) {
                     let mut link = Link::new(branch.lease);
                     link.lease.settings_key = if changes_settings { u64::MAX } else { link.lease.settings_key };
                     self.links.insert(branch.shard, link);
                 }
-                Ok(())
+                outcome.map(|_| ()).map_err(|error| match error.error_frame() {
+                    Some(frame) => Failure::Postgres(frame.clone()),
+                    None => Failure::Ours(error.to_client_error()),
+                })
             }
-            Ok(Err(error)) => Err(match error.error_frame() {
-                Some(frame) => Failure::Postgres(frame.clone()),
-                None => Failure::Ours(error.to_client_error()),
-            }),
             Err(_) => Err(ClientError::new(ErrorId::CommitOutcomeUnknown, "the commit was interrupted").into()),
         };
         for shard in kept {

@@ -46,8 +46,6 @@ pub struct Branch {
 /// The transaction has committed.
 #[derive(Debug)]
 pub struct CommitOutcome {
-    /// The branches again; those that are clean go back to their pools when dropped.
-    pub branches: Vec<Branch>,
     /// Notices that came on the way, for the client.
     pub notices: Vec<Frame>,
     /// Branches that are decided and prepared, but not yet committed: recovery finishes them.
@@ -154,7 +152,8 @@ impl Coordinator {
         self
     }
 
-    /// Commits the branches that wrote, given by ascending shard; one branch commits in one phase.
+    /// Commits the branches that wrote, given by ascending shard; one branch commits in one phase. The branches stay
+    /// the caller's, whatever happens; those that are clean go back to their pools when dropped.
     ///
     /// # Errors
     /// See [`CommitError`]: all but `Unknown` mean that nothing of the transaction will ever be seen.
@@ -166,33 +165,30 @@ impl Coordinator {
     /// # Cancel safety
     /// Dropped half-way the transaction is in doubt; recovery brings all shards to the same side. Let it
     /// run to its end if a client waits for the answer.
-    pub async fn commit(&self, branches: Vec<Branch>) -> Result<CommitOutcome, CommitError> {
+    pub async fn commit(&self, branches: &mut [Branch]) -> Result<CommitOutcome, CommitError> {
         let not_open = branches.iter().find(|branch| branch.lease.status() != b'T').map(|branch| branch.shard);
         if let Some(shard) = not_open {
             roll_back(branches, &[], None).await;
             return Err(CommitError::NotOpen { shard });
         }
-        let mut prepared = branches;
-        match prepared.pop() {
-            None => Ok(CommitOutcome { branches: prepared, notices: Vec::new(), unfinished: Vec::new() }),
-            Some(only) if prepared.is_empty() => commit_one(only).await,
-            Some(decider) => {
+        match branches {
+            [] => Ok(CommitOutcome { notices: Vec::new(), unfinished: Vec::new() }),
+            [only] => commit_one(only).await,
+            [.., decider] => {
                 let number = self.next_number.fetch_add(1, Ordering::Relaxed);
                 let key =
                     TransactionKey { cluster: self.cluster, coordinator: self.id, number, decider: decider.shard };
                 let _active = self.active.enter(key);
-                self.commit_several(key, prepared, decider).await
+                self.commit_several(key, branches).await
             }
         }
     }
 
-    async fn commit_several(
-        &self,
-        key: TransactionKey,
-        mut others: Vec<Branch>,
-        mut decider: Branch,
-    ) -> Result<CommitOutcome, CommitError> {
+    async fn commit_several(&self, key: TransactionKey, branches: &mut [Branch]) -> Result<CommitOutcome, CommitError> {
         let mut notices = Vec::new();
+        let Some((decider, others)) = branches.split_last_mut() else {
+            return Ok(CommitOutcome { notices, unfinished: Vec::new() });
+        };
         let results = join_all(others.iter_mut().map(|branch| {
             let sql = format!("PREPARE TRANSACTION '{}'", key.branch_gid(branch.shard));
             async move { branch.lease.simple(&sql).await }
@@ -206,28 +202,25 @@ impl Coordinator {
             first_error = first_error.or(verdict.err());
         }
         if let Some(error) = first_error {
-            others.push(decider);
             is_prepared.push(false);
-            roll_back(others, &is_prepared, Some(key)).await;
+            roll_back(branches, &is_prepared, Some(key)).await;
             return Err(error);
         }
         self.pause(Step::Prepared).await;
 
-        if let Err(error) = self.decide(key, &mut decider, &mut notices).await {
+        if let Err(error) = self.decide(key, decider, &mut notices).await {
             // With an unknown outcome the prepared branches must stay as they are.
             if !matches!(error, CommitError::Unknown { .. }) {
-                others.push(decider);
                 is_prepared.push(false);
-                roll_back(others, &is_prepared, Some(key)).await;
+                roll_back(branches, &is_prepared, Some(key)).await;
             }
             return Err(error);
         }
         self.pause(Step::Decided).await;
 
-        let mut unfinished = finish(key, &mut others, &mut notices).await;
+        let mut unfinished = finish(key, others, &mut notices).await;
         self.finish_anew(key, &mut unfinished).await;
-        others.push(decider);
-        Ok(CommitOutcome { branches: others, notices, unfinished })
+        Ok(CommitOutcome { notices, unfinished })
     }
 
     async fn pause(&self, step: Step) {
@@ -325,11 +318,11 @@ impl Coordinator {
 }
 
 /// One shard: one phase.
-async fn commit_one(mut branch: Branch) -> Result<CommitOutcome, CommitError> {
+async fn commit_one(branch: &mut Branch) -> Result<CommitOutcome, CommitError> {
     let mut notices = Vec::new();
     let result = branch.lease.simple("COMMIT").await;
     match completed(branch.shard, result, "COMMIT", &mut notices) {
-        Ok(()) => Ok(CommitOutcome { branches: vec![branch], notices, unfinished: Vec::new() }),
+        Ok(()) => Ok(CommitOutcome { notices, unfinished: Vec::new() }),
         Err(CommitError::Lost { shard, error }) if !error.nothing_ran() => {
             tracing::warn!(%shard, %error, "connection lost during commit");
             Err(CommitError::Unknown { shard })
@@ -373,7 +366,7 @@ async fn finish(key: TransactionKey, branches: &mut [Branch], notices: &mut Vec<
 
 /// Rolls every branch back as far as its connection allows; the rest is left to the servers, which roll
 /// back what loses its connection, and to recovery.
-async fn roll_back(mut branches: Vec<Branch>, is_prepared: &[bool], key: Option<TransactionKey>) {
+async fn roll_back(branches: &mut [Branch], is_prepared: &[bool], key: Option<TransactionKey>) {
     join_all(branches.iter_mut().enumerate().map(|(index, branch)| {
         let is_prepared = is_prepared.get(index).copied().unwrap_or(false);
         async move {

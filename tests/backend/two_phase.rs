@@ -152,14 +152,14 @@ fn dies_at(step: Step) -> (ostrakon::executor::two_phase::Interlude, Arc<AtomicB
 }
 
 /// Runs a commit until its coordinator dies.
-async fn commit_and_die(coordinator: &Coordinator, branches: Vec<Branch>, is_there: &AtomicBool) {
+async fn commit_and_die(coordinator: &Coordinator, mut branches: Vec<Branch>, is_there: &AtomicBool) {
     let died = async {
         while !is_there.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
     };
     tokio::select! {
-        outcome = coordinator.commit(branches) => panic!("did not die: {outcome:?}"),
+        outcome = coordinator.commit(&mut branches) => panic!("did not die: {outcome:?}"),
         () = died => {}
     }
 }
@@ -169,10 +169,11 @@ async fn three_shards_commit_or_roll_back_together() {
     let cluster = Cluster::start(15920).await;
     let coordinator = cluster.coordinator(1);
 
-    let outcome = coordinator.commit(cluster.begin(1, &[1, 2, 3]).await).await.unwrap();
+    let mut branches = cluster.begin(1, &[1, 2, 3]).await;
+    let outcome = coordinator.commit(&mut branches).await.unwrap();
     assert!(outcome.unfinished.is_empty());
-    assert!(outcome.branches.iter().all(|branch| branch.lease.is_clean()));
-    drop(outcome);
+    assert!(branches.iter().all(|branch| branch.lease.is_clean()));
+    drop(branches);
     assert_eq!(cluster.seen(1), [1, 2, 3]);
     let decision = TransactionKey { cluster: CLUSTER, coordinator: 1, number: 1, decider: ShardId(3) }.decision_gid();
     assert_eq!(
@@ -181,16 +182,16 @@ async fn three_shards_commit_or_roll_back_together() {
     );
     assert!(cluster.ask(1, "SELECT gid FROM ostrakon.decision").is_empty());
 
-    coordinator.commit(cluster.begin(2, &[2]).await).await.unwrap();
+    coordinator.commit(&mut cluster.begin(2, &[2]).await).await.unwrap();
     assert_eq!(cluster.seen(2), [2]);
     assert!(cluster.ask(2, "SELECT gid FROM ostrakon.decision").is_empty(), "one shard needs no decision");
-    assert!(coordinator.commit(vec![]).await.unwrap().branches.is_empty());
+    assert!(coordinator.commit(&mut []).await.unwrap().unfinished.is_empty());
 
     // A deferred constraint that fails at PREPARE, and one that fails at the decider's COMMIT.
     for (number, shard) in [(3u64, 1u32), (4, 3)] {
         let mut branches = cluster.begin(number, &[1, 2, 3]).await;
         run(&mut branches[shard as usize - 1].lease, "INSERT INTO pair VALUES (1), (1)").await;
-        let error = coordinator.commit(branches).await.unwrap_err();
+        let error = coordinator.commit(&mut branches).await.unwrap_err();
         let CommitError::Postgres { shard: refused_by, .. } = &error else { panic!("{error:?}") };
         assert_eq!(refused_by.0, shard);
         assert_eq!(read_error(&error.error_frame().unwrap().body()).unwrap().code, "23505");
@@ -201,11 +202,11 @@ async fn three_shards_commit_or_roll_back_together() {
     // Temporary objects cannot be prepared; a failed transaction cannot commit.
     let mut branches = cluster.begin(5, &[1, 2]).await;
     run(&mut branches[0].lease, "CREATE TEMP TABLE t (a int)").await;
-    let error = coordinator.commit(branches).await.unwrap_err();
+    let error = coordinator.commit(&mut branches).await.unwrap_err();
     assert_eq!(read_error(&error.error_frame().unwrap().body()).unwrap().code, "0A000");
     let mut branches = cluster.begin(6, &[1, 2]).await;
     branches[1].lease.simple("SELECT 1/0").await.unwrap();
-    let error = coordinator.commit(branches).await.unwrap_err();
+    let error = coordinator.commit(&mut branches).await.unwrap_err();
     assert!(matches!(error, CommitError::NotOpen { shard: ShardId(2) }));
     assert_eq!(error.to_client_error().sqlstate(), "40001");
     assert_eq!((cluster.seen(5), cluster.seen(6)), (vec![], vec![]));
@@ -214,7 +215,7 @@ async fn three_shards_commit_or_roll_back_together() {
     let mut branches = cluster.begin(7, &[1, 3]).await;
     run(&mut branches[1].lease, "SET LOCAL search_path TO nowhere; SET LOCAL statement_timeout TO '10s'").await;
     run(&mut branches[0].lease, "DO 'BEGIN RAISE NOTICE ''x''; END'").await;
-    coordinator.commit(branches).await.unwrap();
+    coordinator.commit(&mut branches).await.unwrap();
     assert_eq!(cluster.seen(7), [1, 3]);
 
     // Every connection has come back clean.
@@ -263,10 +264,10 @@ async fn recovery_brings_all_shards_to_the_deciders_side() {
     // A transaction that is being worked on is left alone.
     let (interlude, is_there) = dies_at(Step::Prepared);
     let coordinator = Arc::new(cluster.coordinator(3).with_interlude(interlude));
-    let branches = cluster.begin(3, &[1, 2]).await;
+    let mut branches = cluster.begin(3, &[1, 2]).await;
     let working = tokio::spawn({
         let coordinator = Arc::clone(&coordinator);
-        async move { coordinator.commit(branches).await.is_ok() }
+        async move { coordinator.commit(&mut branches).await.is_ok() }
     });
     while !is_there.load(Ordering::SeqCst) {
         tokio::task::yield_now().await;
@@ -299,7 +300,7 @@ async fn recovery_brings_all_shards_to_the_deciders_side() {
         })
     };
     let slow = cluster.coordinator(4).with_interlude(interlude);
-    let error = slow.commit(cluster.begin(4, &[1, 2]).await).await.unwrap_err();
+    let error = slow.commit(&mut cluster.begin(4, &[1, 2]).await).await.unwrap_err();
     assert_eq!(read_error(&error.error_frame().unwrap().body()).unwrap().code, "23505");
     assert_eq!(cluster.seen(4), [0u32; 0]);
 
@@ -392,10 +393,10 @@ async fn a_decider_that_is_lost_during_its_commit_is_asked_again() {
     let mut lease = cluster.pools.checkout(&through).await.unwrap();
     run(&mut lease, "BEGIN; INSERT INTO mark VALUES (1, 'new')").await;
     branches.push(Branch { shard: ShardId(3), lease });
-    let outcome = coordinator.commit(branches).await.unwrap();
-    assert!(outcome.branches[2].lease.is_poisoned());
+    let outcome = coordinator.commit(&mut branches).await.unwrap();
+    assert!(branches[2].lease.is_poisoned());
     assert!(outcome.unfinished.is_empty());
-    drop(outcome);
+    drop(branches);
     assert_eq!(cluster.seen(1), [1, 2, 3]);
     forwarding.abort();
 
@@ -416,7 +417,7 @@ async fn a_decider_that_is_lost_during_its_commit_is_asked_again() {
         while run(&mut killer, &sleeping).await.is_empty() {}
         run(&mut killer, &format!("SELECT pg_terminate_backend({pid}, 5000)")).await;
     };
-    let (outcome, ()) = tokio::join!(coordinator.commit(branches), killing);
+    let (outcome, ()) = tokio::join!(coordinator.commit(&mut branches), killing);
     let error = outcome.unwrap_err();
     assert!(matches!(error, CommitError::Lost { shard: ShardId(3), .. }), "{error:?}");
     assert_eq!(error.to_client_error().sqlstate(), "40001");
@@ -424,11 +425,11 @@ async fn a_decider_that_is_lost_during_its_commit_is_asked_again() {
     assert_eq!(cluster.prepared(), 0);
 
     // A branch dies before it is prepared: nothing is left anywhere.
-    let branches = cluster.begin(3, &[1, 2, 3]).await;
+    let mut branches = cluster.begin(3, &[1, 2, 3]).await;
     let pid = branches[1].lease.pid();
     let mut killer = Connection::connect(&target(cluster.port(2))).await.unwrap();
     run(&mut killer, &format!("SELECT pg_terminate_backend({pid}, 5000)")).await;
-    let error = cluster.coordinator(3).commit(branches).await.unwrap_err();
+    let error = cluster.coordinator(3).commit(&mut branches).await.unwrap_err();
     assert!(matches!(error, CommitError::Lost { shard: ShardId(2), .. }), "{error:?}");
     cluster.settle().await;
     assert_eq!(cluster.seen(3), [0u32; 0]);
@@ -475,10 +476,10 @@ async fn nothing_is_torn_when_coordinators_die_at_any_moment() {
             for turn in 0..60u64 {
                 let number = task * 1_000 + turn;
                 let shards: &[u32] = [&[1u32, 2][..], &[2, 3], &[1, 3], &[1, 2, 3]][dice.below(4) as usize];
-                let branches = cluster.begin(number, shards).await;
+                let mut branches = cluster.begin(number, shards).await;
                 transactions.insert(number, shards.to_vec());
                 let limit = Duration::from_micros(dice.below(12_000));
-                match tokio::time::timeout(limit, coordinator.commit(branches)).await {
+                match tokio::time::timeout(limit, coordinator.commit(&mut branches)).await {
                     Ok(Ok(_)) => acknowledged.push(number),
                     Ok(Err(CommitError::Unknown { .. })) => panic!("every server is there"),
                     Ok(Err(_)) => refused.push(number),

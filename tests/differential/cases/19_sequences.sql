@@ -105,7 +105,7 @@ SELECT currval('ddl_single_id_seq');
 INSERT INTO ddl_single SELECT 50, 1;
 --@ shape
 SELECT nextval('ddl_single_id_seq');
---@ ids 1
+--@ shape
 INSERT INTO ddl_single (id, n) VALUES (nextval('ddl_single_id_seq'), 5) RETURNING id;
 TRUNCATE ddl_single RESTART IDENTITY;
 INSERT INTO ddl_single (n) VALUES (6) RETURNING id;
