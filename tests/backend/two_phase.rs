@@ -204,6 +204,7 @@ async fn three_shards_commit_or_roll_back_together() {
     run(&mut branches[0].lease, "CREATE TEMP TABLE t (a int)").await;
     let error = coordinator.commit(&mut branches).await.unwrap_err();
     assert_eq!(read_error(&error.error_frame().unwrap().body()).unwrap().code, "0A000");
+    drop(branches);
     let mut branches = cluster.begin(6, &[1, 2]).await;
     branches[1].lease.simple("SELECT 1/0").await.unwrap();
     let error = coordinator.commit(&mut branches).await.unwrap_err();
@@ -212,12 +213,14 @@ async fn three_shards_commit_or_roll_back_together() {
     assert_eq!((cluster.seen(5), cluster.seen(6)), (vec![], vec![]));
 
     // The decider's row does not depend on the session's settings.
+    drop(branches);
     let mut branches = cluster.begin(7, &[1, 3]).await;
     run(&mut branches[1].lease, "SET LOCAL search_path TO nowhere; SET LOCAL statement_timeout TO '10s'").await;
     run(&mut branches[0].lease, "DO 'BEGIN RAISE NOTICE ''x''; END'").await;
     coordinator.commit(&mut branches).await.unwrap();
     assert_eq!(cluster.seen(7), [1, 3]);
 
+    drop(branches);
     // Every connection has come back clean.
     assert!(cluster.pools.stats().iter().all(|stats| stats.counts.used == 0), "{:?}", cluster.pools.stats());
     assert!(cluster.active.is_empty());
