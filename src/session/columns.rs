@@ -47,6 +47,13 @@ pub fn signature(message: u8, body: &[u8]) -> u64 {
     signature_of(message, &fields_of(message, body))
 }
 
+/// The types of parameters in a ParameterDescription. Never 0.
+pub fn parameters_signature(body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
 fn fields_of(message: u8, body: &[u8]) -> Vec<Field> {
     if message != tag::ROW_DESCRIPTION {
         return Vec::new();

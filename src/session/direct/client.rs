@@ -566,7 +566,7 @@ impl Machine {
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
     fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if statement.has_changed() || statement.is_unnamed || !statement.is_described_before(host.schema_version()) {
+        if statement.has_changed() || !statement.is_described_before(host.schema_version()) {
             return false;
         }
         self.ensure(statement, server);

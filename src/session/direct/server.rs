@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
-use crate::session::columns::signature;
+use crate::session::columns::{parameters_signature, signature};
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
 use crate::wire::{WireError, limits};
@@ -177,8 +177,12 @@ impl Machine {
             Owed::Step { .. } => (false, true),
             Owed::DescribeStatement { of } | Owed::DescribePortal { of } => {
                 let is_over = message != tag::PARAMETER_DESCRIPTION;
-                if let Some((statement, version)) = of.as_ref().filter(|_| is_over) {
-                    statement.note_columns(signature(message, body), *version);
+                match of {
+                    Some((statement, version)) if is_over => {
+                        statement.note_columns(signature(message, body), *version);
+                    }
+                    Some((statement, _)) => statement.note_parameters(parameters_signature(body)),
+                    None => {}
                 }
                 (true, is_over)
             }
@@ -187,6 +191,8 @@ impl Machine {
                 if is_over {
                     of.compare_columns(signature(message, body), *version);
                     self.is_waiting = false;
+                } else {
+                    of.compare_parameters(parameters_signature(body));
                 }
                 (false, is_over)
             }

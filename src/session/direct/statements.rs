@@ -44,6 +44,8 @@ pub(super) struct Statement {
     /// Signature of the columns that the client was told, and the schema's version then; 0: not told.
     columns: AtomicU64,
     columns_version: AtomicU64,
+    /// Signature of the types of its parameters that the client was told; 0: not told.
+    parameters: AtomicU64,
     has_changed: AtomicBool,
 }
 
@@ -59,6 +61,7 @@ impl Statement {
             signals: Vec::new(),
             columns: AtomicU64::new(0),
             columns_version: AtomicU64::new(0),
+            parameters: AtomicU64::new(0),
             has_changed: AtomicBool::new(false),
         }
     }
@@ -68,7 +71,7 @@ impl Statement {
         self.columns.load(Ordering::Relaxed) != 0 && self.columns_version.load(Ordering::Relaxed) != version
     }
 
-    /// Its columns are not those that the client was told.
+    /// Its columns, or the types of its parameters, are not those that the client was told.
     pub(super) fn has_changed(&self) -> bool {
         self.has_changed.load(Ordering::Relaxed)
     }
@@ -77,6 +80,19 @@ impl Statement {
     pub(super) fn note_columns(&self, signature: u64, version: u64) {
         self.columns.store(signature, Ordering::Relaxed);
         self.columns_version.store(version, Ordering::Relaxed);
+    }
+
+    /// The client is told of its parameters.
+    pub(super) fn note_parameters(&self, signature: u64) {
+        self.parameters.store(signature, Ordering::Relaxed);
+    }
+
+    /// Its parameters have been looked at again: values in binary are of the types that the client was told.
+    pub(super) fn compare_parameters(&self, signature: u64) {
+        let told = self.parameters.load(Ordering::Relaxed);
+        if told != 0 && told != signature {
+            self.has_changed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Its columns have been looked at again.

@@ -424,6 +424,46 @@ fn a_statement_whose_columns_have_changed_is_refused_as_postgresql_does() {
 }
 
 #[test]
+fn a_statement_whose_parameters_have_other_types_now_is_refused_without_a_name_too() {
+    let (int4, float8) = (23, 701);
+    for name in ["", "a"] {
+        for (types, is_refused) in [([int4], false), ([float8], true)] {
+            let mut connection = Connection::default();
+            let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+            scene.say(&mut connection, |output| {
+                parse(output, name, "select x from t where y = $1");
+                client_message::encode_describe(output, &Target::Statement(name.into()));
+                client_message::encode_sync(output);
+            });
+            let columns = |output: &mut BytesMut, types: &[u32]| {
+                answers(output, b"1");
+                server::write_parameter_description(output, types);
+                server::write_row_description(output, &[server::Field::text("x")]);
+            };
+            scene.answer(&mut connection, |output| {
+                columns(output, &[int4]);
+                server::write_ready_for_query(output, b'I');
+            });
+            scene.machine.detach();
+            scene.host.schema_changed();
+            let mut other = Connection { schema_version: scene.host.schema_version(), ..Connection::default() };
+            scene.attach(&mut other);
+            let taken = scene.say(&mut other, |output| {
+                let mut whole = BytesMut::new();
+                bind_execute(&mut whole, name);
+                output.extend_from_slice(&take_frame(&mut whole, MESSAGE_BYTES_MAX).unwrap().unwrap().bytes);
+            });
+            let Taken::Later(bind) = taken else { panic!("{taken:?}") };
+            other.heard();
+            scene.answer(&mut other, |output| columns(output, &types));
+            scene.say(&mut other, |output| output.extend_from_slice(&bind.bytes));
+            let heard = other.heard().concat();
+            assert_eq!(heard.starts_with('B'), !is_refused, "{name:?} {types:?}: {heard}");
+        }
+    }
+}
+
+#[test]
 fn a_long_row_is_passed_on_before_it_is_whole() {
     let mut connection = Connection::default();
     let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
