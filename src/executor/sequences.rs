@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::exchange::Show;
 use super::relay::Done;
 use super::statement::Mode;
+use super::steps::Question;
 use super::values::StatementValues;
 use super::{Failure, Session};
 use crate::base::ShardId;
@@ -22,9 +23,8 @@ use crate::topology::TableName;
 use crate::topology::schema::{ColumnDefault, RelationKind};
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
-use crate::wire::frame::{Frame, take_frame};
-use crate::wire::limits::MESSAGE_BYTES_MAX;
-use crate::wire::server_message::{self, tag};
+use crate::wire::frame::Frame;
+use crate::wire::server_message;
 
 /// Words that may stand round the aggregates of a `setval`: everything else might be a column.
 const SIMPLE_WORDS: &[&str] =
@@ -218,7 +218,7 @@ impl Session {
                 .iter()
                 .any(|word| parsed.lexed.is_keyword(&parsed.text, at - 1, word));
             let Some(close) = close_of(parsed, at).filter(|_| is_scalar) else { return Ok(None) };
-            let rows = self.rows_of_text(client, tokens_text(parsed, at + 1..close)).await?;
+            let rows = self.texts_of(client, &Question::of_text(tokens_text(parsed, at + 1..close))).await?;
             let value = match rows.as_slice() {
                 [] => None,
                 [row] => row.first().cloned().flatten(),
@@ -266,8 +266,9 @@ impl Session {
             return Ok(None);
         }
         let asked: Vec<&str> = calls.iter().map(|call| tokens_text(parsed, call.clone())).collect();
-        let rows =
-            self.rows_of_text(client, &format!("SELECT {} {}", asked.join(", "), tokens_text(parsed, rest))).await?;
+        let rows = self
+            .texts_of(client, &Question::of_text(&format!("SELECT {} {}", asked.join(", "), tokens_text(parsed, rest))))
+            .await?;
         let [row] = rows.as_slice() else { return Ok(None) };
         let mut text = format!("SELECT pg_catalog.setval({named},");
         let mut at = values.start;
@@ -277,25 +278,6 @@ impl Session {
         }
         text.push_str(&format!(" {})", tokens_text(parsed, at..values.end)));
         Ok(Some(text))
-    }
-
-    /// The rows of a query, as text; the client sees its notices only.
-    async fn rows_of_text(&mut self, client: &mut Framed, text: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
-        let parsed = self.understand(text)?;
-        client.flush().await?;
-        client.hold_output(self.cluster.settings.merge.bytes_max);
-        let outcome = Box::pin(self.run(client, &parsed, Mode::Simple)).await;
-        let mut held = client.release_output();
-        outcome?;
-        let mut rows = Vec::new();
-        while let Ok(Some(frame)) = take_frame(&mut held, MESSAGE_BYTES_MAX) {
-            match frame.tag {
-                tag::DATA_ROW => rows.push(read_texts(&frame).ok_or_else(unreadable)?),
-                tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => client.output().extend_from_slice(&frame.bytes),
-                _ => {}
-            }
-        }
-        Ok(rows)
     }
 
     /// A statement that was refused, with its calls on sequences replaced by numbers; `None`: it has none, or they are
@@ -547,16 +529,6 @@ fn quoted(value: Option<&str>) -> String {
 
 fn unreadable() -> Failure {
     ClientError::new(crate::error::ErrorId::Internal, "the number of a sequence cannot be read").into()
-}
-
-fn read_texts(row: &Frame) -> Option<Vec<Option<String>>> {
-    let values = server_message::read_data_row(&row.body()).ok()?;
-    values
-        .into_iter()
-        .map(|value| {
-            value.map(|value| String::from_utf8(value.to_vec()).ok()).map_or(Some(None), |text| text.map(Some))
-        })
-        .collect()
 }
 
 fn read_number(row: &Frame, is_binary: bool) -> Option<i64> {

@@ -1,6 +1,6 @@
 //! One more field at the end of a row.
 
-use super::{CopyError, CopyFormat, CopyShape};
+use super::{CopyError, CopyFormat, CopyShape, write};
 
 /// A row with one more field: the value as text, or in the binary format its binary value.
 ///
@@ -26,7 +26,7 @@ pub fn append_field(shape: &CopyShape, row: &[u8], value: &[u8]) -> Result<Vec<u
     if is_text {
         put_text(shape, value, &mut longer)
     } else {
-        put_csv(shape, value, &mut longer)
+        write::put_csv(shape, value, false, &mut longer)
     }
     longer.extend_from_slice(line_end);
     Ok(longer)
@@ -82,22 +82,6 @@ fn put_text(shape: &CopyShape, value: &[u8], row: &mut Vec<u8>) {
             row.push(*byte);
         }
     }
-}
-
-fn put_csv(shape: &CopyShape, value: &[u8], row: &mut Vec<u8>) {
-    let must_quote = |byte: &u8| matches!(byte, b'\n' | b'\r') || *byte == shape.delimiter || *byte == shape.quote;
-    if value != shape.null && !value.iter().any(must_quote) {
-        row.extend_from_slice(value);
-        return;
-    }
-    row.push(shape.quote);
-    for byte in value {
-        if *byte == shape.quote || *byte == shape.escape {
-            row.push(shape.escape);
-        }
-        row.push(*byte);
-    }
-    row.push(shape.quote);
 }
 
 #[cfg(test)]

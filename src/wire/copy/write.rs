@@ -60,7 +60,8 @@ fn put_text(shape: &CopyShape, value: &[u8], row: &mut Vec<u8>) {
     }
 }
 
-fn put_csv(shape: &CopyShape, value: &[u8], is_only: bool, row: &mut Vec<u8>) {
+/// Appends a value, in quotes where it needs them; `is_only`: it is the row's only one.
+pub(super) fn put_csv(shape: &CopyShape, value: &[u8], is_only: bool, row: &mut Vec<u8>) {
     let is_special = |byte: &u8| matches!(byte, b'\n' | b'\r') || *byte == shape.delimiter || *byte == shape.quote;
     if value != shape.null && !(is_only && value == b"\\.") && !value.iter().any(is_special) {
         row.extend_from_slice(value);
