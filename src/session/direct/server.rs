@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
+use super::statements::Statement;
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::session::columns::{parameters_signature, signature};
 use crate::wire::frame::{Header, scan};
@@ -176,24 +177,16 @@ impl Machine {
             Owed::Bind => (true, true),
             Owed::Step { .. } => (false, true),
             Owed::DescribeStatement { of } | Owed::DescribePortal { of } => {
-                let is_over = message != tag::PARAMETER_DESCRIPTION;
-                match of {
-                    Some((statement, version)) if is_over => {
-                        statement.note_columns(signature(message, body), *version);
-                    }
-                    Some((statement, _)) => statement.note_parameters(parameters_signature(body)),
-                    None => {}
+                let is_over = is_description_over(message);
+                if let Some((statement, version)) = of {
+                    note_description(statement, *version, message, body);
                 }
                 (true, is_over)
             }
             Owed::LookAgain { of, version } => {
-                let is_over = message != tag::PARAMETER_DESCRIPTION;
-                if is_over {
-                    of.compare_columns(signature(message, body), *version);
-                    self.is_waiting = false;
-                } else {
-                    of.compare_parameters(parameters_signature(body));
-                }
+                let is_over = is_description_over(message);
+                compare_description(of, *version, message, body);
+                self.is_waiting &= !is_over;
                 (false, is_over)
             }
             Owed::Execute { .. } => {
@@ -585,4 +578,27 @@ pub(super) fn rewrite<'a>(whole: &'a [u8], field: impl Fn(u8, &'a [u8]) -> Optio
     let mut bytes = BytesMut::new();
     super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &[&body]);
     bytes.freeze()
+}
+
+/// The parameters come first.
+fn is_description_over(message: u8) -> bool {
+    message != tag::PARAMETER_DESCRIPTION
+}
+
+/// The client is told what a statement takes and gives.
+fn note_description(statement: &Statement, version: u64, message: u8, body: &[u8]) {
+    if is_description_over(message) {
+        statement.note_columns(signature(message, body), version);
+    } else {
+        statement.note_parameters(parameters_signature(body));
+    }
+}
+
+/// What a statement takes and gives now, beside what the client was told.
+fn compare_description(statement: &Statement, version: u64, message: u8, body: &[u8]) {
+    if is_description_over(message) {
+        statement.compare_columns(signature(message, body), version);
+    } else {
+        statement.compare_parameters(parameters_signature(body));
+    }
 }
