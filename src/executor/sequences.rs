@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::exchange::Show;
 use super::relay::Done;
 use super::statement::Mode;
-use super::steps::Question;
+use super::steps::plain_question;
 use super::values::StatementValues;
 use super::{Failure, Session};
 use crate::base::ShardId;
@@ -218,7 +218,7 @@ impl Session {
                 .iter()
                 .any(|word| parsed.lexed.is_keyword(&parsed.text, at - 1, word));
             let Some(close) = close_of(parsed, at).filter(|_| is_scalar) else { return Ok(None) };
-            let rows = self.texts_of(client, &Question::of_text(tokens_text(parsed, at + 1..close))).await?;
+            let rows = self.texts_of(client, &plain_question(tokens_text(parsed, at + 1..close).to_owned())).await?;
             let value = match rows.as_slice() {
                 [] => None,
                 [row] => row.first().cloned().flatten(),
@@ -267,7 +267,7 @@ impl Session {
         }
         let asked: Vec<&str> = calls.iter().map(|call| tokens_text(parsed, call.clone())).collect();
         let rows = self
-            .texts_of(client, &Question::of_text(&format!("SELECT {} {}", asked.join(", "), tokens_text(parsed, rest))))
+            .texts_of(client, &plain_question(format!("SELECT {} {}", asked.join(", "), tokens_text(parsed, rest))))
             .await?;
         let [row] = rows.as_slice() else { return Ok(None) };
         let mut text = format!("SELECT pg_catalog.setval({named},");

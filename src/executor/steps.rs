@@ -36,20 +36,6 @@ pub(super) struct Question {
     pub(super) types: Vec<u32>,
 }
 
-impl Question {
-    /// A text without parameters, answered in text.
-    pub(super) fn of_text(sql: &str) -> Self {
-        let bind = Bind {
-            portal: String::new(),
-            statement: String::new(),
-            parameter_formats: Vec::new(),
-            parameters: Vec::new(),
-            result_formats: Vec::new(),
-        };
-        Self { sql: sql.to_owned(), bind, types: Vec::new() }
-    }
-}
-
 impl Session {
     /// Runs the steps of a statement.
     ///
