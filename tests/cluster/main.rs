@@ -15,6 +15,7 @@ mod columns;
 mod crash;
 mod ddl;
 mod locks;
+mod moves;
 mod pgbench;
 mod pools;
 mod sessions;
