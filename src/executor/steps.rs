@@ -50,6 +50,11 @@ impl Session {
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
         self.open_block().await?;
+        let replaced = self.one_time(client, parsed).await?;
+        if !replaced.is_empty() {
+            let parsed = self.understand(&rewrite::replace(&parsed.text, &parsed.lexed, &replaced))?;
+            return Box::pin(self.run(client, &parsed, mode)).await;
+        }
         // Types of parameters, and whatever PostgreSQL has against the statement as a whole.
         let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
         let asked = |returning: bool| Asked::new(parsed, &types, mode, returning);
