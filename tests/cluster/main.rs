@@ -14,6 +14,7 @@ mod big_results;
 mod columns;
 mod crash;
 mod ddl;
+mod kill_points;
 mod locks;
 mod pgbench;
 mod pools;
