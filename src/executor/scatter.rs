@@ -1,19 +1,20 @@
 //! Reads over several shards, merged on the way to the client.
 
+use super::encoding::may_merge;
 use super::exchange::write_statement;
 use super::link::{Link, failure_of, read_quiet};
 use super::relay::Done;
 use super::session::CLIENT_FLUSH_BYTES;
 use super::statement::Mode;
 use super::values::StatementValues;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::merge::{Budget, Constant, Merger, Pop};
 use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
-use crate::session::{Columns, Parsed};
+use crate::session::{ClientEncoding, Columns, Parsed};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
@@ -52,13 +53,15 @@ impl Session {
             self.open_block().await?;
         }
         let mut sources = Vec::with_capacity(shards.len());
-        let sent = self.send_to_all(shards, &sql, mode, merge.hidden, class, &mut sources).await;
+        let sent = self.send_to_all(shards, sql.text(), mode, merge.hidden, class, &mut sources).await;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge.rows_max, bytes: self.cluster.settings.merge.bytes_max };
         let outcome = match sent {
             Ok(()) => {
-                merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, is_told).await
+                let encoding = self.encoding.clone();
+                merge_sources(client, &mut sources, merge, limit, offset, &constants, budget, mode, &encoding, is_told)
+                    .await
             }
             Err(failure) => Err(failure),
         };
@@ -77,7 +80,7 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let (rows, columns) = outcome?;
+        let (rows, columns) = outcome.map_err(|failure| places::in_source(failure, &sql, &parsed.text))?;
         if let (Some(columns), Some(shard)) = (columns, shards.first()) {
             self.columns_shown = Some((columns, *shard));
         }
@@ -129,6 +132,7 @@ async fn merge_sources(
     constants: &(dyn Fn(&Slot) -> Option<Constant> + Sync),
     budget: Budget,
     mode: Mode<'_>,
+    encoding: &ClientEncoding,
     is_told: &mut bool,
 ) -> Result<(u64, Option<Columns>), Failure> {
     let mut fields = None;
@@ -139,6 +143,7 @@ async fn merge_sources(
     }
     let mut fields = fields.unwrap_or_default();
     set_formats(&mut fields, mode);
+    may_merge(encoding, spec, &fields)?;
     let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
     let columns = mode.describes().then(|| Columns::of(merger.visible_fields()));
     let mut header = bytes::BytesMut::new();
