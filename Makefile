@@ -7,12 +7,13 @@
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
 # make bench  what the proxy costs beside PgBouncer and a bare relay (20 minutes on a quiet machine)
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
+# make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients faults generator generator-control saturation bench check postgresql upstream $(UPSTREAM)
+.PHONY: help up down build test clients faults generator generator-control simulate saturation bench check postgresql upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -53,6 +54,10 @@ bench: postgresql
 generator: postgresql generator-control
 	OSTRAKON_GENERATED=$(or $(OSTRAKON_GENERATED),200000) \
 	cargo test --locked --release --test differential generated_programs -- --nocapture
+
+simulate:
+	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
+	cargo test --locked --release --test failover simulator -- --nocapture --include-ignored
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \
