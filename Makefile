@@ -2,6 +2,7 @@
 # make down   stop it
 # make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
+# make cluster-long  kill -9 for ten minutes, 1,000 migrations that fail, 3,000,000 sorted rows
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients faults generator generator-control simulate saturation bench check postgresql upstream $(UPSTREAM)
+.PHONY: help up down build test clients faults generator generator-control simulate saturation cluster-long bench check postgresql upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -41,6 +42,10 @@ clients: postgresql
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
 	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
+
+cluster-long: postgresql
+	OSTRAKON_FULL=1 cargo nextest run --locked --release --test cluster --no-capture \
+	  -E 'test(wherever_the_proxy_dies) | test(leave_no_drift) | test(through_little_memory)'
 
 saturation: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test faults --no-capture -E 'test(saturation)'
