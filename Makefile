@@ -15,7 +15,11 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients faults generator generator-control simulate saturation cluster-long bench bench-quick check postgresql upstream $(UPSTREAM)
+.PHONY: help up down build test check postgresql etcd
+.PHONY: clients upstream $(UPSTREAM)
+.PHONY: faults saturation cluster-long
+.PHONY: generator generator-control simulate
+.PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -32,7 +36,7 @@ down:
 build:
 	cargo build --release --locked
 
-test: postgresql
+test: postgresql etcd
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
 
 # The page is written also when a program failed: it then says so.
@@ -94,6 +98,17 @@ postgresql:
 	$(SUDO) apt-get update -qq; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	  -o Dpkg::Options::=--force-confold postgresql postgresql-client >/dev/null
+
+# The distribution's etcd, for tests of the store; its own service is not started.
+etcd:
+	@if command -v etcd >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "etcd 3.4 or newer is missing: install it with this system's package manager" >&2; exit 1; \
+	fi; \
+	echo "installing etcd from the distribution (apt-get)"; set -e; \
+	$(SUDO) apt-get update -qq; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server >/dev/null; \
+	if command -v systemctl >/dev/null; then $(SUDO) systemctl disable -q --now etcd 2>/dev/null || true; fi
 
 # One suite after the other, all of them, and a failure at the end when one failed.
 upstream:
