@@ -6,7 +6,7 @@ use super::exchange::Show;
 use super::relay::Done;
 use super::statement::Mode;
 use super::values::StatementValues;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::net::Framed;
@@ -62,6 +62,7 @@ impl Session {
                 None => values.fill(fill, row),
             };
             let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill, &replaced);
+            let placed = |failure| places::in_source(failure, &sql, &parsed.text);
             let (bind, types) = parameters_used(mode, &used);
             let mode = match (&bind, mode) {
                 (Some(bind), Mode::Extended { describe, .. }) => Mode::Extended { bind, types: &types, describe },
@@ -73,11 +74,12 @@ impl Session {
                 notices: position == 0 || !insert.everywhere,
             };
             let done = if keep_order {
-                let (done, frames) = self.exchange_collecting(client, *shard, &sql, mode, show).await?;
+                let (done, frames) =
+                    self.exchange_collecting(client, *shard, sql.text(), mode, show).await.map_err(placed)?;
                 collected.push((rows.clone(), frames));
                 done
             } else {
-                self.exchange(client, *shard, &sql, mode, show).await?
+                self.exchange(client, *shard, sql.text(), mode, show).await.map_err(placed)?
             };
             if let Some(link) = self.links.get_mut(shard) {
                 link.wrote = true;

@@ -136,7 +136,8 @@ impl Session {
         self.link(shard).await?;
         let name = shard_name(&self.topology, shard);
         let link = self.held(shard)?;
-        crate::wire::client_message::encode_query(link.lease.output(), sql);
+        let sql = link.text(sql);
+        crate::wire::client_message::encode_query(link.lease.output(), &sql);
         link.lease.expect_ready();
         let outcome = relay_query(link, client, &name).await;
         self.after_exchange(shard, outcome)

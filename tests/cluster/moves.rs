@@ -111,7 +111,7 @@ fn record(cluster: &Cluster, told: &Told) -> Record {
         let count = |server: &crate::cluster::Server| {
             server.superuser().must("SELECT gid FROM pg_prepared_xacts").texts().len()
         };
-        cluster.shards.iter().map(count).sum()
+        cluster.shards.iter().map(count).sum::<usize>()
     };
     eventually(Duration::from_secs(20), || prepared() == 0);
     let mut app = cluster.app();
