@@ -8,6 +8,7 @@
 
 mod clock;
 mod embedded;
+mod leadership;
 mod lease;
 mod memory;
 mod records;
@@ -22,6 +23,7 @@ use crate::topology::validate::Problem;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use embedded::EmbeddedStore;
+pub use leadership::{decode_leadership, encode_leadership, leadership_key};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use records::{TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology};
