@@ -1,13 +1,14 @@
 //! Where the topology is kept: records with revisions, compare-and-set, watch and leases.
 //!
-//! [`MemoryStore`] is for tests and simulation, [`EmbeddedStore`] for one proxy. Every implementation
-//! passes one conformance suite (`tests/store`). Persisted records are not core types: `records`
-//! translates, and serde lives only there.
+//! [`MemoryStore`] is for tests and simulation, [`EmbeddedStore`] for one proxy, [`EtcdStore`] for several.
+//! Every implementation passes one conformance suite (`tests/store`). Persisted records are not core types:
+//! `records` translates.
 //!
 //! Must not know: backends, sessions, who asks.
 
 mod clock;
 mod embedded;
+mod etcd;
 mod leadership;
 mod lease;
 mod memory;
@@ -23,6 +24,7 @@ use crate::topology::validate::Problem;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdSettings, EtcdStore, EtcdTls, endpoint_is_tls};
 pub use leadership::{decode_leadership, encode_leadership, leadership_key};
 pub use lease::Lease;
 pub use memory::MemoryStore;
