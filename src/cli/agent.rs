@@ -84,8 +84,9 @@ impl Agent {
         })
     }
 
-    /// Ends the watching, between two things that are done.
+    /// Ends the watching, between two things that are done; a copy that is being made is given up.
     pub async fn stop(&self, watching: &JoinHandle<()>) {
+        self.machine.cancel();
         let _busy = self.busy.lock().await;
         watching.abort();
     }
