@@ -38,6 +38,9 @@ impl fmt::Debug for LeadingSettings {
     }
 }
 
+/// How long starting waits for replicas that are not needed to serve.
+const WHOLE_MAX: Duration = Duration::from_secs(5);
+
 /// The drivers.
 pub(super) type Leaders = HashMap<ShardId, Handle>;
 
@@ -117,6 +120,15 @@ pub(super) async fn wait_open(
                 return Err(StartError::Shard { shard: shard.to_string(), reason });
             }
         };
+        // Best with every replica in the set: then what is written first is as safe as what comes later.
+        let replicas = topology.nodes.iter().filter(|known| known.shard == *shard && known.id != node).count();
+        let mut record = handle.record.clone();
+        let is_whole = record.wait_for(|record| {
+            record.as_ref().is_some_and(|record| record.next.is_none() && record.current.members.len() == replicas)
+        });
+        if tokio::time::timeout(WHOLE_MAX, is_whole).await.is_err() {
+            tracing::warn!(%shard, "serving, though not every replica streams");
+        }
         while topology.primary(*shard).is_none_or(|primary| primary.id != node) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
