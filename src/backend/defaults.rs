@@ -41,6 +41,14 @@ pub(super) fn is_constant(expression: &str, is_enum: bool) -> bool {
     chain(expression, DEPTH_MAX).is_some_and(str::is_empty)
 }
 
+/// True for an expression over the current time.
+pub(super) fn tells_time(expression: &str) -> bool {
+    const WORDS: &[&str] =
+        &["CURRENT_DATE", "CURRENT_TIME", "LOCALTIME", "now()", "statement_timestamp()", "transaction_timestamp()"];
+    // Inside a literal a word does no harm: the value is only computed once for all.
+    WORDS.iter().any(|word| expression.contains(word)) && !expression.contains("nextval(")
+}
+
 /// `'label'::type`, whatever the type is called.
 fn is_labelled(expression: &str) -> bool {
     quoted(expression).and_then(|rest| rest.strip_prefix("::")).is_some_and(|name| {

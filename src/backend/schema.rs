@@ -347,6 +347,7 @@ impl Builder {
                 collation_is_deterministic: is_deterministic,
                 not_null: boolean(row, 7)?,
                 default: read_default(row, &self.names)?,
+                time_default: text(row, 10).filter(|default| defaults::tells_time(default)).map(str::to_owned),
                 written: read_written(row)?,
             });
         }

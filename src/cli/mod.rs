@@ -10,6 +10,7 @@ mod demo;
 mod detach;
 mod directory;
 mod down;
+mod drift;
 mod explain;
 mod failure;
 mod keep;
@@ -60,6 +61,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Show shards and nodes: roles, states and lag.
     Status(connect::ConnectArguments),
+    /// Compare the shards' schemas; fails when an object differs.
+    Drift(connect::ConnectArguments),
     /// Show the topology: nodes, bucket owners, tables.
     Topology(connect::ConnectArguments),
     /// Say where tables live: sharded by a key, on every shard, or on one.
@@ -96,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments, output).await,
         Command::Check(arguments) => check::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output).await,
+        Command::Drift(arguments) => drift::run(&arguments, output).await,
         Command::Topology(arguments) => topology::run(&arguments, output).await,
         Command::Table(arguments) => table::run(&arguments, output).await,
         Command::Explain(arguments) => explain::run(&arguments, output).await,

@@ -17,7 +17,7 @@ use crate::plan::{CopyPlan, Fill, FillSource, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
-use crate::topology::KeyValue;
+use crate::topology::{KeyType, KeyValue};
 use crate::wire::client_message;
 use crate::wire::copy::{
     CopyError, CopyEvent, CopyField, CopyFormat, CopyJoiner, CopyRow, CopyShape, CopySplitter, append_field,
@@ -266,7 +266,11 @@ impl Session {
                     None => return Ok(shards.first().copied()),
                     Some(CopyField::Null) if copy.key_is_not_null => return Ok(shards.first().copied()),
                     Some(CopyField::Null) => return Err(key_missing(copy)),
-                    Some(CopyField::Text(text)) => key_type.read_text(text),
+                    Some(CopyField::Text(text)) => match key_type.read_text(text) {
+                        // Any shard says so, and of which column.
+                        None if is_surely_malformed(text, *key_type) => return Ok(shards.first().copied()),
+                        value => value,
+                    },
                     Some(CopyField::Binary(bytes)) => key_type.read_binary(bytes),
                 },
             };
@@ -440,6 +444,23 @@ fn key_missing(copy: &CopyPlan) -> Failure {
     )
     .with_hint("Every row of a sharded table needs a value in its sharding key.")
     .into()
+}
+
+/// A text that no version of PostgreSQL takes for a value of the type.
+fn is_surely_malformed(text: &[u8], key_type: KeyType) -> bool {
+    let text = text.trim_ascii();
+    match key_type {
+        KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => {
+            let digits = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+")).unwrap_or(text);
+            // Newer versions take 0x1f, 0o17, 0b11 and 1_000.
+            let is_known = |byte: &u8| byte.is_ascii_hexdigit() || b"_xXoO".contains(byte);
+            !digits.first().is_some_and(u8::is_ascii_digit)
+                || !digits.iter().all(is_known)
+                || digits.iter().all(u8::is_ascii_digit)
+        }
+        KeyType::Uuid => !text.iter().all(|byte| byte.is_ascii_hexdigit() || b"{}-".contains(byte)),
+        _ => false,
+    }
 }
 
 fn key_unreadable(copy: &CopyPlan) -> Failure {

@@ -5,7 +5,7 @@ use super::statement::Mode;
 use super::{Failure, Session};
 use crate::net::Framed;
 use crate::session::Parsed;
-use crate::sql::ast::{Ddl, Statement};
+use crate::sql::ast::{Ddl, SetExpr, Statement};
 
 /// The two statements that a CREATE TABLE … AS is.
 struct Parts {
@@ -25,7 +25,28 @@ fn of(parsed: &Parsed) -> Option<&Ddl> {
 
 /// True for a statement that [`Session::run_create_as`] may take.
 pub(super) fn is_create_as(parsed: &Parsed) -> bool {
-    of(parsed).is_some()
+    of(parsed).is_some() || of_into(parsed).is_some()
+}
+
+/// `SELECT … INTO table …` as the CREATE TABLE AS that it is; not of temporary tables.
+fn of_into(parsed: &Parsed) -> Option<String> {
+    let Ok(Statement::Query(query)) = &*parsed.statement else { return None };
+    let SetExpr::Select(select) = &query.body else { return None };
+    let (text, lexed) = (parsed.text.as_str(), &parsed.lexed);
+    let is = |at: usize, word: &str| lexed.is_keyword(text, at, word);
+    let into = select.items_tokens.end;
+    let is_temporary = ["temp", "temporary", "local", "global"].iter().any(|word| is(into + 1, word));
+    if !select.into || !is(into, "into") || is_temporary {
+        return None;
+    }
+    let unlogged = if is(into + 1, "unlogged") { "UNLOGGED " } else { "" };
+    let table = into + 1 + usize::from(!unlogged.is_empty());
+    let name = if is(table, "table") { table + 1 } else { table };
+    let last = if lexed.is_symbol(text, name + 1, ".") { name + 2 } else { name };
+    let start = lexed.tokens.get(into)?.start;
+    let named = text.get(lexed.tokens.get(name)?.start..lexed.tokens.get(last)?.end)?;
+    let end = lexed.tokens.get(last)?.end;
+    Some(format!("CREATE {unlogged}TABLE {named} AS {}{}", text.get(..start)?, text.get(end..)?))
 }
 
 fn parts(parsed: &Parsed) -> Option<Parts> {
@@ -70,6 +91,12 @@ impl Session {
         parsed: &Parsed,
         mode: Mode<'_>,
     ) -> Result<Option<Done>, Failure> {
+        if self.topology.shards.len() > 1
+            && let Some(text) = of_into(parsed)
+        {
+            let parsed = self.understand(&text)?;
+            return Box::pin(self.run_create_as(client, &parsed, mode)).await;
+        }
         let Some(ddl) = of(parsed).filter(|_| self.topology.shards.len() > 1) else { return Ok(None) };
         let Some(Parts { create, insert }) = parts(parsed) else { return Ok(None) };
         let exists = ddl.names.first().is_some_and(|name| {

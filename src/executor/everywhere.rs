@@ -35,7 +35,12 @@ impl Session {
         }
         let text = self.with_one_verifier(parsed).await?;
         let one_time = match plan.class {
-            Class::Write if sum => self.one_time(client, parsed).await?,
+            Class::Write if sum => {
+                let mut replaced = self.one_time(client, parsed).await?;
+                replaced.extend(self.one_time_defaults(client, parsed).await?);
+                replaced.sort_by_key(|(tokens, _)| (tokens.start, tokens.end));
+                replaced
+            }
             _ => Vec::new(),
         };
         let made = match text {

@@ -8,10 +8,12 @@ use super::statement::Mode;
 use super::values::StatementValues;
 use super::{Failure, Session, places};
 use crate::base::ShardId;
+use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::InsertPlan;
 use crate::planner::{Bound, BoundShards, Values, rewrite};
 use crate::session::Parsed;
+use crate::sql::ast::Statement;
 use crate::wire::client_message::Bind;
 use crate::wire::frame::Frame;
 
@@ -37,16 +39,28 @@ impl Session {
         values: &StatementValues<'_>,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
-        let parts = self.parts(insert, bound);
+        let mut parts: Vec<(ShardId, Vec<usize>)> = self.parts(insert, bound).into_iter().collect();
+        let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
+        if keep_order && skips_rows(parsed) {
+            parts = in_turn(parts);
+        }
         if parts.len() > 1 {
             self.open_block().await?;
         }
-        let replaced = if parts.len() > 1 { self.one_time(client, parsed).await? } else { Vec::new() };
+        let (mut replaced, mut timed) = (Vec::new(), None);
+        if parts.len() > 1 && !insert.everywhere {
+            replaced = self.one_time(client, parsed).await?;
+            timed = self.timed_rows(client, parsed, insert).await?;
+        }
+        let filled = insert.fills.len();
+        let (insert, times) = timed.as_ref().map_or((insert, &[][..]), |(timed, times)| (timed, times));
         let (mut count, mut verb) = (0, "INSERT 0");
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
-        let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
         for (position, (shard, rows)) in parts.iter().enumerate() {
-            let fill = |fill: usize, row: usize| values.fill(fill, row);
+            let fill = |fill: usize, row: usize| match fill.checked_sub(filled) {
+                Some(time) => times.get(time).cloned(),
+                None => values.fill(fill, row),
+            };
             let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill, &replaced);
             let placed = |failure| places::in_source(failure, &sql, &parsed.text);
             let (bind, types) = parameters_used(mode, &used);
@@ -77,7 +91,7 @@ impl Session {
                 verb = "MERGE";
             }
         }
-        in_row_order(client, collected);
+        in_row_order(client, collected)?;
         Ok(Done::with_tag(&format!("{verb} {count}")))
     }
 
@@ -114,19 +128,86 @@ fn parameters_used(mode: Mode<'_>, used: &[u32]) -> (Option<Bind>, Vec<u32>) {
     (Some(part), types)
 }
 
-/// RETURNING rows in the order of the statement's rows, which ORMs rely on.
-pub(super) fn in_row_order(client: &mut Framed, collected: Vec<(Vec<usize>, Vec<Frame>)>) {
-    let exact = collected.iter().all(|(rows, frames)| rows.len() == frames.len());
-    let mut ordered: Vec<(usize, Frame)> = Vec::new();
-    for (rows, frames) in collected {
-        for (position, frame) in frames.into_iter().enumerate() {
-            // A trigger may have dropped rows: then no order can be told, and none was promised.
-            let place = if exact { rows.get(position).copied().unwrap_or(usize::MAX) } else { ordered.len() };
-            ordered.push((place, frame));
+/// ON CONFLICT DO NOTHING: which of the rows came back cannot be told from their number.
+pub(super) fn skips_rows(parsed: &Parsed) -> bool {
+    matches!(&*parsed.statement, Ok(Statement::Insert(insert)) if insert.on_conflict.as_ref().is_some_and(|it| it.do_nothing))
+}
+
+/// The rows in their own order, as far as they follow each other on one shard in one part: what each part returns then
+/// comes in the order of the whole. A row is skipped alike whether the row before it stands in the same statement or was
+/// inserted by one before.
+pub(super) fn in_turn(parts: impl IntoIterator<Item = (ShardId, Vec<usize>)>) -> Vec<(ShardId, Vec<usize>)> {
+    let mut rows: Vec<(usize, ShardId)> =
+        parts.into_iter().flat_map(|(shard, rows)| rows.into_iter().map(move |row| (row, shard))).collect();
+    rows.sort_unstable_by_key(|(row, _)| *row);
+    let mut runs: Vec<(ShardId, Vec<usize>)> = Vec::new();
+    for (row, shard) in rows {
+        match runs.last_mut() {
+            Some((last, run)) if *last == shard => run.push(row),
+            _ => runs.push((shard, vec![row])),
         }
     }
-    ordered.sort_by_key(|(row, _)| *row);
-    for (_, frame) in ordered {
+    runs
+}
+
+/// RETURNING rows in the order of the statement's rows, which ORMs rely on.
+///
+/// # Errors
+/// Rows were skipped on one shard (ON CONFLICT DO UPDATE with WHERE, triggers), and others returned some: which are
+/// missing is not known.
+pub(super) fn in_row_order(client: &mut Framed, collected: Vec<(Vec<usize>, Vec<Frame>)>) -> Result<(), Failure> {
+    let ordered = ordered(collected).ok_or_else(|| {
+        ClientError::refused(
+            "the order of RETURNING is not known, since rows on several shards were skipped",
+            "Insert the rows in statements of their own, or leave RETURNING out.",
+        )
+    })?;
+    for frame in ordered {
         client.output().extend_from_slice(&frame.bytes);
+    }
+    Ok(())
+}
+
+/// What parts returned, by the rows' numbers; `None`: it cannot be told.
+fn ordered<T>(mut collected: Vec<(Vec<usize>, Vec<T>)>) -> Option<Vec<T>> {
+    collected.retain(|(_, returned)| !returned.is_empty());
+    collected.sort_by_key(|(rows, _)| rows.first().copied());
+    let follow_each_other = collected.windows(2).all(|pair| match pair {
+        [(before, _), (after, _)] => before.last() < after.first(),
+        _ => true,
+    });
+    if follow_each_other {
+        return Some(collected.into_iter().flat_map(|(_, returned)| returned).collect());
+    }
+    if collected.iter().any(|(rows, returned)| rows.len() != returned.len()) {
+        return None;
+    }
+    let mut numbered: Vec<(usize, T)> =
+        collected.into_iter().flat_map(|(rows, returned)| rows.into_iter().zip(returned)).collect();
+    numbered.sort_by_key(|(row, _)| *row);
+    Some(numbered.into_iter().map(|(_, returned)| returned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_parts_return_comes_in_the_order_of_the_rows() {
+        assert_eq!(
+            ordered(vec![(vec![0, 3], vec!["a", "d"]), (vec![1, 2], vec!["b", "c"])]),
+            Some(vec!["a", "b", "c", "d"])
+        );
+        assert_eq!(ordered(vec![(vec![0, 3], vec!["a"]), (vec![1, 2], vec!["b", "c"])]), None);
+        assert_eq!(ordered(vec![(vec![0, 3], vec!["a"]), (vec![1, 2], vec![])]), Some(vec!["a"]));
+    }
+
+    #[test]
+    fn runs_of_rows_follow_each_other() {
+        let (one, two) = (ShardId(1), ShardId(2));
+        let runs = in_turn([(one, vec![0, 1, 4]), (two, vec![2, 3])]);
+        assert_eq!(runs, [(one, vec![0, 1]), (two, vec![2, 3]), (one, vec![4])]);
+        let skipped = runs.into_iter().map(|(_, rows)| (rows.clone(), rows.into_iter().skip(1).collect())).collect();
+        assert_eq!(ordered(skipped), Some(vec![1, 3]));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::exchange::Show;
-use super::insert::in_row_order;
+use super::insert::{in_row_order, in_turn, skips_rows};
 use super::relay::Done;
 use super::statement::Mode;
 use super::steps::{Question, Rows, TEXT};
@@ -68,7 +68,7 @@ impl Session {
         self.check_user_types(client, &insert.target, &fields).await?;
         let rows = self.rows_to_carry(client, question, &fields).await?;
         let (count, collected) = self.insert_batch(client, &insert.target, &insert.untyped, rows, asked).await?;
-        in_row_order(client, collected);
+        in_row_order(client, collected)?;
         Ok(Done::with_tag(&format!("INSERT 0 {count}")))
     }
 
@@ -90,7 +90,10 @@ impl Session {
         }
         let fills = self.fill(client, &target.table, &target.fills, rows.rows.len()).await?;
         let batch = Batch { types: declared_types(&rows, untyped), rows, fills };
-        let parts = self.parts_of_batch(target, &batch)?;
+        let mut parts: Vec<(ShardId, Vec<usize>)> = self.parts_of_batch(target, &batch)?.into_iter().collect();
+        if target.returning && target.to == RowsTo::Owner && parts.len() > 1 && skips_rows(asked.parsed) {
+            parts = in_turn(parts);
+        }
         self.send_parts(client, target, &batch, &parts, asked).await
     }
 
@@ -164,13 +167,13 @@ impl Session {
         client: &mut Framed,
         target: &RowsTarget,
         batch: &Batch,
-        parts: &BTreeMap<ShardId, Vec<usize>>,
+        parts: &[(ShardId, Vec<usize>)],
         asked: Asked<'_>,
     ) -> Result<(u64, Vec<(Vec<usize>, Vec<Frame>)>), Failure> {
         let tail = self.question(asked.parsed, &[Piece::Tokens(target.tail.clone())], asked.types, asked.mode);
         let head = self.question(asked.parsed, &target.head, asked.types, asked.mode).sql;
         let rows_max = (PARAMETERS_MAX - tail.types.len().min(PARAMETERS_MAX)) / batch.types.len().max(1);
-        if target.one_statement && parts.values().any(|rows| rows.len() > rows_max) {
+        if target.one_statement && parts.iter().any(|(_, rows)| rows.len() > rows_max) {
             return Err(ClientError::refused(
                 "so many rows with ON CONFLICT DO UPDATE are not supported across shards",
                 "Write fewer rows at a time.",

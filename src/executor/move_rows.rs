@@ -73,7 +73,7 @@ impl Session {
         }
         // Rows of an UPDATE have no order of their own.
         let frames: Vec<Frame> = collected.into_iter().flat_map(|(_, frames)| frames).collect();
-        in_row_order(client, vec![((0..frames.len()).collect(), frames)]);
+        in_row_order(client, vec![((0..frames.len()).collect(), frames)])?;
         Ok(Done::with_tag(&format!("UPDATE {count}")))
     }
 

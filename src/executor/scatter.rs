@@ -20,8 +20,17 @@ use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
 use crate::session::{ClientEncoding, Columns, Parsed};
+use crate::sql::Spliced;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
+
+/// How many rows a shard has to give at most.
+#[derive(Clone, Copy)]
+struct Pushed {
+    rows: Option<u64>,
+    /// It is the number for all of them together.
+    is_shared: bool,
+}
 
 /// One shard's part of a scatter.
 pub(super) struct Source {
@@ -53,12 +62,16 @@ impl Session {
         let limit = values.row_count(merge.limit.as_ref(), "LIMIT")?;
         let offset = values.row_count(merge.offset.as_ref(), "OFFSET")?.unwrap_or(0);
         let pushed = limit.map(|limit| limit.saturating_add(offset));
-        let sql = rewrite::apply(&parsed.text, &parsed.lexed, splices, pushed);
+        // Rows that are locked and not wanted would be missing elsewhere: each shard locks what is still to be had.
+        let is_limited_lock = class == Class::ReadLock && merge.limit.is_some() && merge.order.is_empty();
+        let pushed = if is_limited_lock { Some(pushed.unwrap_or(u64::MAX)) } else { pushed };
+        let text = |rows: Option<u64>| rewrite::apply(&parsed.text, &parsed.lexed, splices, rows);
         if class > Class::Read || (self.is_at_work() && !self.transaction.is_open()) {
             self.open_block().await?;
         }
         let mut sources = Vec::with_capacity(shards.len());
-        let sent = self.send_to_all(shards, sql.text(), mode, merge.hidden, class, &mut sources).await;
+        let rows = Pushed { rows: pushed, is_shared: is_limited_lock };
+        let sent = self.send_to_all(shards, &text, rows, mode, merge.hidden, class, &mut sources).await;
         let constants = |slot: &Slot| values.constant(slot);
         let budget =
             Budget { rows: self.cluster.settings.merge.rows_max, bytes: self.cluster.settings.merge.bytes_max };
@@ -85,7 +98,7 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let (rows, columns) = outcome.map_err(|failure| places::in_source(failure, &sql, &parsed.text))?;
+        let (rows, columns) = outcome.map_err(|failure| places::in_source(failure, &text(pushed), &parsed.text))?;
         if let (Some(columns), Some(shard)) = (columns, shards.first()) {
             self.columns_shown = Some((columns, *shard));
         }
@@ -94,25 +107,34 @@ impl Session {
 
     /// Sends a statement to each shard. Whatever happens, the connections taken are among the sources: a transaction
     /// that loses one has to know.
+    #[allow(clippy::too_many_arguments)]
     async fn send_to_all(
         &mut self,
         shards: &[ShardId],
-        sql: &str,
+        text: &(dyn Fn(Option<u64>) -> Spliced + Sync),
+        mut pushed: Pushed,
         mode: Mode<'_>,
         hidden: usize,
         class: Class,
         sources: &mut Vec<Source>,
     ) -> Result<(), Failure> {
         for shard in shards {
+            if pushed.is_shared && pushed.rows == Some(0) && !sources.is_empty() {
+                break;
+            }
             self.link(*shard).await?;
             let name = shard_name(&self.topology, *shard);
             let Some(link) = self.links.remove(shard) else { continue };
             sources.push(Source { shard: *shard, name, link, finished: false });
             let Some(source) = sources.last_mut() else { continue };
-            write_statement(&mut source.link, sql, described(mode), hidden);
+            write_statement(&mut source.link, text(pushed.rows).text(), described(mode), hidden);
             source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
-            if class == Class::Write && !read_ahead(source, self.cluster.settings.merge.bytes_max).await? {
+            if class > Class::Read && !read_ahead(source, self.cluster.settings.merge.bytes_max).await? {
                 break;
+            }
+            if pushed.is_shared {
+                let locked = source.link.ahead.iter().filter(|frame| frame.tag == tag::DATA_ROW).count();
+                pushed.rows = pushed.rows.map(|rows| rows.saturating_sub(locked as u64));
             }
         }
         Ok(())
@@ -304,7 +326,7 @@ pub(super) async fn next(source: &mut Source) -> Result<Frame, Failure> {
     source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))
 }
 
-/// Reads all of an answer: statements that write run on one shard after the other, so that two of them never wait for
+/// Reads all of an answer: statements that write or lock run on one shard after the other, so that two of them never wait for
 /// each other in a circle. `false` after an error.
 async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failure> {
     read_quiet(&mut source.link, &source.name).await?;
@@ -313,9 +335,11 @@ async fn read_ahead(source: &mut Source, bytes_max: usize) -> Result<bool, Failu
         let frame = source.link.lease.next_frame().await.map_err(|error| failure_of(error, &source.name))?;
         bytes += frame.bytes.len();
         if bytes > bytes_max {
-            let error =
-                ClientError::new(ErrorId::MergeBudgetExceeded, "the rows of a write are more than the proxy keeps");
-            return Err(error.with_hint("Write fewer rows at a time.").into());
+            let error = ClientError::new(
+                ErrorId::MergeBudgetExceeded,
+                "the rows of a statement that writes or locks are more than the proxy keeps",
+            );
+            return Err(error.with_hint("Write or lock fewer rows at a time.").into());
         }
         is_sound &= frame.tag != tag::ERROR_RESPONSE;
         let is_end = frame.tag == tag::READY_FOR_QUERY;

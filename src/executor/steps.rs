@@ -66,6 +66,13 @@ impl Session {
             return Err(self.beyond_encoding("a statement of several steps").into());
         }
         self.open_block().await?;
+        let replaced = self.one_time(client, parsed).await?;
+        if !replaced.is_empty() {
+            let made = rewrite::replace(&parsed.text, &parsed.lexed, &replaced);
+            let timed = self.understand(made.text())?;
+            let outcome = Box::pin(self.run(client, &timed, mode)).await;
+            return outcome.map_err(|failure| places::in_source(failure, &made, &parsed.text));
+        }
         // Types of parameters, and whatever PostgreSQL has against the statement as a whole.
         let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
         let asked = |returning: bool| Asked::new(parsed, &types, mode, returning);

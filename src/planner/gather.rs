@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Subject;
 use super::gather_filter::{self, Filter};
+use super::gather_groups;
 use super::place::{self, Place};
 use super::rewrite::quoted;
 use crate::base::ShardId;
@@ -156,6 +157,14 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
         };
         kinds.push((occurrence, source));
     }
+    let kept: Vec<Vec<String>> = kinds
+        .iter()
+        .map(|(_, source)| {
+            let columns = builder.plan.sources.get(*source).map(|source| source.columns.as_slice());
+            columns.unwrap_or_default().iter().map(|column| column.name.clone()).collect()
+        })
+        .collect();
+    builder.plan.splices.extend(gather_groups::splices(query, &occurrences, &kept));
     for (occurrence, source) in &kinds {
         builder.splice(occurrence, *source)?;
     }

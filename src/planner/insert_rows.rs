@@ -16,7 +16,7 @@ use crate::plan::steps::{InsertRows, RowsTarget, RowsTo, Steps};
 use crate::plan::{Fill, FillSource, Piece, Plan, Route, Several};
 use crate::sql::ast::{Distinct, Expr, Insert, Query, SelectItemKind, SetExpr, Statement};
 use crate::topology::KeyType;
-use crate::topology::schema::{ColumnDefault, Relation, RelationKind};
+use crate::topology::schema::{Column, ColumnDefault, Relation, RelationKind};
 
 /// The steps of an INSERT whose query has been walked.
 ///
@@ -152,8 +152,11 @@ pub fn target(
 ) -> Result<RowsTarget, ClientError> {
     let is_key = |name: &str| key.iter().any(|(key, _)| key == name);
     let left_out: Vec<_> = relation.columns.iter().filter(|column| !columns.contains(&column.name)).collect();
-    let fills: Vec<Fill> =
-        left_out.iter().filter_map(|column| insert::fill_of_left_out(column, is_key(&column.name))).collect();
+    let fill = |column: &&Column| {
+        let is_open = is_key(&column.name) || column.time_default.is_some();
+        insert::fill_of_left_out(column, is_open)
+    };
+    let fills: Vec<Fill> = left_out.iter().filter_map(fill).collect();
     let overrides =
         left_out.iter().any(|column| matches!(column.default, ColumnDefault::Sequence { always: true, .. }));
     let place_of = |name: &str| {

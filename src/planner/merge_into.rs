@@ -128,7 +128,7 @@ impl Target<'_> {
             self.relation.columns.iter().any(|column| {
                 let at = names.iter().position(|name| *name == column.name);
                 let value = at.and_then(|at| inserted.values.get(at));
-                column.default == ColumnDefault::Expression && value.is_none_or(|value| *value == Expr::Default)
+                column.time_default.is_some() && value.is_none_or(|value| *value == Expr::Default)
             })
         })
     }

@@ -67,10 +67,11 @@ pub fn of_select(
     let is_grouped = select_facts::is_grouped(subject, select, &query.order_by);
     let is_by_key = is_grouped && select_facts::is_grouped_by_key(subject, select, scope, block);
     let is_distinct = !select_facts::is_distinct_by_key(subject, select, scope, block);
-    if query.locks && (is_grouped || is_distinct || !query.order_by.is_empty() || has_limit(query)) {
+    if query.locks && (is_grouped || is_distinct || !query.order_by.is_empty() && has_limit(query)) {
+        // Each shard would lock as many rows as all together may.
         return Err(ClientError::refused(
-            "locking rows of several shards with ORDER BY or LIMIT is not supported",
-            "Restrict the query to one sharding key.",
+            "locking the first rows of several shards by ORDER BY with LIMIT is not supported",
+            "Leave out ORDER BY: any rows that are free are then taken, and no others locked. Or restrict the query to one sharding key.",
         ));
     }
     if is_grouped && !is_by_key {
@@ -100,7 +101,8 @@ pub fn of_select(
         limit: limit.limit.clone(),
         offset: limit.offset.clone(),
     };
-    let splices = hidden.splice(select).into_iter().chain(limit.pushed_down(query)).collect();
+    let pushed = if query.locks { limit.locked(query) } else { limit.pushed_down(query) };
+    let splices = hidden.splice(select).into_iter().chain(pushed).collect();
     Ok((splices, merge))
 }
 
@@ -342,6 +344,22 @@ impl Limits {
             (_, Some(Slot::Param(_)), _) => with.extend(no_offset(offset_sql)),
             _ => {}
         }
+        Some(Splice { tokens, with })
+    }
+
+    /// The shards' LIMIT when each locks what those before it have left over.
+    fn locked(&self, query: &Query) -> Option<Splice> {
+        let tokens = query.limit_tokens.clone()?;
+        let mut with = vec![Piece::Text("LIMIT least(".to_owned())];
+        for (slot, sql) in [(&self.limit, &self.limit_sql), (&self.offset, &self.offset_sql)] {
+            // A parameter stays in the text, and has no say there.
+            if let (Some(Slot::Param(_)), Some(sql)) = (slot, sql) {
+                with.push(Piece::Text("9223372036854775807 + 0 * coalesce(".to_owned()));
+                with.extend(sql.clone());
+                with.push(Piece::Text(", 0), ".to_owned()));
+            }
+        }
+        with.extend([Piece::LimitPlusOffset, Piece::Text(")".to_owned())]);
         Some(Splice { tokens, with })
     }
 

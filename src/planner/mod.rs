@@ -20,6 +20,7 @@ mod forward;
 mod functions;
 mod gather;
 mod gather_filter;
+mod gather_groups;
 mod gather_partial;
 mod insert;
 mod insert_rows;

@@ -117,6 +117,8 @@ pub struct Column {
     pub not_null: bool,
     /// DEFAULT, identity or generated.
     pub default: ColumnDefault,
+    /// The default, when it tells the time: each server would say another one.
+    pub time_default: Option<String>,
     /// The type in SQL.
     pub written: WrittenType,
 }

@@ -16,6 +16,7 @@ mod crash;
 mod ddl;
 mod kill_points;
 mod locks;
+mod moves;
 mod one_shard;
 mod pgbench;
 mod pools;

@@ -102,6 +102,12 @@ pub fn id_text(bytes: &[u8], type_oid: u32, binary: bool) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The head of a binary array whose elements are of a user's type: dimensions, flags, the type.
+fn is_array_of_users(bytes: &[u8]) -> bool {
+    let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    matches!((word(0), word(4), word(8)), (Some(0..=6), Some(0..=1), Some(oid)) if oid >= FIRST_USER_OID)
+}
+
 fn normal_cell(cell: &Cell, type_oid: u32, is_id: bool, binary: bool, ids: &mut Ids) -> Cell {
     let bytes = cell.as_ref()?;
     if is_id {
@@ -109,6 +115,10 @@ fn normal_cell(cell: &Cell, type_oid: u32, is_id: bool, binary: bool, ids: &mut 
     }
     if matches!(type_oid, DATE | TIMESTAMP | TIMESTAMPTZ) && is_now(bytes, type_oid, binary) {
         return Some(b"<now>".to_vec());
+    }
+    if binary && type_oid == FIRST_USER_OID && is_array_of_users(bytes) {
+        // An array names the type of its elements, which has a number of its own on each server.
+        return Some([bytes.get(..8).unwrap_or_default(), b"<own>", bytes.get(12..).unwrap_or_default()].concat());
     }
     Some(bytes.clone())
 }

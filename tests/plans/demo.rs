@@ -11,7 +11,7 @@ use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableR
 
 /// Tables as `name placement: column type options, ...; unique keys`.
 ///
-/// Placements: `key a b`, `reference`, `single`, `view of t u`. Options: `serial`, `always`, `default`, `constant`, `generated`,
+/// Placements: `key a b`, `reference`, `single`, `view of t u`. Options: `serial`, `always`, `default`, `time` (a default that tells the time), `constant`, `generated`,
 /// `null` (columns are NOT NULL without it), `locale` (not bytewise), `nocase` (nondeterministic), `limited` (a type modifier).
 const TABLES: &str = "
 countries | reference | code text, name text null | code
@@ -20,6 +20,7 @@ tags | reference | id int8 serial, label text, made_at timestamptz default, rank
 users | key id | id int8 serial, email text, name text null, country text null, created_at timestamptz default, balance numeric null | id | id email
 orders | key user_id | id int8 serial, user_id int8, status text null, amount numeric null, placed_at timestamptz null | user_id id
 order_items | key user_id | user_id int8, order_id int8, line int4, sku text null, quantity int4 null, price numeric null | user_id order_id line
+stamps | key id | id int8, at timestamptz time, token uuid default, n int4 null | id
 archive | key user_id | id int8, user_id int8, status text null, amount numeric null, placed_at timestamptz null | user_id id
 notes | key user_id | id int4 always, user_id int4, body text locale null | user_id id
 settings | single | name text, value text null | name
@@ -104,7 +105,7 @@ fn column(table: &TableName, text: &str) -> Column {
     let default = match () {
         () if has("serial") => ColumnDefault::Sequence { sequence, always: false },
         () if has("always") => ColumnDefault::Sequence { sequence, always: true },
-        () if has("default") => ColumnDefault::Expression,
+        () if has("default") || has("time") => ColumnDefault::Expression,
         () if has("constant") => ColumnDefault::Constant,
         () if has("generated") => ColumnDefault::Generated,
         () => ColumnDefault::None,
@@ -117,6 +118,7 @@ fn column(table: &TableName, text: &str) -> Column {
         collation_is_deterministic: !has("nocase"),
         not_null: !has("null"),
         default,
+        time_default: has("time").then(|| "now()".to_owned()),
         written: WrittenType {
             full: words[1].to_owned(),
             base: format!("pg_catalog.{}", words[1]),

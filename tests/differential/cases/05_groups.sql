@@ -50,3 +50,10 @@ SELECT status AS s FROM orders GROUP BY s ORDER BY s DESC;
 SELECT 'all' AS label, count(*) FROM users GROUP BY 1;
 SELECT kind, payload -> 'user' AS who, count(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT balance, count(*) FROM users GROUP BY balance HAVING count(*) > 1 ORDER BY balance;
+-- A primary key stands for the other columns.
+SELECT u.name, u.id, count(*) FROM users u JOIN orders o ON o.id = u.id GROUP BY u.id ORDER BY u.id LIMIT 3;
+SELECT e.id, e.payload, count(u.id) FROM events e LEFT JOIN users u ON u.name = e.kind GROUP BY e.id ORDER BY e.id LIMIT 4;
+SELECT r.device, r.day, r.value, count(*) FROM readings r, orders o WHERE o.amount = r.value GROUP BY r.device, r.day ORDER BY 1, 2;
+--@ error 42803
+SELECT r.device, r.value, count(*) FROM readings r, orders o WHERE o.amount = r.value GROUP BY r.device;
+SELECT c.name, count(*) FROM users u JOIN countries c ON c.code = u.country GROUP BY c.code ORDER BY 2 DESC, 1;

@@ -162,6 +162,14 @@ INSERT INTO readings SELECT 'g' || n, date '2024-01-01' + n, n / 3.0 FROM genera
 SELECT id, email, name, country, balance FROM users WHERE id > 4000 AND id < 70000 AND email NOT LIKE 'n%' ORDER BY id, email;
 SELECT id, kind, payload, at FROM events WHERE kind IN ('lit', 'gen') ORDER BY id;
 SELECT * FROM readings WHERE device LIKE 'g%' ORDER BY device;
+-- Rows that are skipped leave the others in their order.
+--@ ordered
+INSERT INTO users (id, email) VALUES (4301, 'k1'), (5, 'k2'), (4302, 'k3'), (4303, 'k4'), (7, 'k5'), (4304, 'k6'), (4305, 'k7'), (4301, 'k8') ON CONFLICT DO NOTHING RETURNING id, email;
+--@ ordered
+INSERT INTO users (id, email) SELECT a, b FROM (VALUES (4311, 'l1', 0), (9, 'l2', 1), (4312, 'l3', 2), (4313, 'l4', 3), (11, 'l5', 4), (4314, 'l6', 5)) AS v(a, b, sen) ORDER BY sen ON CONFLICT DO NOTHING RETURNING id, email;
+--@ ordered
+INSERT INTO users (id, email) VALUES (4301, 'm1'), (4321, 'm2'), (4322, 'm3'), (4302, 'm4'), (4323, 'm5') ON CONFLICT (id) DO UPDATE SET email = excluded.email RETURNING id, email;
+DELETE FROM users WHERE id BETWEEN 4301 AND 4323;
 -- Keys are computed before the row's shard is known.
 --@ params int4=4400 | text=computed
 INSERT INTO users (id, email) VALUES ($1 + 1, $2), ($1 + 2, 'y'), (4403, 'z'), ($1 * 2, upper($2)) RETURNING id, email;

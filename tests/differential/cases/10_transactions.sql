@@ -257,3 +257,18 @@ SELECT nothing FROM users ORDER BY id LIMIT 3;
 ROLLBACK TO SAVEPOINT before_it;
 SELECT count(*) FROM users;
 COMMIT;
+-- Rows locked over shards: in order; as many as are asked for.
+BEGIN;
+SELECT id, name FROM users WHERE country = 'de' ORDER BY id FOR UPDATE;
+SELECT id FROM users WHERE id < 9 ORDER BY id DESC FOR NO KEY UPDATE NOWAIT;
+--@ shape
+SELECT id FROM users WHERE id < 20 LIMIT 4 FOR UPDATE SKIP LOCKED;
+--@ shape
+--@ params int8=3
+SELECT id FROM users WHERE id < 20 LIMIT $1 FOR UPDATE;
+--@ shape
+--@ params int8=3 | int8=2
+SELECT id FROM users WHERE id < 20 LIMIT $1 OFFSET $2 FOR SHARE;
+SELECT id FROM users WHERE id < 20 LIMIT 0 FOR UPDATE;
+SELECT count(*) FROM (SELECT id FROM users WHERE id = 5 FOR UPDATE) x;
+COMMIT;

@@ -151,3 +151,12 @@ SELECT 'users'::regclass, 'int8'::regtype;
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'users'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum;
 SELECT current_database(), current_user, session_user, current_schema();
 SELECT pg_get_serial_sequence('users', 'id');
+-- SELECT INTO is CREATE TABLE AS.
+SELECT id, name INTO ddl_sharded FROM users WHERE id < 20;
+SELECT count(*), min(id), max(name) FROM ddl_sharded;
+DROP TABLE ddl_sharded;
+WITH c AS (SELECT code, upper(name) AS name FROM countries) SELECT * INTO TABLE public.ddl_reference FROM c ORDER BY code LIMIT 3;
+SELECT * FROM ddl_reference ORDER BY code;
+DROP TABLE ddl_reference;
+--@ error 42P07
+SELECT * INTO users FROM countries;
