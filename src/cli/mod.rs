@@ -2,6 +2,7 @@
 //!
 //! Only this room prints, and only this room decides exit codes: 0 done, 1 failed, 2 wrong use.
 
+mod agent;
 mod check;
 mod cluster;
 mod connect;

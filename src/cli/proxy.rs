@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Failure;
 use super::directory::{ProxyFile, ProxyFileGuard};
 use crate::backend::PoolSettings;
-use crate::server::{self, Running, Settings};
+use crate::control::leader::Rejoin;
+use crate::server::{self, LeadingSettings, Running, Settings};
 use crate::store::Store;
 
 /// Sessions and background work end within this, or end with the process.
@@ -70,6 +71,13 @@ pub fn trusting_settings(listen: SocketAddr, directory: &Path) -> Settings {
     let control_user = crate::host::replication::SUPERUSER;
     let pool = PoolSettings { size: POOL_SIZE, ..PoolSettings::default() };
     Settings { pool, ..Settings::new(listen, directory.to_owned(), control_user) }
+}
+
+/// The same, for servers whose primaries are replaced when they are lost.
+pub fn led_settings(listen: SocketAddr, directory: &Path, rejoin: Rejoin) -> Settings {
+    let replication_user = crate::host::replication::SUPERUSER.to_owned();
+    let leading = LeadingSettings { durability: None, replication_user, rejoin: Some(rejoin) };
+    Settings { leading: Some(leading), ..trusting_settings(listen, directory) }
 }
 
 /// Connections a node, database and role; the servers of `up` take 200.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use super::agent::Agent;
 use super::cluster::{self, ShardServers};
 use super::directory::{self, Demo, Lock};
 use super::output::{self, Output};
@@ -79,6 +80,8 @@ struct UpNode {
 /// What runs; everything of it is to be stopped again.
 struct Cluster {
     proxy: Proxy,
+    agent: Agent,
+    watching: tokio::task::JoinHandle<()>,
     document: UpDocument,
 }
 
@@ -143,9 +146,13 @@ async fn serve_until_stopped(arguments: &UpArguments, output: Output, progress: 
     tokio::select! {
         () = signals.next() => {
             tracing::info!("stopping");
+            cluster.agent.stop(&cluster.watching).await;
             cluster.proxy.stop().await;
         }
-        () = cluster.proxy.finished() => tracing::error!("the proxy stopped listening by itself"),
+        () = cluster.proxy.finished() => {
+            tracing::error!("the proxy stopped listening by itself");
+            cluster.agent.stop(&cluster.watching).await;
+        }
     }
     cluster::stop_all(machine.directory(), &BTreeSet::new(), progress).await?;
     tracing::info!("stopped");
@@ -193,7 +200,8 @@ async fn start(
             }
         }
     };
-    let settings = proxy::trusting_settings(arguments.listen, directory);
+    let agent = Agent::new(machine, &kept.topology);
+    let settings = proxy::led_settings(arguments.listen, directory, agent.rejoin());
     let proxy = tokio::select! {
         proxy = Proxy::start(settings, Arc::clone(&kept.store)) => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the cluster was ready")),
@@ -205,7 +213,8 @@ async fn start(
     match loaded {
         Ok(()) => {
             let document = describe(directory, proxy.address(), &kept.topology.database, &shards, &found);
-            Ok(Cluster { proxy, document })
+            let watching = agent.watch();
+            Ok(Cluster { proxy, agent, watching, document })
         }
         Err(failure) => {
             proxy.stop().await;

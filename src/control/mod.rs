@@ -1,9 +1,10 @@
-//! Work beside the queries: schema reading, id blocks, in-doubt recovery, probes.
+//! Work beside the queries: schema reading, id blocks, in-doubt recovery, probes, who leads.
 //!
 //! Must not know: sessions, plans, how statements are run.
 
 pub mod client;
 pub mod drift;
+pub mod leader;
 pub mod probe;
 pub mod recovery;
 pub mod roles;

@@ -77,14 +77,8 @@ impl Session {
                 return self.take(shard, link, &name).await;
             }
         }
-        let target = self.cluster.target(&self.topology, shard, &self.user)?;
-        let lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
-            Some(frame) => {
-                self.was_refused = true;
-                Failure::Postgres(frame.clone())
-            }
-            None => Failure::Ours(error.to_client_error(&name)),
-        })?;
+        let taken = self.cluster.checkout(&self.topology, shard, &self.user, |_| {}).await;
+        let lease = taken.inspect_err(|failure| self.was_refused |= matches!(failure, Failure::Postgres(_)))?;
         let mut link = Link::new(lease);
         link.lease.notifications = Some(Vec::new());
         self.cancel.add(shard, link.lease.cancel_handle());

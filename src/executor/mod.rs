@@ -27,6 +27,7 @@ mod pins;
 mod pipeline;
 mod places;
 mod prepare;
+mod primaries;
 mod queries_first;
 mod relay;
 mod scatter;
@@ -66,6 +67,7 @@ use crate::topology::{Node, TableName, Topology};
 use crate::wire::frame::Frame;
 
 pub use peers::{Joined, Peer, Peers};
+pub use primaries::Primaries;
 pub use secrets::Secrets;
 pub use session::{CancelSlot, Session};
 
@@ -127,6 +129,8 @@ pub struct Settings {
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
     pub user_pool_modes: HashMap<String, PoolMode>,
+    /// Who leads the shards.
+    pub primaries: Primaries,
 }
 
 impl Default for Settings {
@@ -138,6 +142,7 @@ impl Default for Settings {
             servers_tls: ServersTls::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
+            primaries: Primaries::default(),
         }
     }
 }
@@ -232,6 +237,29 @@ impl Cluster {
         })?;
         let secret = self.secrets.of(user);
         Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
+    }
+
+    /// The same, once the shard has a primary that takes statements. The topology of a session may be from before.
+    ///
+    /// # Errors
+    /// There is none, for too long; nothing ran.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn open_target(
+        &self,
+        topology: &Topology,
+        shard: ShardId,
+        user: &str,
+    ) -> Result<ConnectTarget, ClientError> {
+        let leader = self.settings.primaries.open(shard).await?;
+        match topology.nodes.iter().find(|node| Some(node.id) == leader) {
+            Some(node) => {
+                let secret = self.secrets.of(user);
+                Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
+            }
+            None => self.target(topology, shard, user),
+        }
     }
 
     /// How the control role reaches a shard's primary.

@@ -20,6 +20,7 @@ use crate::net::Framed;
 use crate::plan::{Class, MergeSpec, Slot, Splice};
 use crate::planner::rewrite;
 use crate::session::{ClientEncoding, Columns, Parsed};
+use crate::sql::Spliced;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
@@ -64,8 +65,7 @@ impl Session {
         // Rows that are locked and not wanted would be missing elsewhere: each shard locks what is still to be had.
         let is_limited_lock = class == Class::ReadLock && merge.limit.is_some() && merge.order.is_empty();
         let pushed = if is_limited_lock { Some(pushed.unwrap_or(u64::MAX)) } else { pushed };
-        let sql = |rows: Option<u64>| rewrite::apply(&parsed.text, &parsed.lexed, splices, rows);
-        let text = |rows: Option<u64>| sql(rows).text().to_owned();
+        let text = |rows: Option<u64>| rewrite::apply(&parsed.text, &parsed.lexed, splices, rows);
         if class > Class::Read || (self.is_at_work() && !self.transaction.is_open()) {
             self.open_block().await?;
         }
@@ -98,7 +98,7 @@ impl Session {
                 self.drop_link(source.shard);
             }
         }
-        let (rows, columns) = outcome.map_err(|failure| places::in_source(failure, &sql(pushed), &parsed.text))?;
+        let (rows, columns) = outcome.map_err(|failure| places::in_source(failure, &text(pushed), &parsed.text))?;
         if let (Some(columns), Some(shard)) = (columns, shards.first()) {
             self.columns_shown = Some((columns, *shard));
         }
@@ -111,7 +111,7 @@ impl Session {
     async fn send_to_all(
         &mut self,
         shards: &[ShardId],
-        text: &(dyn Fn(Option<u64>) -> String + Sync),
+        text: &(dyn Fn(Option<u64>) -> Spliced + Sync),
         mut pushed: Pushed,
         mode: Mode<'_>,
         hidden: usize,
@@ -127,7 +127,7 @@ impl Session {
             let Some(link) = self.links.remove(shard) else { continue };
             sources.push(Source { shard: *shard, name, link, finished: false });
             let Some(source) = sources.last_mut() else { continue };
-            write_statement(&mut source.link, &text(pushed.rows), described(mode), hidden);
+            write_statement(&mut source.link, text(pushed.rows).text(), described(mode), hidden);
             source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
             if class > Class::Read && !read_ahead(source, self.cluster.settings.merge.bytes_max).await? {
                 break;

@@ -70,8 +70,8 @@ impl Session {
         if !replaced.is_empty() {
             let made = rewrite::replace(&parsed.text, &parsed.lexed, &replaced);
             let timed = self.understand(made.text())?;
-            let done = Box::pin(self.run(client, &timed, mode)).await;
-            return done.map_err(|failure| places::in_source(failure, &made, &parsed.text));
+            let outcome = Box::pin(self.run(client, &timed, mode)).await;
+            return outcome.map_err(|failure| places::in_source(failure, &made, &parsed.text));
         }
         // Types of parameters, and whatever PostgreSQL has against the statement as a whole.
         let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;

@@ -397,7 +397,8 @@ impl Machine {
                 (Phase::Promoting { source, target, .. }, _) => Some((*source, *target)),
                 _ => record.holder,
             };
-            return self.write(Record { phase, holder, ..record.clone() }, effects);
+            // With a version of its own: what froze the nodes comes too late to freeze who leads or follows by then.
+            return self.write(Record { config: record.config + 1, phase, holder, ..record.clone() }, effects);
         }
         let stamp = record.stamp();
         for node in self.members.keys().copied().collect::<Vec<_>>() {

@@ -76,7 +76,11 @@ impl Machine {
     /// Nodes that stream from the primary under its term and may acknowledge.
     fn present(&self, record: &Record, primary: NodeId, answer: &Answer) -> BTreeSet<NodeId> {
         let of_term = answer.attached.iter().filter(|(_, (term, _))| *term == record.term);
-        of_term.map(|(node, _)| *node).filter(|node| self.may_acknowledge(primary, *node)).collect()
+        // It says so itself: what copies data for a node that is made anew may stream in its name.
+        let says_so = |node: &NodeId| {
+            self.answer(*node).is_some_and(|said| said.in_recovery && said.following == Some((primary, record.term)))
+        };
+        of_term.map(|(node, _)| *node).filter(|node| self.may_acknowledge(primary, *node) && says_so(node)).collect()
     }
 
     /// A member has not streamed for too long.

@@ -202,7 +202,7 @@ impl Machine {
         self.or_stop(spec, was, self.unless_cancelled(slotted).await).await
     }
 
-    /// Makes, starts or adopts a replica of a running primary, and waits until it streams.
+    /// Makes, starts or adopts a replica of a running primary; one that is made is waited for until it streams.
     ///
     /// # Errors
     /// As [`Machine::ensure_primary`].
@@ -225,10 +225,48 @@ impl Machine {
         } else {
             self.start_or_adopt(spec, report).await?
         };
+        // Whom it follows is decided by who leads the shard; only a new one is sure to follow this one.
+        if was != Was::Made {
+            return Ok(was);
+        }
         report(Step::Stream);
         let limit = Duration::from_secs(START_SECONDS);
         let streams = replication::wait_streaming(primary, &spec.name, self.log_file(&spec.name), limit);
         self.or_stop(spec, was, self.unless_cancelled(streams).await).await
+    }
+
+    /// Starts a server as it is, if it does not run.
+    ///
+    /// # Errors
+    /// As [`Machine::ensure_primary`].
+    ///
+    /// # Cancel safety
+    /// As [`Machine::ensure_primary`].
+    pub async fn revive(&self, spec: &ServerSpec) -> Result<(), HostError> {
+        self.start_or_adopt(spec, &|_| {}).await.map(drop)
+    }
+
+    /// Throws a node's data away and makes it a replica of a running primary. It streams under its plain name: what
+    /// copies data confirms it, too, and is not to count as a standby.
+    ///
+    /// # Errors
+    /// What was there before is gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave a half-made directory; calling again begins anew.
+    pub async fn remake_replica(&self, spec: &ServerSpec, primary: &ServerSpec) -> Result<(), HostError> {
+        let directory = self.data_directory(&spec.name);
+        stop_at_once(&directory).await?;
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HostError::io("remove", &directory, error));
+            }
+            _ => {}
+        }
+        let client = replication::connect_within(primary, FAST_STOP).await?;
+        replication::ensure_slots(primary, &client, std::slice::from_ref(&spec.name)).await?;
+        make::replica(self, spec, primary).await?;
+        self.start(spec).await
     }
 
     /// Stops a server if it runs: fast first, immediate after a while. True when it ran.
@@ -376,6 +414,21 @@ pub async fn stop(directory: &Path) -> Result<bool, HostError> {
     }
     let seconds = (FAST_STOP + IMMEDIATE_STOP).as_secs();
     Err(HostError::Timeout { what: "stopping the server".to_owned(), directory: directory.to_owned(), seconds })
+}
+
+/// Stops a server whose data is not wanted any more: what waits for a standby would keep a fast stop waiting, too.
+async fn stop_at_once(directory: &Path) -> Result<(), HostError> {
+    if let Some(server) = process::running_server(directory) {
+        match kill(Pid::from_raw(server.pid.cast_signed()), Signal::SIGQUIT) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(error) => return Err(HostError::io("stop the server of", directory, error.into())),
+        }
+    }
+    let deadline = Instant::now() + IMMEDIATE_STOP;
+    while !process::working_in(directory).is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+    }
+    stop(directory).await.map(drop)
 }
 
 fn log_since(log: &Path, offset: u64) -> Option<String> {

@@ -5,6 +5,7 @@
 mod certificates;
 mod identity;
 mod ids;
+mod leading;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
 use crate::wire::server_message::read_error;
+
+pub use leading::LeadingSettings;
 
 /// How a proxy runs.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub struct Settings {
     pub session_limits: SessionLimits,
     /// SIGHUP reads certificates again instead of ending the process.
     pub reload_on_hangup: bool,
+    /// Primaries that are lost are replaced; `None`: they are waited for.
+    pub leading: Option<LeadingSettings>,
 }
 
 impl Settings {
@@ -90,6 +95,7 @@ impl Settings {
             login: LoginSettings::default(),
             session_limits: SessionLimits::default(),
             reload_on_hangup: false,
+            leading: None,
         }
     }
 }
@@ -158,6 +164,8 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    /// They end when they are dropped.
+    _leaders: leading::Leaders,
 }
 
 impl Running {
@@ -209,10 +217,15 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
     let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
-    let cluster =
-        tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
-            |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
-        )??;
+    let leaders = leading::start(&settings, &topology, &store, &servers_tls)?;
+    let building = async {
+        let topology = leading::wait_open(&leaders, &store, topology).await?;
+        build(&settings, topology, &store, servers_tls, leading::primaries(&leaders)).await
+    };
+    let cluster = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
+        shard: "(all)".to_owned(),
+        reason: "they did not answer in time".to_owned(),
+    })??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
     let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
@@ -230,7 +243,7 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     ];
     let serving = tokio::spawn(frontend.run(listener, stopped));
     tracing::info!(%address, "serving");
-    Ok(Running { address, stop, serving, tasks })
+    Ok(Running { address, stop, serving, tasks, _leaders: leaders })
 }
 
 /// What `start` builds before it serves.
@@ -245,6 +258,7 @@ async fn build(
     topology: Topology,
     store: &Arc<dyn Store>,
     servers_tls: ServersTls,
+    primaries: executor::Primaries,
 ) -> Result<Built, StartError> {
     let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
@@ -281,6 +295,7 @@ async fn build(
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
+            primaries,
             ..executor::Settings::default()
         },
     ));

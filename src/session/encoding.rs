@@ -87,9 +87,11 @@ pub fn to_ascii(text: &str) -> Result<Option<Spliced>, LexError> {
         if written.is_ascii() {
             continue;
         }
+        let before = index.checked_sub(1).and_then(|before| lexed.tokens.get(before));
+        let has_prefix = before.is_some_and(|before| before.kind == TokenKind::Word && before.end == token.start);
         let instead = match token.kind {
             // A string of the national alphabet is of another type.
-            TokenKind::Literal(_) if written.starts_with(['N', 'n', 'B', 'b', 'X', 'x']) => None,
+            TokenKind::Literal(_) if has_prefix => None,
             TokenKind::Literal(literal) => lexed.literals.get(literal).map(string),
             TokenKind::Word | TokenKind::QuotedIdent => lexed.identifier(text, index).map(|name| identifier(&name)),
             _ => None,

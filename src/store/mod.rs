@@ -9,6 +9,7 @@
 mod clock;
 mod embedded;
 mod etcd;
+mod leadership;
 mod lease;
 mod memory;
 mod records;
@@ -24,6 +25,7 @@ use crate::topology::validate::Problem;
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdSettings, EtcdStore, EtcdTls, endpoint_is_tls};
+pub use leadership::{decode_leadership, encode_leadership, leadership_key};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use records::{TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology};

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
-use crate::backend::{BackendError, Lease};
+use crate::backend::{BackendError, ConnectTarget, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
@@ -223,17 +223,15 @@ impl Direct {
         let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
-        let mut target = self.cluster.target(&topology, shard, self.host.user())?;
-        if let Some(database) = &self.database {
-            target.database.clone_from(database);
-        }
-        if self.mode == PoolMode::Session {
-            target.parameters.clone_from(&self.startup);
-        }
-        let mut lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
-            Some(frame) => Failure::Postgres(frame.clone()),
-            None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
-        })?;
+        let adjust = |target: &mut ConnectTarget| {
+            if let Some(database) = &self.database {
+                target.database.clone_from(database);
+            }
+            if self.mode == PoolMode::Session {
+                target.parameters.clone_from(&self.startup);
+            }
+        };
+        let mut lease = self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?;
         // In session mode the client knows the server's own process.
         let is_own = self.mode == PoolMode::Session;
         let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };

@@ -17,7 +17,7 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// A statement that no server has: ids start at 1.
-pub(super) const NO_STATEMENT: u64 = 0;
+const NO_STATEMENT: u64 = 0;
 
 impl Machine {
     /// Takes one message of the client.

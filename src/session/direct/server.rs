@@ -2,10 +2,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::client::NO_STATEMENT;
 use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
-use super::statements::{self, Statement};
+use super::statements::Statement;
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::session::columns::{parameters_signature, signature};
 use crate::wire::frame::{Header, scan};
@@ -564,8 +563,7 @@ fn as_fatal(whole: &[u8]) -> Bytes {
 /// The same error without its place in a text that the client has not sent.
 /// The error of the EXECUTE that has to fail; any other has its own words.
 fn is_of_no_statement(whole: &[u8]) -> bool {
-    let name = format!("\"{}\"", statements::server_name(NO_STATEMENT));
-    memchr::memmem::find(whole, name.as_bytes()).is_some()
+    fields(whole.get(HEADER_BYTES..).unwrap_or_default()).any(|(kind, value)| kind == b'C' && value == b"26000")
 }
 
 fn without_position(whole: &[u8]) -> Bytes {

@@ -1,0 +1,152 @@
+//! Which node leads a shard now; statements wait here while none does.
+//!
+//! Must not know: how a leader is found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
+
+use super::{Cluster, Failure, shard_name};
+use crate::backend::pools::CheckoutError;
+use crate::backend::{ConnectTarget, Lease};
+use crate::base::{NodeId, ShardId};
+use crate::error::{ClientError, ErrorId};
+use crate::failover::Serving;
+use crate::topology::Topology;
+use crate::wire::server_message::read_error;
+
+/// How long a statement waits for its shard, and how many do.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+const WAITING_MAX: usize = 10_000;
+/// Pause before a primary that was lost just now is tried again: it takes as long until that is known.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The leaders of the shards that are led; of others the topology's primary is used as it is.
+#[derive(Clone, Debug)]
+pub struct Primaries {
+    by_shard: Arc<HashMap<ShardId, watch::Receiver<Serving>>>,
+    /// What waits holds one statement each, which the limits of the wire bound.
+    places: Arc<Semaphore>,
+    wait_max: Duration,
+}
+
+impl Default for Primaries {
+    fn default() -> Self {
+        Self::new(HashMap::new())
+    }
+}
+
+impl Primaries {
+    /// These shards are led.
+    pub fn new(by_shard: HashMap<ShardId, watch::Receiver<Serving>>) -> Self {
+        Self { by_shard: Arc::new(by_shard), places: Arc::new(Semaphore::new(WAITING_MAX)), wait_max: WAIT_MAX }
+    }
+
+    fn is_led(&self, shard: ShardId) -> bool {
+        self.by_shard.contains_key(&shard)
+    }
+
+    /// The node that takes statements for a shard, once there is one; `None`: the shard is not led.
+    ///
+    /// # Errors
+    /// There was none in time, or too many wait already; nothing ran.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn open(&self, shard: ShardId) -> Result<Option<NodeId>, ClientError> {
+        let Some(receiver) = self.by_shard.get(&shard) else { return Ok(None) };
+        if let Serving::Open { node, .. } = *receiver.borrow() {
+            return Ok(Some(node));
+        }
+        let closed = |detail: String| {
+            ClientError::new(ErrorId::FailoverInProgress, format!("shard {shard} has no primary at the moment"))
+                .with_detail(detail)
+                .with_hint("Try again.")
+        };
+        let _place =
+            self.places.try_acquire().map_err(|_| closed(format!("{WAITING_MAX} statements wait for one already.")))?;
+        let mut receiver = receiver.clone();
+        let opening = receiver.wait_for(|serving| matches!(serving, Serving::Open { .. }));
+        match tokio::time::timeout(self.wait_max, opening).await {
+            Ok(Ok(serving)) => match *serving {
+                Serving::Open { node, .. } => Ok(Some(node)),
+                Serving::Closed => Err(closed("It was closed again.".to_owned())),
+            },
+            Ok(Err(_)) => Err(closed("Nobody looks for one any more.".to_owned())),
+            Err(_) => Err(closed(format!("None was found within {} ms.", self.wait_max.as_millis()))),
+        }
+    }
+}
+
+impl Cluster {
+    /// A connection to the primary of a shard, as soon as there is one; `adjust` has the last word on the target.
+    ///
+    /// # Errors
+    /// None in time, or the server refuses; nothing ran.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn checkout(
+        &self,
+        topology: &Topology,
+        shard: ShardId,
+        user: &str,
+        adjust: impl Fn(&mut ConnectTarget),
+    ) -> Result<Lease, Failure> {
+        let since = Instant::now();
+        let is_led = self.settings.primaries.is_led(shard);
+        loop {
+            let mut target = self.open_target(topology, shard, user).await?;
+            adjust(&mut target);
+            match self.pools.checkout(&target).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) if is_led && is_lost(&error) && since.elapsed() < WAIT_MAX => sleep(RETRY_PAUSE).await,
+                Err(error) => {
+                    return Err(match error.error_frame() {
+                        Some(frame) => Failure::Postgres(frame.clone()),
+                        None => Failure::Ours(error.to_client_error(&shard_name(topology, shard))),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Nobody is there, or the server just starts or stops.
+fn is_lost(error: &CheckoutError) -> bool {
+    match error.error_frame() {
+        Some(frame) => read_error(&frame.body()).is_ok_and(|said| said.code.starts_with("57P0")),
+        None => error.to_client_error("").id == ErrorId::ShardUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Term;
+
+    #[tokio::test]
+    async fn a_statement_waits_until_its_shard_is_open() {
+        let (leads, shows) = watch::channel(Serving::Closed);
+        let primaries = Primaries::new([(ShardId(1), shows)].into());
+        assert_eq!(primaries.open(ShardId(2)).await.unwrap(), None);
+        let waiting = primaries.open(ShardId(1));
+        let opening = async {
+            tokio::task::yield_now().await;
+            leads.send_replace(Serving::Open { node: NodeId(3), term: Term(2), session: 1 });
+        };
+        let (waited, ()) = tokio::join!(waiting, opening);
+        assert_eq!(waited.unwrap(), Some(NodeId(3)));
+    }
+
+    #[tokio::test]
+    async fn it_does_not_wait_for_ever() {
+        let (_leads, shows) = watch::channel(Serving::Closed);
+        let wait_max = Duration::from_millis(1);
+        let primaries = Primaries { wait_max, ..Primaries::new([(ShardId(1), shows)].into()) };
+        assert_eq!(primaries.open(ShardId(1)).await.unwrap_err().id, ErrorId::FailoverInProgress);
+    }
+}

@@ -1,0 +1,138 @@
+//! Who leads the shards: a driver for each that has replicas, where it is asked for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Settings, StartError, identity};
+use crate::backend::{ConnectTarget, ServersTls};
+use crate::base::ShardId;
+use crate::control::leader::names::Names;
+use crate::control::leader::node::Places;
+use crate::control::leader::{Driver, DriverSettings, Handle, Rejoin};
+use crate::executor::Primaries;
+use crate::failover::{self, Acknowledgers, Durability, Member, Serving};
+use crate::store::{Store, load_topology};
+use crate::topology::{Node, Topology};
+
+/// How shards are led.
+#[derive(Clone)]
+pub struct LeadingSettings {
+    /// What commits wait for; `None`: for one standby, and with a single one only while it is there.
+    pub durability: Option<Durability>,
+    /// The role that standbys stream as.
+    pub replication_user: String,
+    /// Who makes nodes anew.
+    pub rejoin: Option<Rejoin>,
+}
+
+impl fmt::Debug for LeadingSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejoins = self.rejoin.is_some();
+        formatter
+            .debug_struct("LeadingSettings")
+            .field("durability", &self.durability)
+            .field("rejoins", &rejoins)
+            .finish()
+    }
+}
+
+/// How long starting waits for replicas that are not needed to serve.
+const WHOLE_MAX: Duration = Duration::from_secs(5);
+
+/// The drivers.
+pub(super) type Leaders = HashMap<ShardId, Handle>;
+
+/// Who leads, for the executor.
+pub(super) fn primaries(leaders: &Leaders) -> Primaries {
+    Primaries::new(leaders.iter().map(|(shard, handle)| (*shard, handle.serving.clone())).collect())
+}
+
+/// Starts a driver for each shard that has a replica.
+pub(super) fn start(
+    settings: &Settings,
+    topology: &Topology,
+    store: &Arc<dyn Store>,
+    tls: &ServersTls,
+) -> Result<Leaders, StartError> {
+    let Some(leading) = &settings.leading else { return Ok(Leaders::new()) };
+    let holder = format!("{:016x}", identity::random()?);
+    let mut leaders = Leaders::new();
+    for shard in &topology.shards {
+        let nodes: Vec<&Node> = topology.nodes.iter().filter(|node| node.shard == shard.id).collect();
+        let Some(primary) = topology.primary(shard.id).filter(|_| nodes.len() > 1) else { continue };
+        let usual = Durability { quorum: 1, acknowledgers: Acknowledgers::Any, is_available: nodes.len() < 3 };
+        let durability = leading.durability.unwrap_or(usual);
+        let target = |node: &Node| ConnectTarget {
+            node: node.id,
+            host: node.host.clone(),
+            port: node.port,
+            database: topology.database.clone(),
+            user: settings.control_user.clone(),
+            secret: settings.control_secret(),
+            parameters: Vec::new(),
+            connect_timeout_ms: 1_000,
+            tls: tls.of(&node.name),
+        };
+        let places = Places {
+            targets: nodes.iter().map(|node| (node.id, target(node))).collect(),
+            names: Names::new(nodes.iter().map(|node| (node.id, node.name.clone()))),
+            replication_user: leading.replication_user.clone(),
+        };
+        let driver = Driver {
+            settings: DriverSettings {
+                shard: shard.id,
+                machine: failover::Settings { durability, ..failover::Settings::default() },
+                probe_pause: Duration::from_millis(100),
+                probe_limit: Duration::from_millis(300),
+                holder: holder.clone(),
+            },
+            store: Arc::clone(store),
+            places: Arc::new(places),
+            members: nodes.iter().map(|node| Member { node: node.id, zone: node.zone.clone(), priority: 0 }).collect(),
+            first: (shard.term, primary.id),
+            rejoin: leading.rejoin.clone(),
+        };
+        leaders.insert(shard.id, driver.start());
+    }
+    Ok(leaders)
+}
+
+/// Waits until every shard is open, and for the topology that says so.
+///
+/// # Cancel safety
+/// Safe.
+pub(super) async fn wait_open(
+    leaders: &Leaders,
+    store: &Arc<dyn Store>,
+    topology: Topology,
+) -> Result<Topology, StartError> {
+    let mut topology = topology;
+    for (shard, handle) in leaders {
+        let mut serving = handle.serving.clone();
+        let node = loop {
+            if let Serving::Open { node, .. } = *serving.borrow_and_update() {
+                break node;
+            }
+            if serving.changed().await.is_err() {
+                let reason = "nobody leads it".to_owned();
+                return Err(StartError::Shard { shard: shard.to_string(), reason });
+            }
+        };
+        // Best with every replica in the set: then what is written first is as safe as what comes later.
+        let replicas = topology.nodes.iter().filter(|known| known.shard == *shard && known.id != node).count();
+        let mut record = handle.record.clone();
+        let is_whole = record.wait_for(|record| {
+            record.as_ref().is_some_and(|record| record.next.is_none() && record.current.members.len() == replicas)
+        });
+        if tokio::time::timeout(WHOLE_MAX, is_whole).await.is_err() {
+            tracing::warn!(%shard, "serving, though not every replica streams");
+        }
+        while topology.primary(*shard).is_none_or(|primary| primary.id != node) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
+        }
+    }
+    Ok(topology)
+}

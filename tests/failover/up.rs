@@ -1,0 +1,166 @@
+//! A whole cluster as `ostrakon up` makes it: a primary is killed under clients of the proxy.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ostrakon::host::process;
+use parking_lot::Mutex;
+use tokio_postgres::{Client, NoTls};
+
+struct Ground {
+    directory: tempfile::TempDir,
+    listen: u16,
+    first_port: u16,
+}
+
+impl Ground {
+    fn up(listen: u16, first_port: u16, replicas: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("ostrakon-up-").tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let ground = Self { directory, listen, first_port };
+        ground.run(&["up", "--shards", "1", "--replicas", replicas, "--detach"]);
+        ground
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ostrakon"));
+        command.args(arguments).arg("--data").arg(self.directory.path()).stdin(Stdio::null());
+        if arguments.first() == Some(&"up") {
+            command.arg("--listen").arg(format!("127.0.0.1:{}", self.listen));
+            command.arg("--first-port").arg(self.first_port.to_string());
+        }
+        let output = command.output().unwrap();
+        let log = std::fs::read_to_string(self.directory.path().join("ostrakon.log")).unwrap_or_default();
+        assert!(output.status.success(), "{arguments:?}: {}\n{log}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ends a server and all its children.
+    fn end(&self, node: &str) {
+        for pid in process::working_in(&self.directory.path().join("nodes").join(node)) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
+
+    async fn client(&self) -> Option<Client> {
+        connect(self.listen).await
+    }
+
+    /// The primary as the status tells it: the first node of the shard.
+    fn primary(&self) -> String {
+        let document: serde_json::Value = serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
+        let node = &document["shards"][0]["nodes"][0];
+        assert_eq!(node["role"], "primary", "{document}");
+        node["name"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let down = Command::new(env!("CARGO_BIN_EXE_ostrakon"))
+            .arg("down")
+            .arg("--data")
+            .arg(self.directory.path())
+            .stdin(Stdio::null())
+            .output();
+        if !down.is_ok_and(|output| output.status.success()) {
+            for node in ["s1a", "s1b", "s1c"] {
+                self.end(node);
+            }
+        }
+    }
+}
+
+async fn connect(port: u16) -> Option<Client> {
+    let text = format!("host=127.0.0.1 port={port} user=app dbname=app connect_timeout=5");
+    let (client, connection) = tokio_postgres::connect(&text, NoTls).await.ok()?;
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Some(client)
+}
+
+/// Rounds of: writers through the proxy, the primary killed under them, nothing lost.
+async fn kill_primaries(ground: &Ground, rounds: usize) {
+    let client = ground.client().await.unwrap();
+    client.batch_execute("CREATE TABLE written (k bigint PRIMARY KEY)").await.unwrap();
+    let next = Arc::new(AtomicI64::new(1));
+    for round in 1..=rounds {
+        let acknowledged: Arc<Mutex<Vec<(Instant, i64)>>> = Arc::default();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let errors = Arc::new(AtomicI64::new(0));
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                let (acknowledged, is_over) = (Arc::clone(&acknowledged), Arc::clone(&is_over));
+                let (next, errors, port) = (Arc::clone(&next), Arc::clone(&errors), ground.listen);
+                tokio::spawn(async move {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let Some(client) = connect(port).await else {
+                            errors.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                            continue;
+                        };
+                        while !is_over.load(Ordering::Relaxed) && !client.is_closed() {
+                            let key = next.fetch_add(1, Ordering::Relaxed);
+                            match client.execute("INSERT INTO written VALUES ($1)", &[&key]).await {
+                                Ok(_) => acknowledged.lock().push((Instant::now(), key)),
+                                Err(_) => {
+                                    errors.fetch_add(1, Ordering::Relaxed);
+                                }
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let old = ground.primary();
+        let at = Instant::now();
+        ground.end(&old);
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        is_over.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let acknowledged = std::mem::take(&mut *acknowledged.lock());
+        let rows = ground.client().await.unwrap().query("SELECT k FROM written", &[]).await.unwrap();
+        let there: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let lost = acknowledged.iter().filter(|(_, key)| !there.contains(key)).count();
+        let mut times: Vec<Instant> = acknowledged.iter().map(|(time, _)| *time).collect();
+        times.sort();
+        let outage = times.windows(2).filter(|pair| pair[1] > at).map(|pair| pair[1] - pair[0]).max();
+        println!(
+            "round {round}: {old} killed, {} leads; {} acknowledged, {lost} lost, {} errors, outage {} ms",
+            ground.primary(),
+            acknowledged.len(),
+            errors.load(Ordering::Relaxed),
+            outage.unwrap_or_default().as_millis()
+        );
+        assert_eq!(lost, 0);
+        assert!(times.last().is_some_and(|last| *last > at + Duration::from_secs(5)), "nothing was written again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_primaries_are_replaced_and_come_back() {
+    let ground = Ground::up(21_700, 21_701, "2");
+    kill_primaries(&ground, 3).await;
+    // Started again it goes on where it was.
+    let before = ground.primary();
+    ground.run(&["down"]);
+    ground.run(&["up", "--detach"]);
+    assert_eq!(ground.primary(), before);
+    ground.client().await.unwrap().batch_execute("INSERT INTO written VALUES (0)").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_single_replica_it_is_the_same() {
+    let ground = Ground::up(21_800, 21_801, "1");
+    kill_primaries(&ground, 2).await;
+}
