@@ -89,11 +89,11 @@ impl Target<'_> {
         if merge.assigned.iter().any(|column| self.key.iter().any(|(name, _)| name == column)) {
             return Err(refuse("it assigns the sharding key"));
         }
-        let assigns_default = |column: &&crate::topology::schema::Column| {
+        let assigns_default = |column: &crate::topology::schema::Column| {
             let is_open = matches!(column.default, ColumnDefault::Sequence { .. } | ColumnDefault::Numbered);
             is_open && merge.assigned.contains(&column.name)
         };
-        if merge.others.contains(&Expr::Default) && self.relation.columns.iter().find(assigns_default).is_some() {
+        if merge.others.contains(&Expr::Default) && self.relation.columns.iter().any(assigns_default) {
             return Err(refuse("ids have to be filled in"));
         }
         for inserted in &merge.inserts {
