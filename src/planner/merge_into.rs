@@ -219,7 +219,7 @@ impl Target<'_> {
             for ((name, _), place) in self.key.iter().zip(&places) {
                 let at = names.iter().position(|column| column == name);
                 let value = at.and_then(|at| inserted.values.get(at));
-                if !value.is_some_and(|value| rows.column(value, merge) == Some(*place)) {
+                if value.is_none_or(|value| rows.column(value, merge) != Some(*place)) {
                     return Err(refuse("the key of an inserted row is not proved to be the source's"));
                 }
             }
