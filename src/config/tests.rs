@@ -206,7 +206,7 @@ fn the_reference_of_pools_shows_the_defaults_of_the_example() {
         assert!(example.contains(&format!("\n# {key} = {default}\n")), "{key}: {default} is not what the example says");
         shown += 1;
     }
-    assert_eq!(shown, 11);
+    assert_eq!(shown, 12);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) fn prefix_range(prefix: &str) -> Value {
 }
 
 /// A transaction: if the number of the key is this one, then the first, else the key as it is.
-pub(super) fn if_then(key: &str, target: &str, number: u64, then: Value) -> Value {
+pub(super) fn if_then(key: &str, target: &str, number: u64, then: &Value) -> Value {
     let field = match target {
         "CREATE" => "create_revision",
         _ => "mod_revision",

@@ -158,7 +158,7 @@ impl Client {
     async fn write(&self, key: &str, expected: Option<Revision>, then: Value) -> Result<Revision, StoreError> {
         let full = format!("{}{key}", self.records);
         // A key that does not exist has revision 0.
-        let body = if_then(&full, "MOD", expected.map_or(0, |revision| revision.0), then);
+        let body = if_then(&full, "MOD", expected.map_or(0, |revision| revision.0), &then);
         let done: Transaction = self.ask("/v3/kv/txn", &body, false).await.map_err(|fault| unavailable(&fault))?;
         if done.succeeded {
             return Ok(Revision(done.header.revision));
@@ -189,7 +189,7 @@ impl Client {
         let put = json!({ "request_put": {
             "key": bytes(full.as_bytes()), "value": bytes(holder.as_bytes()), "lease": granted.to_string(),
         }});
-        let body = if_then(&full, "CREATE", 0, put);
+        let body = if_then(&full, "CREATE", 0, &put);
         let done: Result<Transaction, Fault> = self.ask("/v3/kv/txn", &body, false).await;
         match done {
             Ok(done) if done.succeeded => {
@@ -253,7 +253,7 @@ impl Client {
         let put = json!({ "request_put": {
             "key": bytes(full.as_bytes()), "value": bytes(lease.holder.as_bytes()), "lease": granted.to_string(),
         }});
-        let body = if_then(&full, "CREATE", lease.token, put);
+        let body = if_then(&full, "CREATE", lease.token, &put);
         let done: Transaction = self.ask("/v3/kv/txn", &body, false).await.map_err(|fault| unavailable(&fault))?;
         if done.succeeded { Ok(()) } else { Err(lost(&lease.name)) }
     }
