@@ -1,12 +1,11 @@
 //! Messages between a client and the one server that answers it.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use ostrakon::session::direct::{Host, Machine, ServerSide};
 use ostrakon::session::identity::Identified;
-use ostrakon::session::{PoolMode, PreparedSet, Settings};
+use ostrakon::session::{Parameters, PoolMode, PreparedSet, Settings};
 use ostrakon::wire::client_message::{self, Bind};
 use ostrakon::wire::frame::{scan, take_frame};
 use ostrakon::wire::limits::MESSAGE_BYTES_MAX;
@@ -63,7 +62,7 @@ struct Connection {
     last_session: u32,
     settings_key: u64,
     schema_version: u64,
-    parameters: BTreeMap<String, String>,
+    parameters: Parameters,
     is_poisoned: bool,
 }
 

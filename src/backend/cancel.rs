@@ -102,24 +102,43 @@ impl InFlight<'_> {
     }
 }
 
+/// Where a connection is cancelled, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct CancelPoint {
+    target: Arc<ConnectTarget>,
+    key: CancelKey,
+    gate: CancelGate,
+}
+
+impl CancelPoint {
+    pub(super) fn new(target: Arc<ConnectTarget>, key: CancelKey) -> Self {
+        Self { target, key, gate: CancelGate::default() }
+    }
+
+    pub(super) fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    pub(super) fn gate(&self) -> &CancelGate {
+        &self.gate
+    }
+}
+
 /// The right to cancel what a connection does for its present user.
 #[derive(Clone, Debug)]
 pub struct CancelHandle {
-    target: Arc<ConnectTarget>,
-    key: CancelKey,
-    gate: Arc<CancelGate>,
+    point: Arc<CancelPoint>,
     turn: u64,
 }
 
 impl CancelHandle {
-    pub(super) fn new(target: Arc<ConnectTarget>, key: CancelKey, gate: Arc<CancelGate>) -> Self {
-        let turn = gate.turn();
-        Self { target, key, gate, turn }
+    pub(super) fn new(point: &Arc<CancelPoint>) -> Self {
+        Self { turn: point.gate.turn(), point: Arc::clone(point) }
     }
 
     /// Process id of the server's backend.
     pub fn pid(&self) -> u32 {
-        self.key.pid
+        self.point.key.pid
     }
 
     /// Cancels what the connection is doing; `false` when it has been given back meanwhile and nothing
@@ -135,11 +154,11 @@ impl CancelHandle {
     /// # Cancel safety
     /// Safe: a request whose fate is not known keeps the connection from being pooled.
     pub async fn cancel(&self) -> Result<bool, BackendError> {
-        if !self.gate.enter(self.turn) {
+        if !self.point.gate.enter(self.turn) {
             return Ok(false);
         }
-        let in_flight = InFlight(&self.gate);
-        cancel(&self.target, &self.key).await?;
+        let in_flight = InFlight(&self.point.gate);
+        cancel(&self.point.target, &self.point.key).await?;
         in_flight.landed();
         Ok(true)
     }

@@ -13,13 +13,14 @@ use crate::base::NodeId;
 use crate::net::framed::Idle;
 use crate::net::tls::Connector;
 use crate::net::{Framed, NetError, deadline};
+use crate::session::Parameters;
 use crate::session::direct::ServerSide;
 use crate::wire::client_message::{encode_query, encode_terminate};
 use crate::wire::frame::Frame;
 use crate::wire::server_message::{read_data_row, read_error, tag};
 
 use super::authenticate::{read_parameter_status, start_up};
-use super::cancel::CancelGate;
+use super::cancel::CancelPoint;
 use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
 
@@ -89,9 +90,8 @@ pub struct Connection {
     pub notifications: Option<Vec<Frame>>,
     framed: Framed,
     target: Arc<ConnectTarget>,
-    key: CancelKey,
-    gate: Arc<CancelGate>,
-    parameters: BTreeMap<String, String>,
+    cancel: Arc<CancelPoint>,
+    parameters: Parameters,
     status: u8,
     pending_ready: usize,
     /// Something was sent that no ReadyForQuery has answered.
@@ -152,6 +152,7 @@ impl Connection {
                 });
             }
         };
+        let target = Arc::new(target.clone());
         Ok(Self {
             prepared: PreparedSet::default(),
             settings_key: 0,
@@ -162,10 +163,9 @@ impl Connection {
             unnamed: 0,
             last_session: 0,
             framed,
-            target: Arc::new(target.clone()),
-            key: greeting.key,
-            gate: Arc::default(),
-            parameters: greeting.parameters,
+            cancel: Arc::new(CancelPoint::new(Arc::clone(&target), greeting.key)),
+            target,
+            parameters: greeting.parameters.into_iter().collect(),
             status: b'I',
             pending_ready: 0,
             is_running: false,
@@ -274,7 +274,7 @@ impl Connection {
             }
             tag::PARAMETER_STATUS => {
                 if let Some((name, value)) = read_parameter_status(frame) {
-                    self.parameters.insert(name, value);
+                    self.parameters.insert(&name, &value);
                 }
             }
             // The server closes the connection behind such an error.
@@ -339,6 +339,16 @@ impl Connection {
         net_error(self.target.node, self.lost_while(), error)
     }
 
+    /// Who waits for it is woken by the runtime that calls this.
+    pub fn is_here(&self) -> bool {
+        self.framed.is_here()
+    }
+
+    /// As [`Framed::move_here`].
+    pub fn move_here(&mut self) {
+        self.framed.move_here();
+    }
+
     /// Announces one ReadyForQuery: call it once for each Query, Sync or FunctionCall that is written.
     pub fn expect_ready(&mut self) {
         self.pending_ready += 1;
@@ -386,17 +396,17 @@ impl Connection {
 
     /// Process id of the server's backend.
     pub fn pid(&self) -> u32 {
-        self.key.pid
+        self.cancel.key().pid
     }
 
     /// What a CancelRequest needs.
     pub fn cancel_key(&self) -> CancelKey {
-        self.key.clone()
+        self.cancel.key().clone()
     }
 
     /// The right to cancel what this connection does for its present user.
     pub fn cancel_handle(&self) -> CancelHandle {
-        CancelHandle::new(Arc::clone(&self.target), self.key.clone(), Arc::clone(&self.gate))
+        CancelHandle::new(&self.cancel)
     }
 
     /// ParameterStatus values as last reported.
@@ -497,7 +507,7 @@ impl Connection {
     /// clean, or a cancel request is on its way that could hit the next user.
     pub fn end_turn(&mut self) -> bool {
         self.notifications = None;
-        let no_cancel_under_way = self.gate.end_turn();
+        let no_cancel_under_way = self.cancel.gate().end_turn();
         no_cancel_under_way && self.take_asynchronous() && self.is_clean()
     }
 

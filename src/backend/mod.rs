@@ -18,7 +18,7 @@ mod servers_tls;
 pub use cancel::{CancelHandle, CancelKey, cancel};
 pub use connection::{ConnectTarget, Connection, SimpleResult};
 pub use error::{BackendError, LostWhile};
-pub use pools::{CheckoutError, Lease, PoolSettings, PoolStats, Pools};
+pub use pools::{CheckoutError, Lease, PoolRef, PoolSettings, PoolStats, Pools};
 pub use servers_tls::{ServersTls, ServersTlsSettings};
 
 pub use crate::session::{Ensured, PreparedSet};

@@ -15,6 +15,7 @@ mod places;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,6 +45,12 @@ pub trait Connector: Send + Sync + 'static {
     fn reset(&self, connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
     /// It was idle: is it still there?
     fn is_usable(&self, connection: &mut Self::Connection) -> bool;
+    /// The calling thread can use it as it is; one that is near is given before others.
+    fn is_near(&self, _connection: &Self::Connection) -> bool {
+        true
+    }
+    /// Makes it near.
+    fn bring_near(&self, _connection: &mut Self::Connection) {}
     /// What it is known by outside, the process id of its server for one.
     fn label(&self, connection: &Self::Connection) -> u32;
     /// It is idle and clean, for the pool's invariant.
@@ -159,6 +166,8 @@ pub struct Pool<K: Connector> {
     /// Spreads the ends of connections that were opened together.
     dice: Mutex<u64>,
     state: Mutex<State<K>>,
+    /// Another pool has taken its place.
+    is_replaced: AtomicBool,
 }
 
 impl<K: Connector> Pool<K> {
@@ -166,7 +175,14 @@ impl<K: Connector> Pool<K> {
     pub fn new(connector: K, limits: Limits, gate: Arc<Gate>, seed: u64) -> Arc<Self> {
         let limits = Limits { size: limits.size.max(1), size_min: limits.size_min.min(limits.size), ..limits };
         let state = Mutex::new(Places::new(limits));
-        Arc::new(Self { connector, limits, gate, dice: Mutex::new(seed | 1), state })
+        Arc::new(Self {
+            connector,
+            limits,
+            gate,
+            dice: Mutex::new(seed | 1),
+            state,
+            is_replaced: AtomicBool::new(false),
+        })
     }
 
     /// A connection of this kind: an idle one, or the first that comes back or is opened.
@@ -198,7 +214,21 @@ impl<K: Connector> Pool<K> {
         }
     }
 
-    fn lease(self: &Arc<Self>, pooled: Pooled<K>) -> PoolLease<K> {
+    /// An idle connection of this kind, if there is one.
+    pub fn checkout_now(self: &Arc<Self>, kind: &K::Kind) -> Option<PoolLease<K>> {
+        loop {
+            let now = Instant::now();
+            let pooled = self.state.lock().take_idle(kind, now, |connection| self.connector.is_near(connection))?;
+            let mut lease = self.lease(pooled);
+            if lease.is_usable(now) {
+                return Some(lease);
+            }
+            lease.close();
+        }
+    }
+
+    fn lease(self: &Arc<Self>, mut pooled: Pooled<K>) -> PoolLease<K> {
+        self.connector.bring_near(&mut pooled.connection);
         PoolLease { pooled: Some(pooled), pool: Arc::clone(self) }
     }
 
@@ -283,6 +313,17 @@ impl<K: Connector> Pool<K> {
     pub fn retire(self: &Arc<Self>) {
         let effects = self.state.lock().retire();
         self.follow(effects);
+    }
+
+    /// As [`Pool::retire`]: another pool has taken its place.
+    pub fn replace(self: &Arc<Self>) {
+        self.is_replaced.store(true, Ordering::Release);
+        self.retire();
+    }
+
+    /// Another pool has taken its place.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Acquire)
     }
 
     /// A look at the pool.
@@ -460,7 +501,7 @@ impl<K: Connector> PoolLease<K> {
 
     fn is_usable(&mut self, now: Instant) -> bool {
         let Some(pooled) = self.pooled.as_mut() else { return false };
-        !self.pool.state.lock().is_expired(pooled, now) && self.pool.connector.is_usable(&mut pooled.connection)
+        now <= pooled.expires && self.pool.connector.is_usable(&mut pooled.connection)
     }
 
     /// Closes the connection instead of giving it back.

@@ -67,23 +67,25 @@ pub struct ServerConnector {
 }
 
 impl Connector for ServerConnector {
-    type Connection = Connection;
+    /// In a box: it is large, and changes hands with every transaction.
+    type Connection = Box<Connection>;
     /// Startup parameters: what RESET returns to differs with them.
     type Kind = Vec<(String, String)>;
     type Error = BackendError;
 
-    async fn connect(&self, kind: &Self::Kind) -> Result<Connection, BackendError> {
+    async fn connect(&self, kind: &Self::Kind) -> Result<Box<Connection>, BackendError> {
         if kind.is_empty() {
-            return Connection::connect(&self.target).await;
+            return Connection::connect(&self.target).await.map(Box::new);
         }
-        Connection::connect(&ConnectTarget { parameters: kind.clone(), ..self.target.clone() }).await
+        let target = ConnectTarget { parameters: kind.clone(), ..self.target.clone() };
+        Connection::connect(&target).await.map(Box::new)
     }
 
     fn failure(&self, error: &BackendError) -> ConnectFailure {
         error.connect_failure()
     }
 
-    fn end_turn(&self, connection: &mut Connection) -> Ended {
+    fn end_turn(&self, connection: &mut Box<Connection>) -> Ended {
         match connection.end_turn() {
             false => Ended::Broken,
             true if connection.needs_reset => Ended::NeedsReset,
@@ -91,7 +93,7 @@ impl Connector for ServerConnector {
         }
     }
 
-    async fn reset(&self, connection: &mut Connection) -> bool {
+    async fn reset(&self, connection: &mut Box<Connection>) -> bool {
         let limit_ms = self.target.connect_timeout_ms;
         match deadline("a reset", limit_ms, connection.reset()).await {
             Ok(Ok(())) => true,
@@ -106,15 +108,23 @@ impl Connector for ServerConnector {
         }
     }
 
-    fn is_usable(&self, connection: &mut Connection) -> bool {
+    fn is_usable(&self, connection: &mut Box<Connection>) -> bool {
         connection.is_usable()
     }
 
-    fn label(&self, connection: &Connection) -> u32 {
+    fn is_near(&self, connection: &Box<Connection>) -> bool {
+        connection.is_here()
+    }
+
+    fn bring_near(&self, connection: &mut Box<Connection>) {
+        connection.move_here();
+    }
+
+    fn label(&self, connection: &Box<Connection>) -> u32 {
         connection.pid()
     }
 
-    fn is_clean(&self, connection: &Connection) -> bool {
+    fn is_clean(&self, connection: &Box<Connection>) -> bool {
         connection.is_clean() && !connection.needs_reset
     }
 }
@@ -178,6 +188,42 @@ pub struct PoolStats {
 
 type ServerPool = Arc<Pool<ServerConnector>>;
 
+/// A pool that was found for a target, and the kind of connection that it asks for.
+#[derive(Clone)]
+pub struct PoolRef {
+    pool: ServerPool,
+    kind: Vec<(String, String)>,
+}
+
+impl PoolRef {
+    /// No other pool has taken its place.
+    pub fn is_current(&self) -> bool {
+        !self.pool.is_replaced()
+    }
+
+    /// An idle connection, if there is one: nobody waits for it then.
+    pub fn checkout_now(&self) -> Option<Lease> {
+        self.pool.checkout_now(&self.kind)
+    }
+
+    /// As [`Pools::checkout`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn checkout(&self) -> Result<Lease, CheckoutError> {
+        self.pool.checkout(&self.kind).await.map_err(|error| match error {
+            PoolError::Timeout { waited_ms } => {
+                let node = self.pool.connector().target.node;
+                CheckoutError::Timeout { node, size: self.pool.size(), waited_ms }
+            }
+            PoolError::Connect(error) => CheckoutError::Backend(error),
+        })
+    }
+}
+
 /// The pools of one node, and the gate that they share. A node has few users, so they are looked through.
 struct NodePools {
     gate: Arc<Gate>,
@@ -209,13 +255,13 @@ impl Pools {
     /// # Cancel safety
     /// Safe: the turn goes to the next one in line.
     pub async fn checkout(&self, target: &ConnectTarget) -> Result<Lease, CheckoutError> {
-        let pool = self.pool(target);
-        pool.checkout(&target.parameters).await.map_err(|error| match error {
-            PoolError::Timeout { waited_ms } => {
-                CheckoutError::Timeout { node: target.node, size: pool.size(), waited_ms }
-            }
-            PoolError::Connect(error) => CheckoutError::Backend(error),
-        })
+        self.find(target).checkout().await
+    }
+
+    /// The target's pool, for who comes back to it: as long as it [is current](PoolRef::is_current) and the target the
+    /// same, it need not be looked for again.
+    pub fn find(&self, target: &ConnectTarget) -> PoolRef {
+        PoolRef { pool: self.pool(target), kind: target.parameters.clone() }
     }
 
     fn pool(&self, target: &ConnectTarget) -> ServerPool {
@@ -237,7 +283,7 @@ impl Pools {
         node.pools.push(Arc::clone(&pool));
         drop(by_node);
         for old in replaced {
-            old.retire();
+            old.replace();
         }
         pool
     }

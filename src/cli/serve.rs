@@ -127,6 +127,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             idle_transaction_ms: config.proxy.idle_transaction_timeout.map(milliseconds),
         },
         servers_tls: check::servers_tls(config),
+        workers: config.proxy.workers,
         reload_on_hangup: true,
         ..Settings::new(listen, config.proxy.data.clone(), &config.control.user)
     })

@@ -82,6 +82,8 @@ pub struct ProxyConfig {
     pub message_bytes_max: usize,
     /// A session that does nothing inside a transaction for so long is ended; default: never.
     pub idle_transaction_timeout: Option<Duration>,
+    /// Threads that serve clients; default: as many as half of the processors.
+    pub workers: Option<usize>,
 }
 
 /// `[pool]`: connections to the nodes.

@@ -22,6 +22,8 @@ use crate::wire::limits::MESSAGE_BYTES_MAX;
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
 /// No proxy holds more clients.
 const CLIENTS_MAX: u64 = 1_000_000;
+/// No machine has more processors.
+const WORKERS_MAX: u64 = 1_024;
 /// No server takes more connections.
 const POOL_SIZE_MAX: u64 = 10_000;
 /// Less would refuse nearly everything.
@@ -89,6 +91,7 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
         login_timeout: Duration::from_secs(60),
         message_bytes_max: MESSAGE_BYTES_MAX,
         idle_transaction_timeout: None,
+        workers: None,
     };
     let Some(mut section) = section else {
         let hint = "add a section [proxy] with data and database".to_owned();
@@ -116,6 +119,8 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     proxy.clients_reserved = number("clients_reserved", 0..=1_000, 3);
     proxy.logins_max = number("logins_max", 1..=CLIENTS_MAX, 1_000);
     proxy.message_bytes_max = number("message_bytes_max", 65_536..=MESSAGE_BYTES_MAX as u64, MESSAGE_BYTES_MAX as u64);
+    let workers = number("workers", 0..=WORKERS_MAX, 0);
+    proxy.workers = (workers > 0).then_some(workers);
     proxy.login_timeout =
         Duration::from_millis(section.integer("login_timeout_ms", 100..=TIMEOUT_MS_MAX, 60_000, report));
     let idle = section.integer("idle_transaction_timeout_ms", 0..=TIMEOUT_MS_MAX, 0, report);

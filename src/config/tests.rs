@@ -86,6 +86,7 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "login_timeout_ms",
         "message_bytes_max",
         "idle_transaction_timeout_ms",
+        "workers",
         "version_min",
         "rows_max",
         "bytes_max",

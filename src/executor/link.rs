@@ -77,8 +77,15 @@ impl Session {
                 return self.take(shard, link, &name).await;
             }
         }
-        let taken = self.cluster.checkout(&self.topology, shard, &self.user, |_| {}).await;
-        let lease = taken.inspect_err(|failure| self.was_refused |= matches!(failure, Failure::Postgres(_)))?;
+        let now = self.routes.checkout_now(&self.cluster, &self.topology, shard, &self.user, |_| {});
+        let lease = match now {
+            Some(lease) => lease,
+            None => {
+                // In a box: the future of who waits is large.
+                let taken = Box::pin(self.cluster.checkout(&self.topology, shard, &self.user, |_| {})).await;
+                taken.inspect_err(|failure| self.was_refused |= matches!(failure, Failure::Postgres(_)))?
+            }
+        };
         let mut link = Link::new(lease);
         link.lease.notifications = Some(Vec::new());
         self.cancel.add(shard, link.lease.cancel_handle());

@@ -30,6 +30,7 @@ mod prepare;
 mod primaries;
 mod queries_first;
 mod relay;
+mod routes;
 mod scatter;
 pub mod secrets;
 mod sequences;
@@ -57,7 +58,7 @@ use parking_lot::Mutex;
 
 use crate::auth::ServerSecret;
 use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
-use crate::base::ShardId;
+use crate::base::{NodeId, ShardId};
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
@@ -253,6 +254,17 @@ impl Cluster {
         user: &str,
     ) -> Result<ConnectTarget, ClientError> {
         let leader = self.settings.primaries.open(shard).await?;
+        self.led_target(topology, shard, user, leader)
+    }
+
+    /// The leader of a shard for a user, or its primary when nobody leads it.
+    fn led_target(
+        &self,
+        topology: &Topology,
+        shard: ShardId,
+        user: &str,
+        leader: Option<NodeId>,
+    ) -> Result<ConnectTarget, ClientError> {
         match topology.nodes.iter().find(|node| Some(node.id) == leader) {
             Some(node) => {
                 let secret = self.secrets.of(user);

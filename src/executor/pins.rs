@@ -69,7 +69,7 @@ impl Session {
     /// The search path to plan with: temporary tables come first, as in PostgreSQL.
     pub(super) fn planning_path(&self) -> std::borrow::Cow<'_, [String]> {
         if !self.pins.has_temporary() || self.search_path.iter().any(|schema| schema == TEMPORARY_SCHEMA) {
-            return self.search_path.as_slice().into();
+            return (&*self.search_path).into();
         }
         let mut path = vec![TEMPORARY_SCHEMA.to_owned()];
         path.extend_from_slice(&self.search_path);

@@ -192,8 +192,14 @@ impl Session {
         if is_sequence_call(&parsed) || is_create_as(&parsed) {
             return Ok(None);
         }
-        self.know_relations(client, &parsed).await?;
-        let plan = match self.plan(&parsed) {
+        let planned = match self.kept_plan(&parsed) {
+            Some(plan) => Ok(plan),
+            None => {
+                self.know_relations(client, &parsed).await?;
+                self.plan(&parsed)
+            }
+        };
+        let plan = match planned {
             Ok(plan) => plan,
             Err(refusal) => {
                 if self.names_numbers(&parsed) {

@@ -49,6 +49,15 @@ impl Primaries {
         self.by_shard.contains_key(&shard)
     }
 
+    /// As [`Primaries::open`], without waiting: `None` when it would have to be waited for.
+    pub(super) fn open_now(&self, shard: ShardId) -> Option<Option<NodeId>> {
+        let Some(receiver) = self.by_shard.get(&shard) else { return Some(None) };
+        match *receiver.borrow() {
+            Serving::Open { node, .. } => Some(Some(node)),
+            Serving::Closed => None,
+        }
+    }
+
     /// The node that takes statements for a shard, once there is one; `None`: the shard is not led.
     ///
     /// # Errors

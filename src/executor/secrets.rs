@@ -7,6 +7,7 @@
 //! the secret, of another role.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -21,18 +22,25 @@ pub struct Secrets {
     configured: HashMap<String, ServerSecret>,
     /// Of clients that have logged in, with what is configured for them.
     learned: RwLock<HashMap<String, ServerSecret>>,
+    /// Grows when what is known changes.
+    stamp: AtomicU64,
 }
 
 impl Secrets {
     /// What the configuration knows.
     pub fn new(configured: HashMap<String, ServerSecret>) -> Self {
-        Self { configured, learned: RwLock::default() }
+        Self { configured, ..Self::default() }
     }
 
     /// What opens servers for a role; nothing when nothing is known.
     pub fn of(&self, user: &str) -> ServerSecret {
         let learned = self.learned.read().get(user).cloned();
         learned.or_else(|| self.configured.get(user).cloned()).unwrap_or_default()
+    }
+
+    /// As long as it is the same, [`Secrets::of`] answers the same.
+    pub fn stamp(&self) -> u64 {
+        self.stamp.load(Ordering::Acquire)
     }
 
     /// Takes what a client's login has left. What adds nothing changes nothing, so that the pool stays.
@@ -53,6 +61,7 @@ impl Secrets {
             learned.clear();
         }
         learned.insert(user.to_owned(), both);
+        self.stamp.fetch_add(1, Ordering::AcqRel);
     }
 }
 

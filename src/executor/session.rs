@@ -12,6 +12,7 @@ use super::last_ids::LastIds;
 use super::link::Link;
 use super::pins::Pins;
 use super::relay::{Done, is_good_bye};
+use super::routes::Routes;
 use super::{Cluster, Failure, Joined};
 use crate::backend::CancelHandle;
 use crate::base::ShardId;
@@ -42,7 +43,8 @@ pub(super) const CLIENT_FLUSH_BYTES: usize = 32 << 10;
 pub struct CancelSlot {
     /// The process id that the client was told.
     pid: u32,
-    running: Mutex<BTreeMap<ShardId, CancelHandle>>,
+    /// Few at a time: a session of one shard takes and gives one with every statement.
+    running: Mutex<Vec<(ShardId, CancelHandle)>>,
     /// The cancel on its way ends a deadlock.
     is_deadlock_victim: AtomicBool,
     /// The session has to end.
@@ -112,7 +114,7 @@ impl CancelSlot {
 
     /// Everything that runs now.
     pub fn running(&self) -> Vec<CancelHandle> {
-        self.running.lock().values().cloned().collect()
+        self.running.lock().iter().map(|(_, handle)| handle.clone()).collect()
     }
 
     /// Backends that the session's connections have, by shard.
@@ -135,11 +137,13 @@ impl CancelSlot {
     }
 
     pub(super) fn add(&self, shard: ShardId, handle: CancelHandle) {
-        self.running.lock().insert(shard, handle);
+        let mut running = self.running.lock();
+        running.retain(|(known, _)| *known != shard);
+        running.push((shard, handle));
     }
 
     pub(super) fn remove(&self, shard: ShardId) {
-        self.running.lock().remove(&shard);
+        self.running.lock().retain(|(known, _)| *known != shard);
     }
 
     pub(super) fn clear(&self) {
@@ -160,7 +164,8 @@ pub struct Session {
     pub(super) cluster: Arc<Cluster>,
     pub(super) user: String,
     pub(super) settings: Settings,
-    pub(super) search_path: Vec<String>,
+    pub(super) routes: Routes,
+    pub(super) search_path: Arc<[String]>,
     /// In which the client writes.
     pub(super) encoding: ClientEncoding,
     /// What the running message's text was made of, when it came in another encoding.
@@ -235,7 +240,8 @@ impl Session {
             cluster,
             user: user.to_owned(),
             settings,
-            search_path: Vec::new(),
+            routes: Routes::default(),
+            search_path: Arc::default(),
             encoding: ClientEncoding::Utf8,
             text_made: None,
             transaction: Transaction::default(),
@@ -276,7 +282,13 @@ impl Session {
 
     /// Takes over statements that were prepared while the cluster had one shard: name and Parse body. What
     /// cannot be read does not exist any more.
-    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>) {
+    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>, opening: Option<(String, bool)>) {
+        if let Some((begin, has_failed)) = opening {
+            self.transaction.begin(begin.trim_end_matches(|c: char| c == ';' || c.is_whitespace()));
+            if has_failed {
+                self.transaction.fail();
+            }
+        }
         for (name, parse_body) in prepared {
             let Some(parse) = crate::wire::client_message::read_parse(&name, &parse_body) else { continue };
             let Ok(parsed) = self.understand(&parse.sql) else { continue };
@@ -318,7 +330,11 @@ impl Session {
 
     /// Takes a statement apart; trees of queries come from the cache when their fingerprint is known.
     pub(super) fn understand(&self, text: &str) -> Result<Parsed, ClientError> {
-        let mut lexed = lex(text)?;
+        self.understand_lexed(text, lex(text)?)
+    }
+
+    /// As [`Session::understand`], of a text whose tokens are known.
+    pub(super) fn understand_lexed(&self, text: &str, mut lexed: Lexed) -> Result<Parsed, ClientError> {
         let mut signals = Vec::new();
         let identified = if identity::mentions(text) {
             identity::identify(text, &lexed, self.cancel.pid(), &|pid| self.cluster.peers.knows(pid))
@@ -354,7 +370,7 @@ impl Session {
             Some(sql) => set_value(sql),
             None => settings.startup_value("search_path").map(str::to_owned),
         };
-        self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
+        self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user).into();
         let written = match settings.changed_sql("client_encoding") {
             // SET NAMES has no sign before its value.
             Some(sql) => set_value(sql).or_else(|| sql.split_whitespace().next_back().map(str::to_owned)),

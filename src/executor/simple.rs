@@ -66,7 +66,7 @@ impl Session {
             }
             [_] => {
                 // One statement: the client's own bytes travel, comments and semicolon included.
-                let parsed = self.understand(text)?;
+                let parsed = self.understand_lexed(text, whole)?;
                 let done = self.run(client, &parsed, Mode::Simple).await?;
                 self.finish_implicit(client, done).await
             }

@@ -7,6 +7,7 @@ use super::relay::Done;
 use super::values::StatementValues;
 use super::{Failure, Session, set};
 use crate::base::ShardId;
+use crate::cache::PlanKey;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::{Class, Plan, Several};
@@ -105,6 +106,23 @@ impl Session {
         }
     }
 
+    /// The key of a statement's plan, if it may be shared: no table of the session's own is in sight.
+    fn plan_key(&self, parsed: &Parsed, schema_version: u64) -> Option<PlanKey> {
+        let fingerprint = parsed.fingerprint.as_ref()?;
+        (self.own_schema.is_none() && !self.pins.has_temporary()).then(|| PlanKey {
+            fingerprint: fingerprint.clone(),
+            search_path: Arc::clone(&self.search_path),
+            epoch: self.topology.epoch.0,
+            schema_version,
+        })
+    }
+
+    /// The plan of a statement, if it is kept: then all that it names is known.
+    pub(super) fn kept_plan(&self, parsed: &Parsed) -> Option<Arc<Plan>> {
+        let version = self.cluster.schema.load().version;
+        self.cluster.plans.get(&self.plan_key(parsed, version)?)
+    }
+
     /// The plan of a statement, from the cache when its fingerprint is known there.
     pub(super) fn plan(&self, parsed: &Parsed) -> Result<Arc<Plan>, ClientError> {
         let schema = self.schema();
@@ -123,22 +141,19 @@ impl Session {
                     .map_err(|error| error.with_detail(format!("{reason}.")));
             }
         };
-        let Some(fingerprint) =
-            parsed.fingerprint.as_ref().filter(|_| self.own_schema.is_none() && !self.pins.has_temporary())
-        else {
+        let Some(key) = self.plan_key(parsed, schema.version) else {
             return planner::plan(&context, &parsed.lexed, statement).map(Arc::new);
-        };
-        let key = crate::cache::PlanKey {
-            fingerprint: fingerprint.clone(),
-            search_path: self.search_path.as_slice().into(),
-            epoch: self.topology.epoch.0,
-            schema_version: schema.version,
         };
         if let Some(plan) = self.cluster.plans.get(&key) {
             return Ok(plan);
         }
         let plan = Arc::new(planner::plan(&context, &parsed.lexed, statement)?);
-        self.cluster.plans.insert(key, Arc::clone(&plan));
+        // What is looked at anew each time before it is planned must not be found here before that.
+        let is_known = !planner::names_unknown_relation(&schema, &search_path, statement)
+            && planner::read_by_position(&self.topology, &schema, &search_path, statement).is_none();
+        if is_known {
+            self.cluster.plans.insert(key, Arc::clone(&plan));
+        }
         Ok(plan)
     }
 
@@ -220,8 +235,14 @@ impl Session {
         if let Some(done) = self.run_create_as(client, parsed, mode).await? {
             return Ok(done);
         }
-        self.know_relations(client, parsed).await?;
-        let plan = match self.plan(parsed) {
+        let planned = match self.kept_plan(parsed) {
+            Some(plan) => Ok(plan),
+            None => {
+                self.know_relations(client, parsed).await?;
+                self.plan(parsed)
+            }
+        };
+        let plan = match planned {
             Ok(plan) => plan,
             Err(refusal) => {
                 if let Some(parsed) = self.with_numbers(parsed).await? {

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -182,12 +184,14 @@ impl Frontend {
         self.sessions.by_pid.lock().len()
     }
 
-    /// Serves clients until told to stop; then new ones are refused and those at work are ended.
+    /// Serves clients until told to stop; then new ones are refused and those at work are ended. Each client
+    /// stays with one of `workers`, which take turns.
     ///
     /// # Cancel safety
     /// Dropping it ends all sessions.
-    pub async fn run(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, listener: Listener, workers: Vec<Handle>, mut stop: watch::Receiver<bool>) {
         let mut clients = JoinSet::new();
+        let mut turns = workers.iter().cycle();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => Some(accepted),
@@ -195,20 +199,26 @@ impl Frontend {
                 () = stopped(&mut stop) => None,
             };
             let Some((stream, peer, permit)) = accepted else { break };
-            let mut client = Framed::new(stream);
+            let Some(worker) = turns.next() else { break };
             let Some(permit) = permit else {
+                let mut client = Framed::new(stream);
                 refuse(&mut client, &ClientError::new(ErrorId::TooManyClients, "sorry, too many clients already"))
                     .await;
                 continue;
             };
             let frontend = Arc::clone(&self);
             let stop = stop.clone();
-            clients.spawn(async move {
+            let serving = async move {
                 let _permit = permit;
-                if let Err(error) = frontend.serve(client, stop).await {
+                let served = match move_here(stream) {
+                    Ok(mut client) => frontend.serve(&mut client, stop).await,
+                    Err(error) => Err(error.into()),
+                };
+                if let Err(error) = served {
                     tracing::debug!(%peer, %error, "client gone");
                 }
-            });
+            };
+            clients.spawn_on(serving, worker);
         }
         drop(listener);
         let bound = std::time::Duration::from_secs(5);
@@ -218,6 +228,12 @@ impl Frontend {
             clients.shutdown().await;
         }
     }
+}
+
+/// A socket that was accepted by another runtime becomes this one's, which is woken by it from now on.
+fn move_here(stream: TcpStream) -> std::io::Result<Box<Framed>> {
+    // In a box: whatever serves a client would hold it several times over.
+    Ok(Box::new(Framed::new(TcpStream::from_std(stream.into_std()?)?)))
 }
 
 #[cfg(test)]

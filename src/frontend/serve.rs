@@ -19,15 +19,15 @@ use crate::wire::server_message;
 
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
-    pub(super) async fn serve(&self, mut client: Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
-        let Some((wanted, minor)) = Box::pin(self.greet(&mut client)).await? else { return Ok(()) };
+    pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
+        let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
         client.set_message_bytes_max(self.limits.message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
         let place = self.seats.take(&wanted.user, is_admin);
-        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(&client, minor)?))) {
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, minor)?))) {
             Ok(place) => place,
             Err(error) => {
-                refuse(&mut client, &error).await;
+                refuse(client, &error).await;
                 return Ok(());
             }
         };
@@ -39,7 +39,7 @@ impl Frontend {
             slot: Arc::clone(&registered.slot),
         });
         if is_admin {
-            return Box::pin(self.serve_admin(&mut client, &wanted, &registered, stop)).await;
+            return Box::pin(self.serve_admin(client, &wanted, &registered, stop)).await;
         }
         // Each in a box: a session's task is as large as the largest of what it holds.
         if self.cluster.topology.load().shards.len() > 1 {
@@ -51,7 +51,7 @@ impl Frontend {
     /// A session of a cluster with several shards.
     async fn serve_shards(
         &self,
-        mut client: Framed,
+        client: &mut Framed,
         wanted: &Wanted,
         registered: Registered<'_>,
         stop: watch::Receiver<bool>,
@@ -60,12 +60,12 @@ impl Frontend {
         let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
         let outcome = match session.open().await {
             Ok(parameters) => {
-                welcome(&mut client, in_pairs(&parameters), &registered);
+                welcome(client, in_pairs(&parameters), &registered);
                 client.flush().await?;
-                self.serve_sharded(&mut client, &mut session, &registered, stop).await
+                self.serve_sharded(client, &mut session, &registered, stop).await
             }
             Err(failure) => {
-                send_away(&mut client, failure).await;
+                send_away(client, failure).await;
                 Ok(())
             }
         };
@@ -76,7 +76,7 @@ impl Frontend {
     /// A session of a cluster with one shard, and what becomes of it when there are more.
     async fn serve_direct(
         &self,
-        mut client: Framed,
+        client: &mut Framed,
         wanted: &Wanted,
         mut registered: Registered<'_>,
         mut stop: watch::Receiver<bool>,
@@ -91,24 +91,24 @@ impl Frontend {
                 if let Some(pid) = direct.own_server_pid() {
                     registered.take_pid(pid);
                 }
-                welcome(&mut client, in_pairs(&parameters), &registered);
+                welcome(client, in_pairs(&parameters), &registered);
                 client.flush().await?;
             }
             Err(failure) => {
-                send_away(&mut client, failure).await;
+                send_away(client, failure).await;
                 return Ok(());
             }
         }
-        let outcome = direct.serve(&mut client, &mut stop).await;
+        let outcome = direct.serve(client, &mut stop).await;
         if !matches!(outcome, Ok(Ended::MoreShards)) {
             Box::pin(direct.close()).await;
             return outcome.map(|_| ());
         }
-        let (settings, prepared) = direct.into_parts();
+        let left = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut session = Box::new(Session::new(cluster, &wanted.user, settings, slot));
-        session.adopt(prepared);
-        let outcome = Box::pin(self.serve_sharded(&mut client, &mut session, &registered, stop)).await;
+        let mut session = Box::new(Session::new(cluster, &wanted.user, left.settings, slot));
+        session.adopt(left.prepared, left.opening);
+        let outcome = Box::pin(self.serve_sharded(client, &mut session, &registered, stop)).await;
         Box::pin(session.close()).await;
         outcome
     }

@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime;
 
 use crate::wire::frame::{Frame, take_frame, take_run};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
@@ -50,6 +51,8 @@ pub struct Framed {
     /// Output is kept back, up to so many bytes.
     held_bytes_max: Option<usize>,
     peer: Option<SocketAddr>,
+    /// The runtime that wakes who waits for the socket.
+    home: Option<runtime::Id>,
 }
 
 /// What a look at an idle socket found.
@@ -80,6 +83,26 @@ impl Framed {
             held_bytes_max: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             peer,
+            home: current_runtime(),
+        }
+    }
+
+    /// Who waits for the socket is woken by the runtime that calls this.
+    pub fn is_here(&self) -> bool {
+        self.home == current_runtime()
+    }
+
+    /// Lets the runtime that calls this wake who waits for the socket, instead of another one that would have to wake a
+    /// thread of this one's first. Under TLS the socket stays where it is, which is slower and as right.
+    pub fn move_here(&mut self) {
+        if self.is_here() {
+            return;
+        }
+        let Ok(stream) = self.stream.take_plain() else { return };
+        // A socket that cannot be moved is gone, and the first read says so.
+        if let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) {
+            self.stream = Stream::Plain(stream);
+            self.home = current_runtime();
         }
     }
 
@@ -407,6 +430,10 @@ impl Framed {
     }
 }
 
+fn current_runtime() -> Option<runtime::Id> {
+    runtime::Handle::try_current().ok().map(|runtime| runtime.id())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,6 +464,27 @@ mod tests {
         assert_eq!(frame.tag, b'Q');
         assert_eq!(&frame.bytes[..], &sent[..]);
         assert_eq!(server.buffered_input(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_moves_to_another_runtime_loses_nothing() {
+        let (mut client, mut server) = pair().await;
+        encode_query(client.output(), "select 1");
+        client.flush().await.unwrap();
+        readable(&server).await;
+        let moved = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                assert!(!server.is_here());
+                server.move_here();
+                assert!(server.is_here());
+                let first = server.read_frame().await.unwrap().unwrap();
+                (first.tag, server.read_frame().await.unwrap().unwrap().tag)
+            })
+        });
+        encode_query(client.output(), "select 2");
+        client.flush().await.unwrap();
+        assert_eq!(moved.join().unwrap(), (b'Q', b'Q'));
     }
 
     #[tokio::test]

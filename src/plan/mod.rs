@@ -119,7 +119,7 @@ pub enum Slot {
     /// NULL.
     Null,
     /// This value, which a view's definition gives.
-    Known(KeyValue),
+    Known(Box<KeyValue>),
     /// The value that the proxy fills in for this row: index into [`InsertPlan::fills`].
     Fill(usize),
 }

@@ -309,7 +309,7 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
     }
     let value = match &part.slot {
         Slot::Null => return Read::Null,
-        Slot::Known(value) => Some(value.clone()),
+        Slot::Known(value) => Some((**value).clone()),
         Slot::Fill(fill) => match row.and_then(|row| values.fill(*fill, row)) {
             Some(Filled::Text(None)) => return Read::Null,
             Some(filled) => read_filled(&filled, part.key_type),

@@ -10,10 +10,9 @@ use super::Subject;
 use super::gather_filter::{self, Filter};
 use super::gather_groups;
 use super::place::{self, Place};
-use super::rewrite::quoted;
+use super::rewrite::{params_of, quoted};
 use crate::base::ShardId;
 use crate::plan::{GatherColumn, GatherPlan, GatherSource, Piece, Splice};
-use crate::sql::TokenKind;
 use crate::sql::ast::{
     Expr, JoinCondition, Query, SelectItemKind, SetExpr, Statement, TableAlias, TableRef, TokenRange,
 };
@@ -132,14 +131,9 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
     let words: BTreeSet<String> =
         (0..subject.lexed.tokens.len()).filter_map(|token| subject.lexed.identifier(subject.text, token)).collect();
     let filters = gather_filter::of_query(subject, query, &occurrences);
-    let params = subject.lexed.tokens.iter().filter_map(|token| match token.kind {
-        TokenKind::Param(number) => Some(number),
-        _ => None,
-    });
-    let mut builder = Builder {
-        plan: GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params: 0, partial: None },
-    };
-    builder.plan.params = params.max().unwrap_or(0);
+    let params = params_of(subject.lexed).into_iter().max().unwrap_or(0);
+    let plan = GatherPlan { sources: Vec::new(), finish: home, splices: Vec::new(), params, partial: None };
+    let mut builder = Builder { plan };
     let mut kinds: Vec<(&Occurrence, usize)> = Vec::new();
     for occurrence in &occurrences {
         let known = kinds
@@ -157,20 +151,15 @@ pub fn plan(subject: &Subject<'_>, query: &Query, mut home: Option<ShardId>) -> 
         };
         kinds.push((occurrence, source));
     }
-    let kept: Vec<Vec<String>> = kinds
-        .iter()
-        .map(|(_, source)| {
-            let columns = builder.plan.sources.get(*source).map(|source| source.columns.as_slice());
-            columns.unwrap_or_default().iter().map(|column| column.name.clone()).collect()
-        })
-        .collect();
-    builder.plan.splices.extend(gather_groups::splices(query, &occurrences, &kept));
     for (occurrence, source) in &kinds {
         builder.splice(occurrence, *source)?;
     }
-    builder.plan.splices.extend(unqualified(subject, &seen, &occurrences));
-    builder.plan.splices.sort_by_key(|splice| splice.tokens.start);
-    Some(Arc::new(builder.plan))
+    let kept: Vec<Vec<String>> = kinds.iter().map(|(_, source)| builder.kept(*source)).collect();
+    let mut plan = builder.plan;
+    plan.splices.extend(gather_groups::splices(query, &occurrences, &kept));
+    plan.splices.extend(unqualified(subject, &seen, &occurrences));
+    plan.splices.sort_by_key(|splice| splice.tokens.start);
+    Some(Arc::new(plan))
 }
 
 fn occurrence(
@@ -220,6 +209,12 @@ struct Builder {
 }
 
 impl Builder {
+    /// Names of the columns that are gathered of a table.
+    fn kept(&self, source: usize) -> Vec<String> {
+        let columns = self.plan.sources.get(source).map(|source| source.columns.as_slice());
+        columns.unwrap_or_default().iter().map(|column| column.name.clone()).collect()
+    }
+
     /// Adds a table; `None` when a column that is needed cannot travel.
     fn source(
         &mut self,

@@ -89,11 +89,11 @@ impl Target<'_> {
         if merge.assigned.iter().any(|column| self.key.iter().any(|(name, _)| name == column)) {
             return Err(refuse("it assigns the sharding key"));
         }
-        let assigns_default = |column: &&crate::topology::schema::Column| {
+        let assigns_default = |column: &crate::topology::schema::Column| {
             let is_open = matches!(column.default, ColumnDefault::Sequence { .. } | ColumnDefault::Numbered);
             is_open && merge.assigned.contains(&column.name)
         };
-        if merge.others.contains(&Expr::Default) && self.relation.columns.iter().find(assigns_default).is_some() {
+        if merge.others.contains(&Expr::Default) && self.relation.columns.iter().any(assigns_default) {
             return Err(refuse("ids have to be filled in"));
         }
         for inserted in &merge.inserts {
@@ -219,7 +219,7 @@ impl Target<'_> {
             for ((name, _), place) in self.key.iter().zip(&places) {
                 let at = names.iter().position(|column| column == name);
                 let value = at.and_then(|at| inserted.values.get(at));
-                if !value.is_some_and(|value| rows.column(value, merge) == Some(*place)) {
+                if value.is_none_or(|value| rows.column(value, merge) != Some(*place)) {
                     return Err(refuse("the key of an inserted row is not proved to be the source's"));
                 }
             }

@@ -167,7 +167,7 @@ impl Relocation<'_> {
         let part = |part: KeyPart| match &part.slot {
             Slot::Literal { index, negative } if *index >= self.literals => {
                 let value = bind::read_literal(self.lexed.literals.get(*index)?, *negative, part.key_type)?;
-                (!part.is_array).then_some(KeyPart { slot: Slot::Known(value), ..part })
+                (!part.is_array).then_some(KeyPart { slot: Slot::Known(Box::new(value)), ..part })
             }
             _ => Some(part),
         };

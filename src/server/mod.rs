@@ -6,6 +6,7 @@ mod certificates;
 mod identity;
 mod ids;
 mod leading;
+mod workers;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,7 @@ use crate::session::PoolMode;
 use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
 use crate::topology::Topology;
 use crate::wire::server_message::read_error;
+use workers::{Workers, usual_count};
 
 pub use leading::LeadingSettings;
 
@@ -70,6 +73,8 @@ pub struct Settings {
     pub login: LoginSettings,
     /// What clients may do at most.
     pub session_limits: SessionLimits,
+    /// Threads that serve clients; `None`: as many as half of the processors.
+    pub workers: Option<usize>,
     /// SIGHUP reads certificates again instead of ending the process.
     pub reload_on_hangup: bool,
     /// Primaries that are lost are replaced; `None`: they are waited for.
@@ -94,6 +99,7 @@ impl Settings {
             servers_tls: ServersTlsSettings::default(),
             login: LoginSettings::default(),
             session_limits: SessionLimits::default(),
+            workers: None,
             reload_on_hangup: false,
             leading: None,
         }
@@ -140,6 +146,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error("{0}")]
     Tls(#[from] crate::net::tls::TlsError),
+    /// No thread can be started.
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
@@ -164,6 +173,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    _workers: Workers,
     /// They end when they are dropped.
     _leaders: leading::Leaders,
 }
@@ -232,18 +242,21 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         .with_login(LoginSettings { tls: clients_tls, ..settings.login })
         .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
+    let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
+    let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
     let tasks = vec![
+        // Connections that are opened ahead belong to the threads that will use them.
+        first.spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(watching),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
-        tokio::spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
-    let serving = tokio::spawn(frontend.run(listener, stopped));
-    tracing::info!(%address, "serving");
-    Ok(Running { address, stop, serving, tasks, _leaders: leaders })
+    let serving = tokio::spawn(frontend.run(listener, workers.handles().to_vec(), stopped));
+    tracing::info!(%address, workers = workers.handles().len(), "serving");
+    Ok(Running { address, stop, serving, tasks, _workers: workers, _leaders: leaders })
 }
 
 /// What `start` builds before it serves.

@@ -8,18 +8,29 @@
 //! Every other statement keeps its literals.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::sql::lexer::{Lexed, LiteralKind, TokenKind};
 use crate::sql::parse::is_reserved;
 
 /// The statement without its lifted literals, white space, comments and keyword case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Fingerprint(Box<[u8]>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fingerprint {
+    /// Of the bytes; several caches ask for it with every statement.
+    hash: u64,
+    bytes: Box<[u8]>,
+}
+
+impl Hash for Fingerprint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
 
 impl Fingerprint {
     /// Number of bytes it occupies.
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 }
 
@@ -39,7 +50,9 @@ pub fn fingerprint(text: &str, lexed: &Lexed) -> Fingerprint {
     if writer.needs_equalities {
         writer.equalities();
     }
-    Fingerprint(writer.bytes.into_boxed_slice())
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&writer.bytes);
+    Fingerprint { hash: hasher.finish(), bytes: writer.bytes.into_boxed_slice() }
 }
 
 fn lifts_literals(text: &str, lexed: &Lexed) -> bool {

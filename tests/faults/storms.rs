@@ -164,7 +164,8 @@ fn a_session_that_waits_for_a_connection_is_cancelled_at_once() {
     let world = World::start(1, "size = 1\ncheckout_timeout_ms = 9000");
     let mut holder = Wire::app(world.port(), "app").unwrap();
     let mut waiter = Wire::app(world.port(), "app").unwrap();
-    holder.simple("BEGIN").unwrap();
+    // BEGIN alone holds no connection.
+    holder.simple("BEGIN; SELECT 1").unwrap();
     waiter.send_frames(&[query("SELECT 1")]).unwrap();
     let (early, _) = waiter.hear_until(Duration::from_millis(200), |_| true);
     assert!(early.is_empty(), "{early:?}");

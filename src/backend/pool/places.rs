@@ -148,10 +148,10 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
 
     /// An idle connection of this kind, or a place in the queue.
     pub(super) fn take(&mut self, kind: &K, now: Instant) -> (Turn<C, K, E>, Effects<C, K>) {
-        self.last_checkout = Some((now, kind.clone()));
-        if let Some(at) = self.idle.iter().rposition(|pooled| pooled.kind == *kind) {
-            return (Turn::Now(self.idle.remove(at)), Effects::none());
+        if let Some(pooled) = self.take_idle(kind, now, |_| true) {
+            return (Turn::Now(pooled), Effects::none());
         }
+        self.note_checkout(kind, now);
         if let Some(error) = self.known_failure(kind, now) {
             return (Turn::Fail(error), Effects::none());
         }
@@ -160,6 +160,21 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
         self.next_ticket += 1;
         self.waiters.insert(ticket, Waiter { kind: kind.clone(), since: now, sender });
         (Turn::Wait(ticket, receiver), self.open_for(0))
+    }
+
+    /// An idle connection of this kind: of those that are near, or else of all, the one used last.
+    pub(super) fn take_idle(&mut self, kind: &K, now: Instant, is_near: impl Fn(&C) -> bool) -> Option<Pooled<C, K>> {
+        let near = self.idle.iter().rposition(|pooled| pooled.kind == *kind && is_near(&pooled.connection));
+        let at = near.or_else(|| self.idle.iter().rposition(|pooled| pooled.kind == *kind))?;
+        self.note_checkout(kind, now);
+        Some(self.idle.remove(at))
+    }
+
+    fn note_checkout(&mut self, kind: &K, now: Instant) {
+        match &mut self.last_checkout {
+            Some((at, last)) if last == kind => *at = now,
+            last => *last = Some((now, kind.clone())),
+        }
     }
 
     fn known_failure(&self, kind: &K, now: Instant) -> Option<E> {

@@ -6,13 +6,15 @@
 mod host;
 mod relay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
+use super::routes::Routes;
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
 use crate::backend::{BackendError, ConnectTarget, Lease};
 use crate::base::ShardId;
@@ -39,6 +41,16 @@ pub enum Ended {
     MoreShards,
 }
 
+/// What a session at rest leaves to whoever serves it next.
+pub struct Left {
+    /// Its settings.
+    pub settings: Settings,
+    /// Name and Parse body of its prepared statements.
+    pub prepared: Vec<(Bytes, Bytes)>,
+    /// The BEGIN of a transaction that no server knows of yet, and whether the transaction has failed.
+    pub opening: Option<(String, bool)>,
+}
+
 /// A session.
 pub struct Direct {
     cluster: Arc<Cluster>,
@@ -50,9 +62,10 @@ pub struct Direct {
     /// Another database than the cluster's.
     database: Option<String>,
     machine: Machine,
+    routes: Routes,
     held: Option<Held>,
-    /// A message that waits for the server.
-    waiting: Option<Frame>,
+    /// Messages that wait for the server.
+    waiting: VecDeque<Frame>,
     /// A session that does nothing inside a transaction for so long is ended.
     idle_transaction: Option<Duration>,
     _joined: Joined,
@@ -92,8 +105,9 @@ impl Direct {
             startup,
             database: None,
             machine: Machine::new(mode, settings),
+            routes: Routes::default(),
             held: None,
-            waiting: None,
+            waiting: VecDeque::new(),
             idle_transaction: None,
             _joined: joined,
         }
@@ -152,8 +166,10 @@ impl Direct {
     /// # Cancel safety
     /// Dropping it closes what is not clean.
     pub async fn serve(&mut self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<Ended, NetError> {
+        let slot = Arc::clone(&self.slot);
+        let mut ends = relay::Ends { terminated: pin!(slot.terminated()), stopped: pin!(stopped(stop)) };
         loop {
-            match self.turn(client, stop).await {
+            match self.turn(client, &mut ends).await {
                 Ok(relay::Turn::Again) => {}
                 Ok(relay::Turn::MoreShards) => return Ok(Ended::MoreShards),
                 Ok(relay::Turn::Gone) => return Ok(Ended::Gone),
@@ -171,9 +187,10 @@ impl Direct {
         }
     }
 
-    /// Settings and prepared statements (name and Parse body), for whoever serves the session next.
-    pub fn into_parts(self) -> (Settings, Vec<(Bytes, Bytes)>) {
-        (self.machine.settings.clone(), self.machine.prepared_texts())
+    /// What whoever serves the session next has to know.
+    pub fn into_parts(self) -> Left {
+        let opening = self.machine.opening().map(|(text, has_failed)| (text.to_owned(), has_failed));
+        Left { settings: self.machine.settings.clone(), prepared: self.machine.prepared_texts(), opening }
     }
 
     /// The client is gone: a transaction that is open is rolled back, within a bound.
@@ -223,15 +240,26 @@ impl Direct {
         let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
-        let adjust = |target: &mut ConnectTarget| {
-            if let Some(database) = &self.database {
-                target.database.clone_from(database);
-            }
-            if self.mode == PoolMode::Session {
-                target.parameters.clone_from(&self.startup);
-            }
-        };
-        let mut lease = self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?;
+        let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
+        let lease = self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?;
+        self.hold(shard, lease, epoch, to_client);
+        Ok(())
+    }
+
+    /// Takes an idle connection, if there is one: `false` when it has to be waited for, or cannot be had.
+    fn attach_now(&mut self, to_client: &mut BytesMut) -> bool {
+        let Ok(epoch) = Arc::clone(&self.cluster.epoch_gate).try_read_owned() else { return false };
+        let topology = self.cluster.topology.load();
+        let shard = topology.home();
+        let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
+        let taken = self.routes.checkout_now(&self.cluster, &topology, shard, self.host.user(), adjust);
+        drop(topology);
+        let Some(lease) = taken else { return false };
+        self.hold(shard, lease, epoch, to_client);
+        true
+    }
+
+    fn hold(&mut self, shard: ShardId, mut lease: Lease, epoch: OwnedRwLockReadGuard<()>, to_client: &mut BytesMut) {
         // In session mode the client knows the server's own process.
         let is_own = self.mode == PoolMode::Session;
         let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
@@ -241,7 +269,6 @@ impl Direct {
         self.machine.attach(&mut side, &self.host, to_client);
         self.held = Some(Held { shard, lease, is_cancellable: false, _epoch: epoch });
         self.open_to_cancel();
-        Ok(())
     }
 
     /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
@@ -313,6 +340,16 @@ impl Direct {
                 Peer::signal(&peer, kind).await;
             }
         }
+    }
+}
+
+/// What the session wants of its connection beyond its role.
+fn adjust(target: &mut ConnectTarget, database: Option<&str>, mode: PoolMode, startup: &[(String, String)]) {
+    if let Some(database) = database {
+        database.clone_into(&mut target.database);
+    }
+    if mode == PoolMode::Session {
+        target.parameters = startup.to_vec();
     }
 }
 

@@ -1,12 +1,12 @@
 //! Bytes between the client's socket and the server's.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::sync::watch;
 
-use super::{Direct, send_away, stopped};
+use super::{Direct, send_away};
 use crate::backend::{BackendError, Lease};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::Failure;
@@ -31,6 +31,15 @@ pub(super) enum Turn {
     Gone,
 }
 
+/// What ends a session from outside. Both are asked again and again in one session's life, so they wait where they
+/// are instead of being made anew for every message.
+pub(super) struct Ends<'a> {
+    /// Somebody has ended the session.
+    pub(super) terminated: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    /// The proxy stops.
+    pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+}
+
 /// Why the session wakes.
 enum Woken {
     /// Bytes came or left.
@@ -49,11 +58,7 @@ enum Woken {
 
 impl Direct {
     /// Deals with everything that has been read, then waits for more.
-    pub(super) async fn turn(
-        &mut self,
-        client: &mut Framed,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<Turn, Failure> {
+    pub(super) async fn turn(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Turn, Failure> {
         if self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1 {
             if self.database.is_some() {
                 let text = "terminating connection: the cluster has more than one shard and serves one database";
@@ -81,11 +86,11 @@ impl Direct {
             let error = ClientError::new(ErrorId::FeatureNotSupported, text);
             return Err(error.with_hint("Use pool mode \"transaction\" for this user.").into());
         }
-        if self.machine.takes_client() && !self.is_full(client) && (self.waiting.is_some() || has_frame(client)) {
+        if self.machine.takes_client() && !self.is_full(client) && (!self.waiting.is_empty() || has_frame(client)) {
             return Ok(Turn::Again);
         }
         self.release_if_possible();
-        match self.wait(client, stop).await? {
+        match self.wait(client, ends).await? {
             Woken::Moved => Ok(Turn::Again),
             Woken::ClientGone => Ok(Turn::Gone),
             Woken::ServerLost(error) => {
@@ -112,7 +117,7 @@ impl Direct {
     /// Takes the messages that are here. True: the client says good-bye.
     async fn take_client(&mut self, client: &mut Framed) -> Result<bool, Failure> {
         while self.machine.takes_client() {
-            let frame = match self.waiting.take() {
+            let frame = match self.waiting.pop_front() {
                 Some(frame) => frame,
                 None => match next_frame(client)? {
                     Some(frame) => frame,
@@ -130,7 +135,8 @@ impl Direct {
                 Taken::Done if self.machine.has_signals() => Box::pin(self.send_signals()).await,
                 Taken::Done => {}
                 Taken::Goodbye => return Ok(true),
-                Taken::Later(frame) => self.waiting = Some(frame),
+                Taken::Later(frame) => self.waiting.push_front(frame),
+                Taken::NeedsServer(frame) if self.attach_now(client.output()) => self.give_again(frame),
                 // In a box: its state is large, and a session at rest has no use for it.
                 Taken::NeedsServer(frame) => Box::pin(self.attach_for(client, frame)).await?,
             }
@@ -139,6 +145,14 @@ impl Direct {
             }
         }
         Ok(false)
+    }
+
+    /// Puts a message back, behind those that were kept back before it.
+    fn give_again(&mut self, frame: Frame) {
+        self.waiting.push_front(frame);
+        for begun in self.machine.take_begun().into_iter().rev() {
+            self.waiting.push_front(begun);
+        }
     }
 
     /// One side takes less than the other sends.
@@ -164,28 +178,41 @@ impl Direct {
         };
         client.output().extend_from_slice(&to_client);
         match attached {
-            Ok(()) => self.waiting = Some(frame),
-            Err(Failure::Ours(error)) => self.machine.refuse(&frame, &error, client.output()),
+            Ok(()) => self.give_again(frame),
+            Err(Failure::Ours(error)) => {
+                self.give_again(frame);
+                if let Some(first) = self.waiting.pop_front() {
+                    self.machine.refuse(&first, &error, client.output());
+                }
+            }
             Err(failure) => return Err(failure),
         }
         Ok(())
     }
 
     /// Sends and reads until something has moved.
-    async fn wait(&mut self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<Woken, Failure> {
+    async fn wait(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Woken, Failure> {
         let may_stop = self.machine.is_quiet();
-        let slot = std::sync::Arc::clone(&self.slot);
-        let takes_client = self.machine.takes_client() && self.waiting.is_none();
+        let takes_client = self.machine.takes_client() && self.waiting.is_empty();
         let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
-        let moved =
-            poll_fn(|context| poll_both(context, client, held.as_mut().map(|held| &mut held.lease), takes_client));
-        tokio::select! {
-            biased;
-            woken = moved => woken.map_err(Failure::Client),
-            () = slot.terminated() => Ok(Woken::Terminated),
-            () = stopped(stop), if may_stop => Ok(Woken::Stopped),
-            () = tokio::time::sleep(idle.unwrap_or_default()), if idle.is_some() => Ok(Woken::Idle),
+        let moved = poll_fn(|context| {
+            if let Poll::Ready(moved) =
+                poll_both(context, client, held.as_mut().map(|held| &mut held.lease), takes_client)
+            {
+                return Poll::Ready(moved.map_err(Failure::Client));
+            }
+            if ends.terminated.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Woken::Terminated));
+            }
+            if may_stop && ends.stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Woken::Stopped));
+            }
+            Poll::Pending
+        });
+        match idle {
+            None => moved.await,
+            Some(idle) => Box::pin(tokio::time::timeout(idle, moved)).await.unwrap_or(Ok(Woken::Idle)),
         }
     }
 }
@@ -220,7 +247,8 @@ fn poll_both(
         && client_bytes <= BUFFERED_BYTES_MAX
     {
         match lease.poll_read(context) {
-            Poll::Ready(Ok(())) => moved = true,
+            // What the client says meanwhile is asked for before anything is waited for.
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(Woken::Moved)),
             Poll::Ready(Err(error)) => return Poll::Ready(Ok(Woken::ServerLost(error))),
             Poll::Pending => {}
         }

@@ -31,6 +31,9 @@ impl Machine {
         host: &dyn Host,
         to_client: &mut BytesMut,
     ) -> Result<Taken, WireError> {
+        if frame.tag != b'X' && server.is_none() && !self.begun.is_empty() {
+            return Ok(self.without_server(frame, host, to_client));
+        }
         match frame.tag {
             b'X' => return Ok(Taken::Goodbye),
             b'S' => return Ok(self.sync(server, to_client)),
@@ -57,7 +60,7 @@ impl Machine {
             if frame.tag == b'C' && frame.body().first() == Some(&b'S') {
                 return self.close_statement(&frame, to_client);
             }
-            return Ok(Taken::NeedsServer(frame));
+            return Ok(self.without_server(frame, host, to_client));
         };
         if self.copy.is_reading() {
             self.interrupt_copy(frame.tag, server);
@@ -97,7 +100,7 @@ impl Machine {
                 self.pipeline += 1;
                 self.owed.push_back(Owed::Sync { forward: true });
             }
-            None => server_message::write_ready_for_query(to_client, b'I'),
+            None => server_message::write_ready_for_query(to_client, self.status),
         }
         Taken::Done
     }
@@ -444,7 +447,7 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let facts = Arc::new(self.read_facts(text, host));
-        if facts.asks_sequence && self.has_foreign_sequences && !self.owed.is_empty() {
+        if facts.asks_sequence && self.has_foreign_sequences && self.owes_client() {
             let text = "lastval and currval of another connection are not known";
             let error = ClientError::new(ErrorId::FeatureNotSupported, text)
                 .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
@@ -583,7 +586,7 @@ impl Machine {
     }
 
     /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
-    fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
+    pub(super) fn ensure(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>) {
         let was_complete = statement.executes.iter().all(|needed| server.prepared.contains(needed.id));
         for needed in &statement.executes {
             self.ensure(needed, server);
@@ -730,7 +733,7 @@ enum Held {
 }
 
 /// A statement that fails on every server and does nothing.
-fn no_such_execute() -> String {
+pub(super) fn no_such_execute() -> String {
     format!("EXECUTE {}", statements::server_name(NO_STATEMENT))
 }
 

@@ -78,6 +78,11 @@ pub type MayLeave<'a> = &'a dyn Fn(Option<&str>, &str) -> bool;
 /// Reads a text. One that is not made of PostgreSQL's tokens is for the server to refuse, or is of a later
 /// version than is known here: it may do anything.
 pub fn read(text: &[u8], standard_conforming_strings: bool, may_leave: MayLeave<'_>) -> Facts {
+    super::plain::read(text, may_leave).unwrap_or_else(|| read_apart(text, standard_conforming_strings, may_leave))
+}
+
+/// As [`read`], token by token.
+pub(super) fn read_apart(text: &[u8], standard_conforming_strings: bool, may_leave: MayLeave<'_>) -> Facts {
     let ascii;
     let text = match std::str::from_utf8(text) {
         Ok(text) => text,
@@ -109,7 +114,7 @@ pub fn may_copy_in(text: &[u8], standard_conforming_strings: bool) -> bool {
 
 /// Words of the grammar that stand before a parenthesis.
 #[rustfmt::skip]
-const NO_CALLS: &[&str] = &[
+pub(super) const NO_CALLS: &[&str] = &[
     "all", "analyze", "and", "any", "array", "as", "between", "bit", "by", "case", "cast", "char", "character", "check",
     "conflict", "cube", "dec", "decimal", "distinct", "else", "except", "exists", "explain", "filter", "float",
     "from", "group", "having", "ilike", "in", "include", "intersect", "interval", "is", "join", "key", "lateral",
@@ -118,6 +123,9 @@ const NO_CALLS: &[&str] = &[
     "time", "timestamp", "to", "union", "unique", "using", "values", "varbit", "varchar", "varying", "when", "where",
     "with", "within",
 ];
+
+/// Words behind which a name with a parenthesis is no call.
+pub(super) const NOT_CALLED_AFTER: &[&str] = &["into", "as", "copy", "table", "exists", "update", "references"];
 
 struct Reader<'a> {
     text: &'a str,
@@ -287,8 +295,8 @@ impl Reader<'_> {
             first = token - 2;
             schema = self.name(first);
         }
-        let is_before = |keyword| first > 0 && self.is(first - 1, keyword);
-        if ["into", "as", "copy", "table", "exists", "update", "references"].into_iter().any(is_before) {
+        let is_before = |keyword: &str| first > 0 && self.is(first - 1, keyword);
+        if NOT_CALLED_AFTER.iter().any(|keyword| is_before(keyword)) {
             return;
         }
         self.facts.calls_unknown = (self.may_leave)(schema.as_deref(), &name);

@@ -12,26 +12,32 @@ mod client;
 mod copy;
 pub mod facts;
 mod inspect;
+mod opening;
 mod owed;
+mod plain;
 mod server;
 mod statements;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::identity::{Identified, SignalKind};
-use super::{PoolMode, PreparedSet, Settings};
+use super::{Parameters, PoolMode, PreparedSet, Settings};
 use crate::error::ClientError;
 use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
 use copy::{CopyIn, CopyNames};
 use inspect::Inspection;
+use opening::{Begun, Opening};
 use owed::{Owed, Quiet};
 use statements::{Statement, Statements};
+
+/// Answers for which a session that has no connection keeps room.
+const OWED_KEPT: usize = 2;
 
 /// What is known of the server connection that a session holds; it belongs to the connection and stays
 /// with it.
@@ -53,7 +59,7 @@ pub struct ServerSide<'a> {
     /// Version of the schema that its statements were planned with.
     pub schema_version: &'a mut u64,
     /// ParameterStatus values as last reported.
-    pub parameters: &'a mut BTreeMap<String, String>,
+    pub parameters: &'a mut Parameters,
     /// It must not be used again.
     pub is_poisoned: &'a mut bool,
 }
@@ -186,8 +192,11 @@ pub struct Machine {
     failed_prepare: Option<Bytes>,
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
+    /// A transaction that no server knows of yet.
+    opening: Option<Opening>,
+    begun: Begun,
     /// Values of the parameters that the server reports, as the client was told.
-    reported: BTreeMap<String, String>,
+    reported: Parameters,
 }
 
 impl Machine {
@@ -198,7 +207,7 @@ impl Machine {
             settings,
             statements: Statements::default(),
             portals: HashMap::new(),
-            owed: VecDeque::new(),
+            owed: VecDeque::with_capacity(1),
             is_attached: false,
             status: b'I',
             is_unsynced: false,
@@ -219,7 +228,9 @@ impl Machine {
             permission: None,
             failed_prepare: None,
             signals: Vec::new(),
-            reported: BTreeMap::new(),
+            opening: None,
+            begun: Begun::default(),
+            reported: Parameters::default(),
         }
     }
 
@@ -270,12 +281,12 @@ impl Machine {
 
     /// In a transaction, and the client has the word.
     pub fn is_idle_in_transaction(&self) -> bool {
-        self.is_attached && self.is_quiet() && self.status != b'I'
+        (self.is_attached || self.opening.is_some()) && self.is_quiet() && self.status != b'I'
     }
 
     /// Nothing of the session is under way anywhere: it may be served in another way from here on.
     pub fn is_at_rest(&self) -> bool {
-        !self.is_attached && self.owed.is_empty() && !self.is_skipping
+        !self.is_attached && self.owed.is_empty() && !self.is_skipping && self.begun.is_empty()
     }
 
     /// The last message asked for signals to other sessions.
@@ -296,10 +307,10 @@ impl Machine {
     /// Takes over a connection: gives it the session's settings if it has others.
     pub fn attach(&mut self, server: &mut ServerSide<'_>, host: &dyn Host, to_client: &mut BytesMut) {
         self.is_attached = true;
-        self.status = b'I';
         let last_session = std::mem::replace(server.last_session, host.own_pid());
         self.has_foreign_sequences = last_session != host.own_pid();
         if self.is_transparent() {
+            self.status = b'I';
             self.report_parameters(server, to_client);
             return;
         }
@@ -327,6 +338,7 @@ impl Machine {
             server.query(&sql);
             self.owed.push_back(Owed::Quiet(Quiet::Settings));
         }
+        self.begin_held_back(server);
     }
 
     /// Lets go of the connection; to be called when [`Machine::may_release`], or when it is lost.
@@ -339,6 +351,8 @@ impl Machine {
         self.all_answered();
         self.passing_bytes = 0;
         self.owed.clear();
+        // A session at rest keeps what most need for one statement.
+        self.owed.shrink_to(OWED_KEPT);
         self.portals.clear();
         self.effects = Effects::default();
     }
@@ -362,19 +376,17 @@ impl Machine {
     /// Answers a message that cannot be served now, as the server would after an error.
     pub fn refuse(&mut self, frame: &Frame, error: &ClientError, to_client: &mut BytesMut) {
         write_error(error, "ERROR", to_client);
+        let status = self.fail_held_back();
         match frame.tag {
-            b'Q' | b'F' => server_message::write_ready_for_query(to_client, b'I'),
+            b'Q' | b'F' => server_message::write_ready_for_query(to_client, status),
             _ => self.is_skipping = true,
         }
     }
 
     /// Tells the client what the connection's parameters are, where they differ from what it was told.
     fn report_parameters(&mut self, server: &ServerSide<'_>, to_client: &mut BytesMut) {
-        for (name, value) in server.parameters.iter() {
-            if self.reported.get(name) != Some(value) {
-                server_message::write_parameter_status(to_client, name, value);
-                self.reported.insert(name.clone(), value.clone());
-            }
+        for (name, value) in self.reported.follow(server.parameters) {
+            server_message::write_parameter_status(to_client, &name, &value);
         }
     }
 }

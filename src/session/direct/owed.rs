@@ -18,6 +18,8 @@ pub(super) enum Quiet {
     Prepare(u64),
     /// Something whose answer is of no interest.
     Aside,
+    /// The client's BEGIN, which was answered when it came.
+    Opening,
     /// Whether the role may signal another session.
     Permission,
     /// Settings that RESET returned to other than the session's startup values.

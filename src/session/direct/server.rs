@@ -257,12 +257,12 @@ impl Machine {
 
     fn parameter_status(&mut self, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
         let (name, value) = server_message::read_parameter_status(body)?;
-        server.parameters.insert(name.to_owned(), value.to_owned());
+        server.parameters.insert(name, value);
         if matches!(self.owed.front(), Some(Owed::Quiet(_))) || self.effects.sets_any {
             // The client is told afterwards, if the value is another one for it.
             return Ok(Fate::Swallow);
         }
-        self.reported.insert(name.to_owned(), value.to_owned());
+        self.reported.insert(name, value);
         Ok(Fate::Forward)
     }
 
@@ -279,7 +279,8 @@ impl Machine {
             return Fate::Forward;
         }
         match self.owed.front_mut() {
-            Some(Owed::Quiet(Quiet::Settings)) => {
+            // What was answered already has failed: there is no way on from there.
+            Some(Owed::Quiet(Quiet::Settings | Quiet::Opening)) => {
                 pumped.refused = Some(as_fatal(whole));
                 *server.is_poisoned = true;
                 return Fate::Swallow;
@@ -448,7 +449,7 @@ impl Machine {
                 self.permission.get_or_insert_default();
                 self.is_waiting = false;
             }
-            Quiet::Prepare(_) | Quiet::Aside => {}
+            Quiet::Prepare(_) | Quiet::Aside | Quiet::Opening => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod copy;
 mod failing;
+mod opening;
 mod scene;
 
 use bytes::{BufMut, BytesMut};
@@ -206,7 +207,7 @@ fn settings_go_first_and_what_cannot_be_sure_is_waited_for() {
     let mut settings = Settings::default();
     settings.change(&Change::Set { name: "work_mem".into(), sql: "SET work_mem = '1MB'".into() });
     let mut connection = Connection::default();
-    connection.parameters.insert("TimeZone".into(), "UTC".into());
+    connection.parameters.insert("TimeZone", "UTC");
     let mut scene = Scene::with(PoolMode::Transaction, settings.clone());
     scene.attach(&mut connection);
     assert!(scene.machine.takes_client(), "the client's message travels in the same write");

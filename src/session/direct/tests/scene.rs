@@ -1,7 +1,6 @@
 //! A session, its client's ear and a server's connection, for scripted exchanges.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,7 +22,7 @@ pub(super) struct Connection {
     pub(super) last_session: u32,
     pub(super) settings_key: u64,
     pub(super) schema_version: u64,
-    pub(super) parameters: BTreeMap<String, String>,
+    pub(super) parameters: Parameters,
     pub(super) is_poisoned: bool,
 }
 

@@ -1,0 +1,224 @@
+//! The facts of most texts, in one pass over their bytes and without taking them apart.
+//!
+//! Whatever is not plainly one of the statements that leave nothing behind is left to [`super::facts::read`], which
+//! says the same of the others, slower. Must not know: anything that `facts` does not.
+
+use super::facts::{Facts, MayLeave, NO_CALLS, NOT_CALLED_AFTER};
+
+/// Statements that do nothing to their session by their first word.
+#[rustfmt::skip]
+const FIRST_WORDS: &[&str] = &[
+    "select", "insert", "update", "delete", "with", "values", "begin", "start", "commit", "end", "rollback", "abort",
+    "savepoint", "release",
+];
+
+/// Longest word that is looked at; names are no longer.
+const WORD_BYTES_MAX: usize = 63;
+
+/// A word, in lower case.
+#[derive(Clone, Copy)]
+struct Word {
+    bytes: [u8; WORD_BYTES_MAX],
+    length: usize,
+}
+
+impl Word {
+    const NONE: Self = Self { bytes: [0; WORD_BYTES_MAX], length: 0 };
+
+    fn of(written: &[u8]) -> Option<Self> {
+        let mut word = Self { length: written.len(), ..Self::NONE };
+        let bytes = word.bytes.get_mut(..written.len())?;
+        bytes.copy_from_slice(written);
+        bytes.make_ascii_lowercase();
+        Some(word)
+    }
+
+    fn text(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    fn is_one_of(&self, words: &[&str]) -> bool {
+        self.length > 0 && words.contains(&self.text())
+    }
+}
+
+/// The facts of a text that is one plain statement; `None`: it has to be taken apart.
+pub(super) fn read(text: &[u8], may_leave: MayLeave<'_>) -> Option<Facts> {
+    let mut facts = Facts { statements: 1, ..Facts::default() };
+    // The word that ends here, and the one before it; none when something else stands here.
+    let (mut last, mut before) = (Word::NONE, Word::NONE);
+    let mut is_first = true;
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b' ' | b'\n' | b'\t' | b'\r' => {
+                at += 1;
+                continue;
+            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
+                let written = run(text, at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                at += written.len();
+                if matches!(text.get(at), Some(b'$' | b'\'' | b'"' | b'&')) {
+                    return None;
+                }
+                let word = Word::of(written)?;
+                if may_do_something(&word) || (is_first && !word.is_one_of(FIRST_WORDS)) {
+                    return None;
+                }
+                (before, last, is_first) = (last, word, false);
+                continue;
+            }
+            _ if is_first => return None,
+            b'0'..=b'9' => at = end_of_number(text, at)?,
+            b'$' => at = end_of_parameter(text, at + 1)?,
+            b'\'' => at = end_of_string(text, at + 1)?,
+            b'.' => at = end_of_member(text, at + 1)?,
+            b'(' => {
+                at += 1;
+                let is_call = last.length > 0 && !last.is_one_of(NO_CALLS) && !before.is_one_of(NOT_CALLED_AFTER);
+                facts.calls_unknown = facts.calls_unknown || (is_call && may_leave(None, last.text()));
+            }
+            b'-' if text.get(at + 1) == Some(&b'-') => return None,
+            b'/' if text.get(at + 1) == Some(&b'*') => return None,
+            b',' | b')' | b'=' | b'<' | b'>' | b'+' | b'-' | b'*' | b'/' | b'%' | b'|' | b':' | b'[' | b']' => at += 1,
+            b';' => {
+                let rest = text.get(at + 1..).unwrap_or_default();
+                return rest.iter().all(u8::is_ascii_whitespace).then_some(facts);
+            }
+            _ => return None,
+        }
+        (last, before) = (Word::NONE, Word::NONE);
+    }
+    (!is_first).then_some(facts)
+}
+
+fn end_of_number(text: &[u8], at: usize) -> Option<usize> {
+    let end = at + run(text, at, |byte| byte.is_ascii_digit() || byte == b'.').len();
+    (!text.get(end).is_some_and(|byte| is_of_name(*byte))).then_some(end)
+}
+
+/// `$1`.
+fn end_of_parameter(text: &[u8], at: usize) -> Option<usize> {
+    let number = run(text, at, |byte| byte.is_ascii_digit());
+    let end = at + number.len();
+    (!number.is_empty() && !text.get(end).is_some_and(|byte| is_of_name(*byte))).then_some(end)
+}
+
+/// A string of one piece and without a backslash, which settings read in more than one way.
+fn end_of_string(text: &[u8], at: usize) -> Option<usize> {
+    let inside = run(text, at, |byte| byte != b'\'' && byte != b'\\' && byte.is_ascii());
+    let end = at + inside.len() + 1;
+    // A doubled quote goes on with the string, as does one behind nothing but a line's end.
+    let is_over = matches!(text.get(end), Some(b' ' | b',' | b')' | b';') | None);
+    (text.get(end - 1) == Some(&b'\'') && is_over).then_some(end)
+}
+
+/// The name behind a point, unless it is a function's, or one in quotes.
+fn end_of_member(text: &[u8], at: usize) -> Option<usize> {
+    let name = run(text, at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let end = at + name.len();
+    let is_name = name.first().is_some_and(|byte| !byte.is_ascii_digit());
+    let next = text.get(end..).unwrap_or_default().iter().find(|byte| !byte.is_ascii_whitespace());
+    let is_plain = !matches!(next, Some(b'(' | b'.' | b'$' | b'\'' | b'"' | b'&'));
+    let is_idle = Word::of(name).is_some_and(|word| !may_do_something(&word));
+    (is_name && is_plain && is_idle && !text.get(end).is_some_and(|byte| is_of_name(*byte))).then_some(end)
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || !byte.is_ascii()
+}
+
+fn run(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> &[u8] {
+    let rest = text.get(from..).unwrap_or_default();
+    let length = rest.iter().position(|byte| !belongs(*byte)).unwrap_or(rest.len());
+    rest.get(..length).unwrap_or_default()
+}
+
+/// Words that mean something wherever they stand, and all that look like them at a glance.
+fn may_do_something(word: &Word) -> bool {
+    let text = word.text();
+    match text.as_bytes() {
+        [b't', b'e', b'm', b'p', ..] | [b'p', b'g', b'_', b't', ..] => true,
+        [b's', b'e', b't', b'_', ..] | [b'l', b'a', b's', b't', b'v', ..] | [b'c', b'u', b'r', b'r', b'v', ..] => true,
+        _ => text.len() >= 8 && text.contains("advisory"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::direct::facts;
+
+    fn may_leave(schema: Option<&str>, name: &str) -> bool {
+        !(schema.is_none() && ["count", "sum", "now"].contains(&name))
+    }
+
+    /// Plain, and then the same as what taking it apart says.
+    fn check(text: &str) -> bool {
+        let quick = read(text.as_bytes(), &may_leave);
+        if let Some(quick) = &quick {
+            assert_eq!(*quick, facts::read_apart(text.as_bytes(), true, &may_leave), "{text}");
+            assert_eq!(*quick, facts::read_apart(text.as_bytes(), false, &may_leave), "{text}");
+        }
+        quick.is_some()
+    }
+
+    #[test]
+    fn everyday_statements_are_plain() {
+        for text in [
+            "SELECT abalance FROM pgbench_accounts WHERE aid = 17",
+            "select a.b, count(*) from a where a.c = $1 and d in ($2, 'x') order by 1 limit 10;",
+            "UPDATE pgbench_tellers SET tbalance = tbalance + -5 WHERE tid = 3;",
+            "INSERT INTO pgbench_history (tid, bid) VALUES (1, CURRENT_TIMESTAMP)",
+            "BEGIN",
+            "commit ; ",
+            "select f(1)",
+        ] {
+            assert!(check(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_mean_more_is_taken_apart() {
+        for text in [
+            "",
+            ";",
+            "select 1; select 2",
+            "set x = 1",
+            "select $$a$$",
+            "select E'\\''",
+            "select 'it''s'",
+            "select 1 -- x",
+            "select /* x */ 1",
+            "select into temp t from a",
+            "select pg_advisory_lock(1)",
+            "select s.f(1)",
+            "select \"F\"(1)",
+            "select set_config('a', 'b', false)",
+            "select 1a",
+            "prepare x as select 1",
+        ] {
+            assert!(!check(text), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_read_otherwise_than_taken_apart(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "select", "SELECT ", "insert into ", "update", "with", "begin", "count", "f", "(", ")", " ", ",", ".",
+                    "'a'", "'", "\"", "$1", "$", "$$", "1", "1.5", "e", ";", "--", "/*", "*/", "-", "*", "=", "temp", "into",
+                    "set_config", "lastval", "values ", "in ", "as ", "b", "\n", "\\", "advisory", "execute ", "copy ", "from ",
+                    "stdin", "é", "_", "::", "table ", "U&", "now()", "sum (", "x'",
+                ]),
+                0..12,
+            ),
+        ) {
+            check(&pieces.concat());
+            check(&format!("select {}", pieces.concat()));
+        }
+    }
+}
