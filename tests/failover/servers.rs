@@ -155,10 +155,10 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(shard: &Shard, count: usize) -> Self {
+    fn start(shard: &Shard, count: usize, first: u64) -> Self {
         let acknowledged: Arc<Mutex<Vec<(Instant, i64)>>> = Arc::default();
         let is_over = Arc::new(AtomicBool::new(false));
-        let next = Arc::new(AtomicU64::new(1));
+        let next = Arc::new(AtomicU64::new(first));
         let tasks = (0..count).map(|_| {
             let (acknowledged, is_over, next) = (Arc::clone(&acknowledged), Arc::clone(&is_over), Arc::clone(&next));
             let (serving, specs) = (shard.handle.serving.clone(), shard.specs.clone());
@@ -215,7 +215,7 @@ async fn a_killed_primary_loses_nothing_and_comes_back_as_a_replica() {
     shard.until_whole().await;
     for round in 1..=3 {
         let old = shard.primary();
-        let writers = Writers::start(&shard, 8);
+        let writers = Writers::start(&shard, 8, round * 1_000_000);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let at = Instant::now();
         end(&shard.machine.data_directory(&shard.specs[old].name));
@@ -237,6 +237,7 @@ async fn a_killed_primary_loses_nothing_and_comes_back_as_a_replica() {
             at.elapsed().as_millis()
         );
         assert_eq!(lost, 0);
+        assert!(acknowledged.last().is_some_and(|(time, _)| *time > at), "nothing was written again");
         assert_ne!(shard.primary(), old);
     }
 }
@@ -245,7 +246,7 @@ async fn a_killed_primary_loses_nothing_and_comes_back_as_a_replica() {
 async fn a_switchover_under_load_loses_nothing() {
     let mut shard = Shard::start(21_600).await;
     shard.until_whole().await;
-    let writers = Writers::start(&shard, 4);
+    let writers = Writers::start(&shard, 4, 1);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let at = Instant::now();
     shard.handle.command(Cause::Planned { to: Some(id(2)) }).await;
