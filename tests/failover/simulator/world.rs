@@ -87,6 +87,8 @@ pub enum Message {
     Held(bool),
 }
 
+// One is made for each message, and most are messages.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Happening {
     Deliver { from: Place, to: Place, message: Message },
@@ -378,18 +380,18 @@ impl World {
                     let until = server.paused_until;
                     return self.at(until, Happening::Deliver { from, to, message });
                 }
-                self.to_node(node, from, message);
+                self.at_node(node, from, message);
             }
             Place::Proxy(proxy) => {
                 let until = self.proxies[proxy].paused_until;
                 if until > self.now {
                     return self.at(until, Happening::Deliver { from, to, message });
                 }
-                self.to_proxy(proxy, from, message);
+                self.at_proxy(proxy, from, message);
             }
             Place::Store => {
                 if self.store_is_up {
-                    self.to_store(from, message);
+                    self.at_store(from, message);
                 }
             }
         }
@@ -399,7 +401,7 @@ impl World {
         self.nodes[&node].life * 100_000 + self.proxies[proxy].reconnects.get(&node).copied().unwrap_or(0)
     }
 
-    fn to_node(&mut self, node: NodeId, from: Place, message: Message) {
+    fn at_node(&mut self, node: NodeId, from: Place, message: Message) {
         let session = if let Place::Proxy(proxy) = from { self.session(proxy, node) } else { 0 };
         let now = self.now;
         let here = Place::Node(node);
@@ -525,7 +527,7 @@ impl World {
         }
     }
 
-    fn to_proxy(&mut self, proxy: usize, from: Place, message: Message) {
+    fn at_proxy(&mut self, proxy: usize, from: Place, message: Message) {
         let event = match (from, message) {
             (Place::Node(node), Message::Answer { number, asked, answer }) => {
                 if self.proxies[proxy].probes.get(&node) != Some(&number) {
@@ -565,7 +567,7 @@ impl World {
         self.step(proxy, event);
     }
 
-    fn to_store(&mut self, from: Place, message: Message) {
+    fn at_store(&mut self, from: Place, message: Message) {
         let Place::Proxy(proxy) = from else { return };
         match message {
             Message::Get { asked } => {
