@@ -76,6 +76,15 @@ impl Storm {
             if let Some(text) = wrong_answer(&heard, &nonce, is_victim).filter(|_| !is_fine) {
                 return self.note(text);
             }
+            // ROLLBACK can be what is cancelled; it is said again, as on one server.
+            let mut status = status_of(&last);
+            for _ in 0..10 {
+                if !is_victim || status == b'I' {
+                    break;
+                }
+                let _ = wire.send_frames(&[query("ROLLBACK")]);
+                status = status_of(&wire.hear_until(PATIENCE, |frame| frame.tag == b'Z').1);
+            }
         }
         wire.leave(Leave::Terminate);
     }
@@ -100,6 +109,14 @@ impl Storm {
             };
             std::thread::sleep(Duration::from_millis((state >> 50) % 16));
         }
+    }
+}
+
+/// The transaction's status, when a ReadyForQuery was heard.
+fn status_of(last: &Heard) -> u8 {
+    match last {
+        Heard::Frame(frame) => frame.body.first().copied().unwrap_or(b'I'),
+        _ => b'I',
     }
 }
 

@@ -152,8 +152,14 @@ SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attreli
 SELECT current_database(), current_user, session_user, current_schema();
 SELECT pg_get_serial_sequence('users', 'id');
 -- SELECT INTO is CREATE TABLE AS.
+--@ simple
+--@ extended
 SELECT id, name INTO ddl_sharded FROM users WHERE id < 20;
+--@ simple
+--@ extended
 SELECT count(*), min(id), max(name) FROM ddl_sharded;
+--@ simple
+--@ extended
 DROP TABLE ddl_sharded;
 WITH c AS (SELECT code, upper(name) AS name FROM countries) SELECT * INTO TABLE public.ddl_reference FROM c ORDER BY code LIMIT 3;
 SELECT * FROM ddl_reference ORDER BY code;

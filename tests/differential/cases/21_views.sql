@@ -33,7 +33,6 @@ SELECT public.v_names.id FROM public.v_names WHERE public.v_names.id = 4;
 SELECT x.a, x.b FROM v_names AS x (a, b) WHERE x.a = 6;
 SELECT id FROM users WHERE id IN (SELECT user_id FROM v_german) ORDER BY id LIMIT 4;
 WITH g AS (SELECT * FROM v_german) SELECT count(*) FROM g WHERE balance > 0;
-EXPLAIN (COSTS OFF) SELECT * FROM v_names WHERE id = 5;
 --@ error 42703
 SELECT email FROM v_names WHERE id = 5;
 BEGIN;

@@ -18,7 +18,9 @@ MERGE INTO ddl_sharded s USING orders o ON s.id = o.user_id WHEN MATCHED THEN UP
 MERGE INTO ddl_sharded s USING (SELECT * FROM orders WHERE user_id = 18) o ON s.id = o.user_id AND o.id = 1 WHEN MATCHED THEN UPDATE SET total = 5;
 MERGE INTO users u USING countries c ON c.code = u.country WHEN MATCHED AND c.code = 'br' THEN UPDATE SET name = c.name;
 SELECT id, name FROM users WHERE country = 'br' ORDER BY id;
+--@ error 23505
 MERGE INTO ddl_sharded s USING (VALUES (1, 2), (3, 4)) v(a, b) ON s.id = v.a WHEN NOT MATCHED THEN INSERT (id) VALUES (v.b);
+--@ error 23505
 MERGE INTO ddl_sharded s USING orders o ON s.n = o.id WHEN NOT MATCHED THEN INSERT (id) VALUES (o.user_id);
 BEGIN;
 MERGE INTO ddl_sharded s USING (VALUES (901, 2), (902, 4), (903, 5)) v(a, b) ON s.id = v.a WHEN NOT MATCHED THEN INSERT (id, n) VALUES (v.a, v.b);
