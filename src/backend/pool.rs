@@ -195,8 +195,7 @@ impl<K: Connector> Pool<K> {
     pub async fn checkout(self: &Arc<Self>, kind: &K::Kind) -> Result<PoolLease<K>, PoolError<K::Error>> {
         loop {
             let now = Instant::now();
-            let (turn, effects) = self.state.lock().take(kind, now);
-            self.follow(effects);
+            let turn = self.change(|state| state.take(kind, now));
             match turn {
                 Turn::Now(pooled) => {
                     let mut lease = self.lease(pooled);
@@ -232,16 +231,23 @@ impl<K: Connector> Pool<K> {
         PoolLease { pooled: Some(pooled), pool: Arc::clone(self) }
     }
 
-    /// Does what follows from a change; called without the lock.
-    fn follow(self: &Arc<Self>, effects: Follow<K>) {
-        for _ in 0..effects.openers {
+    /// Changes the state and does what follows. What is to be closed is closed before anybody finds its place free:
+    /// otherwise another thread could open one connection more than the pool's size allows.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State<K>) -> (T, Follow<K>)) -> T {
+        let (given, openers) = {
+            let mut state = self.state.lock();
+            let (given, effects) = change(&mut state);
+            drop(effects.closed);
+            (given, effects.openers)
+        };
+        for _ in 0..openers {
             let opener = Opener { pool: Arc::clone(self), connecting: None, is_done: false };
             // Without a runtime, or with one that ends, the opener is dropped and gives its place up.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(opener.run());
             }
         }
-        drop(effects.closed);
+        given
     }
 
     /// Takes a connection back that its user is done with.
@@ -262,13 +268,11 @@ impl<K: Connector> Pool<K> {
         if !is_clean {
             return self.close(pooled);
         }
-        let effects = self.state.lock().put(pooled, Instant::now());
-        self.follow(effects);
+        self.change(|state| ((), state.put(pooled, Instant::now())));
     }
 
     fn close(self: &Arc<Self>, pooled: Pooled<K>) {
-        let effects = self.state.lock().close(pooled);
-        self.follow(effects);
+        self.change(|state| ((), state.close(pooled)));
     }
 
     /// Wipes a connection in the background; nobody gets it before that is done.
@@ -299,20 +303,17 @@ impl<K: Connector> Pool<K> {
     /// Closes connections that are idle too long or too old, and opens those that a pool in use
     /// lacks; to be called every second or so.
     pub fn tend(self: &Arc<Self>) {
-        let effects = self.state.lock().tend(Instant::now());
-        self.follow(effects);
+        self.change(|state| ((), state.tend(Instant::now())));
     }
 
     /// Closes all idle connections.
     pub fn close_idle(self: &Arc<Self>) {
-        let effects = self.state.lock().close_idle();
-        self.follow(effects);
+        self.change(|state| ((), state.close_idle()));
     }
 
     /// Closes all idle connections, and those in use when they come back.
     pub fn retire(self: &Arc<Self>) {
-        let effects = self.state.lock().retire();
-        self.follow(effects);
+        self.change(|state| ((), state.retire()));
     }
 
     /// As [`Pool::retire`]: another pool has taken its place.
@@ -423,26 +424,24 @@ impl<K: Connector> Opener<K> {
 
     fn leave(mut self) {
         self.is_done = true;
-        let effects = self.pool.state.lock().opener_left();
-        self.pool.follow(effects);
+        self.pool.change(|state| ((), state.opener_left()));
     }
 
     fn finish(mut self, kind: K::Kind, generation: u64, outcome: Result<K::Connection, K::Error>, started: Instant) {
         self.is_done = true;
         let now = Instant::now();
-        let effects = match outcome {
+        match outcome {
             Ok(connection) => {
                 let expires = self.pool.expiry(now);
                 let label = self.pool.connector.label(&connection);
                 let pooled = Pooled::<K> { id: 0, connection, kind, expires, idle_since: now, generation };
-                self.pool.state.lock().connected(pooled, label, now)
+                self.pool.change(|state| ((), state.connected(pooled, label, now)));
             }
             Err(error) => {
                 let failure = self.pool.connector.failure(&error);
-                self.pool.state.lock().connect_failed(&kind, &error, failure, started, now)
+                self.pool.change(|state| ((), state.connect_failed(&kind, &error, failure, started, now)));
             }
-        };
-        self.pool.follow(effects);
+        }
     }
 }
 

@@ -648,7 +648,8 @@ async fn storm(size: usize, tasks: u64, rounds: u64, seed: u64) {
     }
     // Resets, and connects for those who have given up, end by themselves.
     let end = std::time::Instant::now() + Duration::from_secs(20);
-    while pool.counts().opening + pool.counts().resetting > 0 && std::time::Instant::now() < end {
+    let is_quiet = |counts: &Counts| counts.opening + counts.resetting + counts.used + counts.waiting == 0;
+    while !is_quiet(&pool.counts()) && std::time::Instant::now() < end {
         tokio::task::yield_now().await;
     }
     let counts = pool.counts();
