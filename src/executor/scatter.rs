@@ -118,6 +118,7 @@ impl Session {
         class: Class,
         sources: &mut Vec<Source>,
     ) -> Result<(), Failure> {
+        let mut made = text(pushed.rows);
         for shard in shards {
             if pushed.is_shared && pushed.rows == Some(0) && !sources.is_empty() {
                 break;
@@ -127,7 +128,7 @@ impl Session {
             let Some(link) = self.links.remove(shard) else { continue };
             sources.push(Source { shard: *shard, name, link, finished: false });
             let Some(source) = sources.last_mut() else { continue };
-            write_statement(&mut source.link, text(pushed.rows).text(), described(mode), hidden);
+            write_statement(&mut source.link, made.text(), described(mode), hidden);
             source.link.lease.flush().await.map_err(|error| failure_of(error, &source.name))?;
             if class > Class::Read && !read_ahead(source, self.cluster.settings.merge.bytes_max).await? {
                 break;
@@ -135,6 +136,7 @@ impl Session {
             if pushed.is_shared {
                 let locked = source.link.ahead.iter().filter(|frame| frame.tag == tag::DATA_ROW).count();
                 pushed.rows = pushed.rows.map(|rows| rows.saturating_sub(locked as u64));
+                made = text(pushed.rows);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::gather::Occurrence;
 use super::rewrite::quoted;
 use crate::plan::Piece;
 use crate::sql::TokenKind;
-use crate::sql::ast::{Expr, JoinKind, Query, Select, SetExpr, TableRef, TokenRange};
+use crate::sql::ast::{Expr, JoinKind, Query, Select, TableRef, TokenRange};
 use crate::sql::walk::{self, Visitor};
 use crate::topology::schema::Relation;
 
@@ -34,23 +34,11 @@ struct Finder<'f> {
 
 impl Visitor for Finder<'_> {
     fn query(&mut self, query: &Query) {
-        self.body(&query.body);
+        walk::for_each_arm(&query.body, &mut |select| self.select(select));
     }
 }
 
 impl Finder<'_> {
-    fn body(&mut self, body: &SetExpr) {
-        match body {
-            SetExpr::Select(select) => self.select(select),
-            SetExpr::SetOperation { left, right, .. } => {
-                self.body(left);
-                self.body(right);
-            }
-            // The walk comes by itself.
-            SetExpr::Nested(_) | SetExpr::Values(_) => {}
-        }
-    }
-
     fn select(&mut self, select: &Select) {
         let Some(selection) = &select.selection else { return };
         let mut sides = Sides::default();

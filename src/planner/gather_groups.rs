@@ -4,7 +4,7 @@
 use super::gather::Occurrence;
 use super::rewrite::quoted;
 use crate::plan::{Piece, Splice};
-use crate::sql::ast::{Expr, Query, Select, SetExpr, TableRef, TokenRange};
+use crate::sql::ast::{Expr, Query, Select, TableRef, TokenRange};
 use crate::sql::walk::{self, Visitor};
 
 /// Every SELECT with GROUP BY: the end of the clause, its columns, and its tables.
@@ -20,17 +20,6 @@ struct Group {
 }
 
 impl Groups {
-    fn body(&mut self, body: &SetExpr) {
-        match body {
-            SetExpr::Select(select) => self.select(select),
-            SetExpr::SetOperation { left, right, .. } => {
-                self.body(left);
-                self.body(right);
-            }
-            SetExpr::Nested(_) | SetExpr::Values(_) => {}
-        }
-    }
-
     fn select(&mut self, select: &Select) {
         let Some(tokens) = select.group_by_tokens.as_ref().filter(|_| !select.grouping_sets) else { return };
         let columns = select.group_by.iter().filter_map(|item| match &item.expr {
@@ -48,7 +37,7 @@ impl Groups {
 
 impl Visitor for Groups {
     fn query(&mut self, query: &Query) {
-        self.body(&query.body);
+        walk::for_each_arm(&query.body, &mut |select| self.select(select));
     }
 }
 

@@ -101,6 +101,18 @@ pub fn walk_set_expr(visitor: &mut dyn Visitor, body: &SetExpr) {
     }
 }
 
+/// The SELECTs that are a body's arms. Those in brackets are queries of their own, which a walk meets by itself.
+pub fn for_each_arm(body: &SetExpr, found: &mut dyn FnMut(&Select)) {
+    match body {
+        SetExpr::Select(select) => found(select),
+        SetExpr::SetOperation { left, right, .. } => {
+            for_each_arm(left, found);
+            for_each_arm(right, found);
+        }
+        SetExpr::Nested(_) | SetExpr::Values(_) => {}
+    }
+}
+
 /// Walks over a SELECT.
 pub fn walk_select(visitor: &mut dyn Visitor, select: &Select) {
     if let Distinct::On(exprs) = &select.distinct {
