@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0 | `base` `error` |
 //! | 1 | `wire` `sql` `topology` `auth` |
-//! | 2 | `plan` `session` `failover` |
+//! | 2 | `plan` `session` `failover` `reshard` |
 //! | 3 | `planner` `merge` `cache` |
 //! | 4 | `telemetry` |
 //! | 5 | `net` `store` `host` |
@@ -37,6 +37,7 @@ pub mod wire;
 
 pub mod failover;
 pub mod plan;
+pub mod reshard;
 pub mod session;
 
 pub mod cache;
