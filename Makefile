@@ -10,6 +10,7 @@
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
+# make simulate-reshard  the same for the reshard machine
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
 .PHONY: faults saturation cluster-long
-.PHONY: generator generator-control simulate
+.PHONY: generator generator-control simulate simulate-reshard
 .PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -74,6 +75,10 @@ generator: postgresql generator-control
 simulate:
 	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
 	cargo test --locked --release --test failover simulator -- --nocapture --include-ignored
+
+simulate-reshard:
+	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
+	cargo test --locked --release --test reshard simulator -- --nocapture
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \

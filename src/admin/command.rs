@@ -1,10 +1,12 @@
 //! The grammar of admin commands.
 
+use crate::control::reshard::NewShard;
 use crate::error::{ClientError, ErrorId};
 use crate::sql::lexer::{self, Lexed, TokenKind};
 use crate::topology::TableName;
 
 use super::reference::{COMMANDS, VIEWS};
+use super::reshard::{read_reshard, read_shard};
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +21,22 @@ pub(super) enum Command {
     Explain(String),
     /// RECONNECT
     Reconnect,
+    /// SHARD ADD … · RESHARD …
+    Reshard(Reshard),
+}
+
+/// What is wanted of shards and of the resharding job; a shard that is to be emptied by its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reshard {
+    Add(NewShard),
+    Plan { empty: Option<String> },
+    Start { empty: Option<String> },
+    Pause,
+    Resume,
+    Reverse,
+    Finish,
+    Cancel,
+    Verify,
 }
 
 /// A placement as written: the home shard by its name.
@@ -46,6 +64,10 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Show { view, json }
     } else if words.take("RECONNECT") {
         Command::Reconnect
+    } else if words.take("RESHARD") {
+        Command::Reshard(read_reshard(&mut words)?)
+    } else if words.take("SHARD") {
+        Command::Reshard(read_shard(&mut words)?)
     } else if words.take("TABLE") {
         read_table(&mut words)?
     } else {
@@ -76,7 +98,7 @@ fn read_table(words: &mut Words<'_>) -> Result<Command, ClientError> {
 }
 
 /// Tokens with a place among them.
-struct Words<'a> {
+pub(super) struct Words<'a> {
     text: &'a str,
     lexed: &'a Lexed,
     at: usize,
@@ -101,7 +123,7 @@ impl Words<'_> {
             .all(|token| self.text.get(token.start..token.end) == Some(";"))
     }
 
-    fn take(&mut self, wanted: &str) -> bool {
+    pub(super) fn take(&mut self, wanted: &str) -> bool {
         let found = self.word().is_some_and(|word| word.eq_ignore_ascii_case(wanted));
         if found {
             self.at += 1;
@@ -109,11 +131,11 @@ impl Words<'_> {
         found
     }
 
-    fn expect(&mut self, wanted: &str) -> Result<bool, ClientError> {
+    pub(super) fn expect(&mut self, wanted: &str) -> Result<bool, ClientError> {
         if self.take(wanted) { Ok(true) } else { Err(self.unknown()) }
     }
 
-    fn name(&mut self) -> Result<String, ClientError> {
+    pub(super) fn name(&mut self) -> Result<String, ClientError> {
         let token = self.lexed.tokens.get(self.at).ok_or_else(|| self.unknown())?;
         let text = self.text.get(token.start..token.end).unwrap_or_default();
         let name = match token.kind {
@@ -125,6 +147,21 @@ impl Words<'_> {
         Ok(name)
     }
 
+    /// A string literal.
+    pub(super) fn text(&mut self) -> Result<String, ClientError> {
+        let text = self.word().and_then(|word| word.strip_prefix('\'')?.strip_suffix('\''));
+        let text = text.ok_or_else(|| self.unknown())?.replace("''", "'");
+        self.at += 1;
+        Ok(text)
+    }
+
+    /// A port number.
+    pub(super) fn port(&mut self) -> Result<u16, ClientError> {
+        let port = self.word().and_then(|word| word.parse().ok()).ok_or_else(|| self.unknown())?;
+        self.at += 1;
+        Ok(port)
+    }
+
     fn table_name(&mut self) -> Result<TableName, ClientError> {
         let first = self.name()?;
         if self.take(".") {
@@ -133,7 +170,7 @@ impl Words<'_> {
         Ok(TableName { schema: "public".to_owned(), name: first })
     }
 
-    fn unknown(&self) -> ClientError {
+    pub(super) fn unknown(&self) -> ClientError {
         let near = self.word().map_or_else(|| "at end of input".to_owned(), |word| format!("at or near \"{word}\""));
         ClientError::new(ErrorId::SyntaxError, format!("syntax error {near}")).with_hint(hint())
     }
@@ -149,6 +186,7 @@ fn hint() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::reshard::NewNode;
 
     fn table(name: &str) -> TableName {
         TableName { schema: "public".to_owned(), name: name.to_owned() }
@@ -172,6 +210,21 @@ mod tests {
             read("TABLE SINGLE settings HOME s2"),
             Ok(Command::Table { name: table("settings"), placement: Wanted::Single { home: Some("s2".to_owned()) } })
         );
+    }
+
+    #[test]
+    fn a_shard_is_added_with_its_nodes() {
+        let node = |name: &str, port| NewNode { name: name.to_owned(), host: "127.0.0.1".to_owned(), port };
+        let shard = NewShard { name: "s3".to_owned(), nodes: vec![node("s3a", 5_433), node("s3b", 5_434)] };
+        assert_eq!(
+            read("SHARD ADD s3 NODES (s3a '127.0.0.1' 5433, s3b '127.0.0.1' 5434)"),
+            Ok(Command::Reshard(Reshard::Add(shard)))
+        );
+        assert_eq!(
+            read("reshard start empty s2;"),
+            Ok(Command::Reshard(Reshard::Start { empty: Some("s2".to_owned()) }))
+        );
+        assert!(read("SHARD ADD s3 NODES (s3a 5433)").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod command;
 mod drift;
 mod pool_views;
 mod reference;
+mod reshard;
 pub mod status_document;
 
 pub use clients::{Client, Clients, Listed};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use crate::control::reshard::Handle;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::{CancelSlot, Cluster, Session};
 use crate::session::Settings;
@@ -34,6 +36,7 @@ pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
     clients: Clients,
+    reshard: Option<Handle>,
 }
 
 /// Rows of a view.
@@ -51,7 +54,14 @@ enum Answer {
 impl Admin {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
-        Self { cluster, store, clients: Clients::default() }
+        Self { cluster, store, clients: Clients::default(), reshard: None }
+    }
+
+    /// Shards may join and buckets move.
+    #[must_use]
+    pub fn with_reshard(mut self, handle: Option<Handle>) -> Self {
+        self.reshard = handle;
+        self
     }
 
     /// The clients that are shown.
@@ -83,6 +93,7 @@ impl Admin {
                 self.declare(name, placement).await?;
                 Ok(Answer::Done("TABLE"))
             }
+            Command::Reshard(command) => self.obey_reshard(command).await,
             Command::Reconnect => {
                 self.cluster.pools.retire_all();
                 tracing::info!("server connections are replaced");

@@ -57,6 +57,24 @@ pub(super) const VIEWS: &[ViewSpec] = &[
         ],
     },
     ViewSpec {
+        name: "reshard",
+        about: "The resharding job.",
+        columns: &[
+            ("phase", "`preparing`, `moving`, `moved` (waits for FINISH or REVERSE), `cleaning`, or `none`"),
+            ("paused", "no step begins; `trouble` says why, if nobody asked for it"),
+            ("reversed", "buckets go back"),
+            ("buckets_total", "buckets that the job moves"),
+            ("buckets_left", "those that have still to move"),
+            ("rows_moved", "rows that were moved"),
+            ("rows_left", "rows in the buckets left, as they were counted at the start"),
+            ("steps", "steps that counted"),
+            ("pause_longest_ms", "the longest time that statements were stopped"),
+            ("pause_mean_ms", "the same on average"),
+            ("rows_next", "rows that the next step takes"),
+            ("trouble", "why it does not get on at the moment"),
+        ],
+    },
+    ViewSpec {
         name: "pools",
         about: "The pools of server connections: one for each node, database and user.",
         columns: &[
@@ -116,6 +134,17 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("TABLE SHARD name KEY (columns)", "spreads a table over the shards by a key"),
     ("TABLE REFERENCE name", "keeps a copy of a table on every shard"),
     ("TABLE SINGLE name [HOME shard]", "keeps a table whole on one shard"),
+    (
+        "SHARD ADD name NODES (node 'host' port, …)",
+        "takes a shard into the cluster, without buckets; the primary comes first",
+    ),
+    ("RESHARD PLAN [EMPTY shard]", "says what a job would move, and what would stop it"),
+    ("RESHARD START [EMPTY shard]", "begins to move buckets: to shards that have too few, or all away from one"),
+    ("RESHARD PAUSE", "no further step for now; RESHARD RESUME goes on"),
+    ("RESHARD REVERSE", "moves buckets back to where they were when the job began"),
+    ("RESHARD FINISH", "ends a job whose buckets have all moved"),
+    ("RESHARD CANCEL", "ends a job where it is: buckets that have moved stay where they are"),
+    ("RESHARD VERIFY", "looks at every row of every shard: is it where it belongs?"),
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
 ];

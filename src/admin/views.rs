@@ -32,6 +32,7 @@ impl Admin {
             "tables" => self.table_rows(&topology),
             "drift" => self.drift_rows(&topology).await?,
             "pools" => self.pool_rows(),
+            "reshard" => self.reshard_rows(),
             "help" => help_rows(),
             "servers" => self.server_rows(&topology),
             "clients" => self.client_rows(&topology),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -11,6 +12,7 @@ use crate::base::{NodeId, Term};
 use crate::control::leader::Rejoin;
 use crate::failover::Stamp;
 use crate::host::{Machine, ServerSpec, ServerState};
+use crate::store::{Store, load_topology};
 use crate::topology::Topology;
 
 /// Pause between two looks; who is down at two of them is started.
@@ -20,24 +22,26 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Agent {
     machine: Machine,
-    servers: Arc<Vec<(NodeId, ServerSpec)>>,
+    servers: Arc<RwLock<Vec<(NodeId, ServerSpec)>>>,
+    /// Shards may join.
+    store: Arc<dyn Store>,
     /// One thing at a time is done to servers.
     busy: Arc<Mutex<()>>,
 }
 
 impl Agent {
     /// Looks after the servers of a topology.
-    pub fn new(machine: &Machine, topology: &Topology) -> Self {
-        let spec = |node: &crate::topology::Node| ServerSpec { name: node.name.clone(), port: node.port };
+    pub fn new(machine: &Machine, topology: &Topology, store: &Arc<dyn Store>) -> Self {
         Self {
             machine: machine.clone(),
-            servers: Arc::new(topology.nodes.iter().map(|node| (node.id, spec(node))).collect()),
+            servers: Arc::new(RwLock::new(specs(topology))),
+            store: Arc::clone(store),
             busy: Arc::default(),
         }
     }
 
-    fn spec(&self, node: NodeId) -> Option<&ServerSpec> {
-        self.servers.iter().find(|(id, _)| *id == node).map(|(_, spec)| spec)
+    fn spec(&self, node: NodeId) -> Option<ServerSpec> {
+        self.servers.read().iter().find(|(id, _)| *id == node).map(|(_, spec)| spec.clone())
     }
 
     /// For the drivers of the shards.
@@ -59,7 +63,7 @@ impl Agent {
             return false;
         }
         tracing::info!(node = %spec.name, "is made anew");
-        let made = self.machine.remake_replica(spec, source).await;
+        let made = self.machine.remake_replica(&spec, &source).await;
         made.inspect_err(|error| tracing::warn!(node = %spec.name, %error, "cannot be made anew")).is_ok()
     }
 
@@ -70,9 +74,13 @@ impl Agent {
             let mut down: Vec<NodeId> = Vec::new();
             loop {
                 tokio::time::sleep(LOOK).await;
+                if let Ok(Some((topology, _))) = load_topology(agent.store.as_ref()).await {
+                    *agent.servers.write() = specs(&topology);
+                }
                 let _busy = agent.busy.lock().await;
+                let servers = agent.servers.read().clone();
                 let is_down = |spec: &ServerSpec| agent.machine.state(&spec.name) == ServerState::Stopped;
-                let now: Vec<&(NodeId, ServerSpec)> = agent.servers.iter().filter(|(_, spec)| is_down(spec)).collect();
+                let now: Vec<&(NodeId, ServerSpec)> = servers.iter().filter(|(_, spec)| is_down(spec)).collect();
                 for (node, spec) in now.iter().filter(|(node, _)| down.contains(node)) {
                     tracing::warn!(%node, name = %spec.name, "the server had ended and is started");
                     if let Err(error) = agent.machine.revive(spec).await {
@@ -90,6 +98,11 @@ impl Agent {
         let _busy = self.busy.lock().await;
         watching.abort();
     }
+}
+
+fn specs(topology: &Topology) -> Vec<(NodeId, ServerSpec)> {
+    let spec = |node: &crate::topology::Node| ServerSpec { name: node.name.clone(), port: node.port };
+    topology.nodes.iter().map(|node| (node.id, spec(node))).collect()
 }
 
 /// What a server promised, from the file where it remembers it.

@@ -14,7 +14,8 @@ use super::directory::{self, ProxyFile};
 const DATABASE: &str = "ostrakon";
 const USUAL_URL: &str = "postgres://127.0.0.1:6432/ostrakon";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Taking a shard in copies its reference tables.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Which proxy to ask.
 #[derive(Clone, Debug, Args)]
@@ -118,6 +119,11 @@ impl Admin {
 }
 
 impl ConnectArguments {
+    /// The data directory that is meant, when it is one of this machine.
+    pub fn directory(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(directory::usual)
+    }
+
     fn target(&self) -> Result<(Config, String), Failure> {
         if let Some(url) = &self.connect {
             return Ok((parse(url)?, url.clone()));

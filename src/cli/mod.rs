@@ -18,7 +18,9 @@ mod output;
 mod passwords;
 mod progress;
 mod proxy;
+mod reshard;
 mod serve;
+mod shard;
 mod signals;
 mod status;
 mod table;
@@ -67,6 +69,10 @@ enum Command {
     Topology(connect::ConnectArguments),
     /// Say where tables live: sharded by a key, on every shard, or on one.
     Table(table::TableArguments),
+    /// Take further shards in, list them.
+    Shard(shard::ShardArguments),
+    /// Move buckets between shards while the cluster serves.
+    Reshard(reshard::ReshardArguments),
     /// Show which shards a statement goes to, the plan and the reason.
     Explain(explain::ExplainArguments),
 }
@@ -102,6 +108,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Drift(arguments) => drift::run(&arguments, output).await,
         Command::Topology(arguments) => topology::run(&arguments, output).await,
         Command::Table(arguments) => table::run(&arguments, output).await,
+        Command::Shard(arguments) => shard::run(&arguments, output).await,
+        Command::Reshard(arguments) => reshard::run(&arguments, output).await,
         Command::Explain(arguments) => explain::run(&arguments, output).await,
     }
 }

@@ -200,7 +200,7 @@ async fn start(
             }
         }
     };
-    let agent = Agent::new(machine, &kept.topology);
+    let agent = Agent::new(machine, &kept.topology, &kept.store);
     let settings = proxy::led_settings(arguments.listen, directory, agent.rejoin());
     let proxy = tokio::select! {
         proxy = Proxy::start(settings, Arc::clone(&kept.store)) => proxy?,

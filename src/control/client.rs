@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, Socket};
@@ -144,6 +145,25 @@ impl ControlClient {
             .map_err(|error| translate(self.node(), &error))?;
         let columns = |row: &Row| (0..row.len()).map(|at| row.try_get(at).unwrap_or(Column::Other)).collect();
         Ok(rows.first().map(columns))
+    }
+
+    /// Sends what `COPY … TO STDOUT` gives here into `COPY … FROM STDIN` there; tells how many rows arrived.
+    ///
+    /// # Errors
+    /// Refused or lost, on either side: neither connection is of any more use.
+    ///
+    /// # Cancel safety
+    /// Dropped, both connections are of no more use.
+    pub async fn copy_to(&self, query: &str, there: &Self, into: &str) -> Result<u64, ControlError> {
+        let out = self.client.copy_out(query).await.map_err(|error| translate(self.node(), &error))?;
+        let sink = there.client.copy_in::<_, bytes::Bytes>(into).await;
+        let sink = sink.map_err(|error| translate(there.node(), &error))?;
+        let (mut out, mut sink) = (std::pin::pin!(out), std::pin::pin!(sink));
+        while let Some(chunk) = out.next().await {
+            let chunk = chunk.map_err(|error| translate(self.node(), &error))?;
+            sink.feed(chunk).await.map_err(|error| translate(there.node(), &error))?;
+        }
+        sink.finish().await.map_err(|error| translate(there.node(), &error))
     }
 
     /// Where it is connected to.

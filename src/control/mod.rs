@@ -7,6 +7,7 @@ pub mod drift;
 pub mod leader;
 pub mod probe;
 pub mod recovery;
+pub mod reshard;
 pub mod roles;
 pub mod sequences;
 mod tls;

@@ -132,6 +132,8 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Who leads the shards.
     pub primaries: Primaries,
+    /// Becomes [`Cluster::epoch_gate`].
+    pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Default for Settings {
@@ -144,6 +146,7 @@ impl Default for Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             primaries: Primaries::default(),
+            epoch_gate: Arc::default(),
         }
     }
 }
@@ -214,9 +217,9 @@ impl Cluster {
             coordinator,
             secrets,
             control,
+            epoch_gate: Arc::clone(&settings.epoch_gate),
             settings,
             peers: Arc::default(),
-            epoch_gate: Arc::default(),
             statement_ids: StatementIds::default(),
             schema_version: AtomicU64::new(version),
             schema_changes: AtomicU64::new(0),

@@ -26,6 +26,7 @@ use crate::backend::schema::read_schema;
 use crate::backend::{BackendError, ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
+use crate::control::reshard;
 use crate::control::roles::Roles;
 use crate::control::sequences::Sequences;
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
@@ -237,7 +238,9 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         reason: "they did not answer in time".to_owned(),
     })??;
     let (stop, stopped) = watch::channel(false);
-    let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
+    let reshard = cluster.reshard_context.map(|context| reshard::start(context, crate::reshard::Settings::default()));
+    let admin = Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)).with_reshard(reshard);
+    let admin = Arc::new(admin);
     let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
         .with_login(LoginSettings { tls: clients_tls, ..settings.login })
         .with_limits(settings.session_limits);
@@ -264,6 +267,8 @@ struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
     access: Access,
+    /// `None`: other proxies may serve the same cluster.
+    reshard_context: Option<reshard::Context>,
 }
 
 async fn build(
@@ -280,6 +285,11 @@ async fn build(
         tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
+    let gate = Arc::<tokio::sync::RwLock<()>>::default();
+    let reshard_context = access.reshard_context(store, &gate);
+    reshard::settle(&reshard_context)
+        .await
+        .map_err(|error| StartError::Shard { shard: "(resharding)".to_owned(), reason: error.to_string() })?;
     let home = topology.home();
     let schema = read_home_schema(&topology, &access.target(&topology, home)).await?;
     let cluster_id = identity::cluster_id(store.as_ref()).await?;
@@ -309,11 +319,13 @@ async fn build(
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
             primaries,
+            epoch_gate: gate,
             ..executor::Settings::default()
         },
     ));
     let access = build_access(settings, &access, store.as_ref()).await?;
-    Ok(Built { shared, recovery, access })
+    let reshard_context = (!store.is_shared()).then_some(reshard_context);
+    Ok(Built { shared, recovery, access, reshard_context })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.
@@ -361,6 +373,16 @@ impl ControlAccess {
             let topology = access.topology.load();
             topology.shard_ids().filter_map(|shard| Some((shard, access.target(&topology, shard)?))).collect()
         })
+    }
+
+    fn reshard_context(&self, store: &Arc<dyn Store>, gate: &Arc<tokio::sync::RwLock<()>>) -> reshard::Context {
+        let access = self.clone();
+        reshard::Context {
+            store: Arc::clone(store),
+            topology: Arc::clone(&self.topology),
+            gate: Arc::clone(gate),
+            find: Arc::new(move |topology, shard| access.target(topology, shard)),
+        }
     }
 
     fn find_primary(&self) -> crate::executor::two_phase::FindPrimary {

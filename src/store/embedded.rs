@@ -198,6 +198,10 @@ fn next_revision(transaction: &redb::WriteTransaction) -> Result<Revision, Store
 }
 
 impl Store for EmbeddedStore {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         let key = key.to_owned();
         Box::pin(self.run(move |inner| inner.get(&key)))

@@ -13,6 +13,7 @@ mod leadership;
 mod lease;
 mod memory;
 mod records;
+mod reshard;
 mod watch;
 
 use std::future::Future;
@@ -29,6 +30,7 @@ pub use leadership::{decode_leadership, encode_leadership, leadership_key};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use records::{TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology};
+pub use reshard::{RESHARD_KEY, decode_reshard, encode_reshard};
 pub use watch::{Change, Watch, WatchEvent};
 
 /// A future in a box, so that [`Store`] can be used as `dyn Store`.
@@ -57,6 +59,11 @@ pub struct Entry {
 /// # Cancel safety
 /// A write whose future is dropped may still be carried out: read again before concluding anything.
 pub trait Store: Send + Sync {
+    /// Several proxies may use it at the same time.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// The record of a key.
     ///
     /// # Errors

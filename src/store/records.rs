@@ -176,14 +176,14 @@ impl TopologyRecord {
     }
 }
 
-fn run_lengths(buckets: &BucketMap) -> Vec<(u32, u32)> {
+pub(super) fn run_lengths(buckets: &BucketMap) -> Vec<(u32, u32)> {
     buckets.owners().chunk_by(|left, right| left == right).fold(Vec::new(), |mut runs, run| {
         runs.extend(run.first().map(|owner| (owner.0, run.len() as u32)));
         runs
     })
 }
 
-fn expand(runs: &[(u32, u32)]) -> Result<BucketMap, StoreError> {
+pub(super) fn expand(runs: &[(u32, u32)]) -> Result<BucketMap, StoreError> {
     let total: u64 = runs.iter().map(|(_, length)| u64::from(*length)).sum();
     // Asked before anything is allocated.
     if total != crate::topology::BUCKETS as u64 {

@@ -1,0 +1,312 @@
+//! `ostrakon reshard`: buckets move between shards while the cluster serves.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::Failure;
+use super::connect::{Admin, ConnectArguments, identifier};
+use super::output::{self, Output};
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+pub struct ReshardArguments {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    connect: ConnectArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Say what would move, and what would stop it.
+    Plan(Wanted),
+    /// Begin to move buckets to the shards that have too few.
+    Start {
+        #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
+        how: How,
+        /// Only say what would move.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show the job.
+    Status {
+        /// Go on showing it.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// No further step for now.
+    Pause,
+    /// Steps again.
+    Resume,
+    /// Look at every row of every shard; fails when one is not where it belongs.
+    Verify,
+    /// Move buckets back to where they were when the job began.
+    Reverse(How),
+    /// End a job whose buckets have all moved.
+    Finish(How),
+    /// End a job where it is; buckets that have moved stay where they are.
+    Cancel(How),
+}
+
+/// What is to be.
+#[derive(Debug, Args)]
+struct Wanted {
+    /// Move all buckets away from this shard.
+    #[arg(long, value_name = "SHARD")]
+    empty: Option<String>,
+}
+
+/// How a command that changes something runs.
+#[derive(Clone, Copy, Debug, Args)]
+struct How {
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    yes: bool,
+    /// Stay until it is done.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// One line of a plan.
+#[derive(Debug, Serialize)]
+struct PlanRow {
+    from: String,
+    to: String,
+    buckets: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+/// The job, as SHOW RESHARD tells it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+struct Job {
+    phase: String,
+    paused: bool,
+    reversed: bool,
+    buckets_total: u64,
+    buckets_left: u64,
+    rows_moved: u64,
+    rows_left: Option<u64>,
+    steps: u64,
+    pause_longest_ms: f64,
+    pause_mean_ms: f64,
+    rows_next: u64,
+    trouble: Option<String>,
+}
+
+/// What VERIFY says.
+#[derive(Debug, Deserialize, Serialize)]
+struct Verified {
+    rows: u64,
+    misplaced: Vec<Misplaced>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Misplaced {
+    table: String,
+    key: String,
+    shard: String,
+    owner: String,
+}
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs the command.
+pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Failure> {
+    let admin = Admin::connect(&arguments.connect).await?;
+    match &arguments.action {
+        Action::Plan(wanted) => show_plan(&plan(&admin, wanted).await?, output),
+        Action::Start { wanted, dry_run: true, .. } => show_plan(&plan(&admin, wanted).await?, output),
+        Action::Start { wanted, how, .. } => {
+            if !how.yes {
+                show_plan(&plan(&admin, wanted).await?, output)?;
+                return Err(not_done());
+            }
+            admin.rows(&format!("RESHARD START{}", empty(wanted))).await?;
+            finish_or_wait(&admin, *how, "moved", output).await
+        }
+        Action::Status { watch } => status(&admin, *watch, output).await,
+        Action::Pause => simple(&admin, "RESHARD PAUSE", output).await,
+        Action::Resume => simple(&admin, "RESHARD RESUME", output).await,
+        Action::Verify => verify(&admin, output).await,
+        Action::Reverse(how) => change(&admin, "RESHARD REVERSE", *how, "moved", output).await,
+        Action::Finish(how) => change(&admin, "RESHARD FINISH", *how, "none", output).await,
+        Action::Cancel(how) => change(&admin, "RESHARD CANCEL", *how, "none", output).await,
+    }
+}
+
+fn not_done() -> Failure {
+    Failure::new("nothing was done: add --yes to do it")
+}
+
+fn empty(wanted: &Wanted) -> String {
+    wanted.empty.as_ref().map(|shard| format!(" EMPTY {}", identifier(shard))).unwrap_or_default()
+}
+
+async fn simple(admin: &Admin, command: &str, output: Output) -> Result<(), Failure> {
+    admin.rows(command).await?;
+    match output {
+        Output::Json => output::json(&serde_json::json!({ "done": command })),
+        Output::Table => output::line(command),
+    }
+}
+
+async fn change(admin: &Admin, command: &str, how: How, until: &str, output: Output) -> Result<(), Failure> {
+    if !how.yes {
+        show_job(job(admin).await?.as_ref(), output)?;
+        return Err(not_done());
+    }
+    admin.rows(command).await?;
+    finish_or_wait(admin, how, until, output).await
+}
+
+async fn finish_or_wait(admin: &Admin, how: How, until: &str, output: Output) -> Result<(), Failure> {
+    if how.wait {
+        wait_for(admin, until).await?;
+    }
+    show_job(job(admin).await?.as_ref(), output)
+}
+
+async fn plan(admin: &Admin, wanted: &Wanted) -> Result<Vec<PlanRow>, Failure> {
+    let rows = admin.rows(&format!("RESHARD PLAN{}", empty(wanted))).await?;
+    let rows = rows.into_iter().map(|row| {
+        let mut cells = row.into_iter().map(Option::unwrap_or_default);
+        let mut cell = || cells.next().unwrap_or_default();
+        let number = |text: String| text.parse().unwrap_or(0);
+        PlanRow { from: cell(), to: cell(), buckets: number(cell()), rows: number(cell()), bytes: number(cell()) }
+    });
+    Ok(rows.collect())
+}
+
+fn show_plan(rows: &[PlanRow], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return output::json(&rows);
+    }
+    if rows.is_empty() {
+        return output::line("no bucket has to move");
+    }
+    let cells = |row: &PlanRow| {
+        vec![
+            row.from.clone(),
+            row.to.clone(),
+            row.buckets.to_string(),
+            row.rows.to_string(),
+            format!("{:.1} MB", row.bytes as f64 / 1e6),
+        ]
+    };
+    output::table(&["from", "to", "buckets", "rows (about)", "size (about)"], rows.iter().map(cells).collect())
+}
+
+async fn job(admin: &Admin) -> Result<Option<Job>, Failure> {
+    let jobs: Vec<Job> = admin.document("SHOW RESHARD FORMAT JSON").await?;
+    Ok(jobs.into_iter().find(|job| job.phase != "none"))
+}
+
+fn show_job(job: Option<&Job>, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return output::json(&job);
+    }
+    let Some(job) = job else { return output::line("there is no resharding job") };
+    output::line(&describe(job))
+}
+
+fn describe(job: &Job) -> String {
+    let mut text = format!(
+        "{}{}{}: {} of {} buckets moved, {} rows in {} steps; statements were stopped for {:.0} ms on average, {:.0} ms at most",
+        job.phase,
+        if job.reversed { " back" } else { "" },
+        if job.paused { " (paused)" } else { "" },
+        job.buckets_total.saturating_sub(job.buckets_left),
+        job.buckets_total,
+        job.rows_moved,
+        job.steps,
+        job.pause_mean_ms,
+        job.pause_longest_ms
+    );
+    if let Some(trouble) = &job.trouble {
+        text.push_str(&format!("\n  {trouble}"));
+    }
+    match job.phase.as_str() {
+        "moved" => text.push_str(
+            "\n  end it with: ostrakon reshard finish --yes   or undo it with: ostrakon reshard reverse --yes",
+        ),
+        _ if job.paused => text.push_str("\n  go on with: ostrakon reshard resume"),
+        _ => {}
+    }
+    text
+}
+
+async fn status(admin: &Admin, watch: bool, output: Output) -> Result<(), Failure> {
+    let mut shown = None;
+    loop {
+        let now = job(admin).await?;
+        if shown.as_ref() != Some(&now) {
+            show_job(now.as_ref(), output)?;
+        }
+        if !watch || now.is_none() {
+            return Ok(());
+        }
+        shown = Some(now);
+        sleep(LOOK).await;
+    }
+}
+
+/// Waits until the job is in a phase; one that is paused by trouble is not waited for.
+async fn wait_for(admin: &Admin, until: &str) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut first = None;
+    let mut told = Instant::now();
+    loop {
+        let now = job(admin).await?;
+        let phase = now.as_ref().map_or("none", |job| job.phase.as_str());
+        if phase == until || now.is_none() {
+            return Ok(());
+        }
+        if let Some(job) = &now {
+            if let Some(trouble) = job.trouble.as_ref().filter(|_| job.paused) {
+                return Err(Failure::new(format!(
+                    "the job has stopped: {trouble}\n  when that is settled go on with: ostrakon reshard resume"
+                )));
+            }
+            let first = *first.get_or_insert(job.rows_moved);
+            if told.elapsed() > Duration::from_secs(1) {
+                told = Instant::now();
+                let rate = job.rows_moved.saturating_sub(first) as f64 / begun.elapsed().as_secs_f64().max(0.001);
+                let left = job
+                    .rows_left
+                    .filter(|_| rate > 0.0)
+                    .map(|rows| format!(", about {:.0} s left", rows as f64 / rate));
+                let line = format!("{}; {rate:.0} rows/s{}\n", describe(job), left.unwrap_or_default());
+                // Progress is never worth failing for.
+                let _closed = std::io::stderr().write_all(line.as_bytes());
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn verify(admin: &Admin, output: Output) -> Result<(), Failure> {
+    let verified: Verified = admin.document("RESHARD VERIFY").await?;
+    match output {
+        Output::Json => output::json(&verified)?,
+        Output::Table if verified.misplaced.is_empty() => {
+            output::line(&format!("{} rows looked at: each is on the shard that owns its bucket", verified.rows))?;
+        }
+        Output::Table => {
+            let cells =
+                |row: &Misplaced| vec![row.table.clone(), row.key.clone(), row.shard.clone(), row.owner.clone()];
+            output::table(&["table", "key", "is on", "belongs to"], verified.misplaced.iter().map(cells).collect())?;
+        }
+    }
+    match verified.misplaced.len() {
+        0 => Ok(()),
+        count => Err(Failure::new(format!("{count} rows are not where they belong"))),
+    }
+}

@@ -1,0 +1,536 @@
+//! Runs the machine of a job: one effect after the other, but for what may take hours.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockWriteGuard, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::links::{Links, SHORT_MS};
+use super::rows::{self, NotMoved, Stamps, gid, read_stamps};
+use super::tables::{Tables, read_tables};
+use super::verify::{Verified, verify};
+use super::{Context, NewShard, PlannedMove, join, plan, ready};
+use crate::base::{Epoch, ShardId};
+use crate::control::client::quote_literal;
+use crate::reshard::{Command, Effect, Event, Machine, Record, Settings, Step};
+use crate::store::{
+    RESHARD_KEY, Revision, Store, StoreError, decode_reshard, encode_reshard, load_topology, save_topology,
+};
+use crate::topology::{BucketMap, TableRules, Topology};
+
+/// Requests that wait; who has one more waits.
+const REQUESTS_MAX: usize = 16;
+/// Pause before the store, or a shard, is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How a job is.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Status {
+    /// There is one.
+    pub exists: bool,
+    /// `preparing`, `moving`, `moved`, `cleaning`, or `none`.
+    pub phase: String,
+    /// No step begins.
+    pub paused: bool,
+    /// Buckets go back.
+    pub reversed: bool,
+    /// Buckets that the job moves.
+    pub buckets_total: usize,
+    /// Those that have still to move.
+    pub buckets_left: usize,
+    /// Rows that were moved.
+    pub rows_moved: u64,
+    /// Rows that were in the buckets left when they were counted.
+    pub rows_left: Option<u64>,
+    /// Steps that counted.
+    pub steps: u64,
+    /// The longest time that statements were stopped.
+    pub pause_longest_ms: f64,
+    /// The time that they were stopped on average.
+    pub pause_mean_ms: f64,
+    /// Rows that the next step takes.
+    pub rows_next: u64,
+    /// Why it does not get on.
+    pub trouble: Option<String>,
+}
+
+/// What is asked of the driver.
+enum Request {
+    Command(Command, oneshot::Sender<Result<(), String>>),
+    Verify(oneshot::Sender<Result<Verified, String>>),
+    Plan(BucketMap, oneshot::Sender<Result<Vec<PlannedMove>, String>>),
+    Join(NewShard, oneshot::Sender<Result<Topology, String>>),
+}
+
+/// A driver at work; it ends when the last of these is dropped.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<Status>,
+    _task: Arc<AbortOnDrop>,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Handle {
+    /// How the job is now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Has a command obeyed; what it begins goes on after this returns.
+    ///
+    /// # Errors
+    /// Why it makes no sense now.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be obeyed all the same.
+    pub async fn command(&self, command: Command) -> Result<(), String> {
+        self.ask(|reply| Request::Command(command, reply)).await
+    }
+
+    /// Looks at every row of every shard; no step counts meanwhile.
+    ///
+    /// # Errors
+    /// In words.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn verify(&self) -> Result<Verified, String> {
+        self.ask(Request::Verify).await
+    }
+
+    /// What a job would move, after a look for what would stop it halfway.
+    ///
+    /// # Errors
+    /// All that would stop it.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn plan(&self, wanted: BucketMap) -> Result<Vec<PlannedMove>, String> {
+        self.ask(|reply| Request::Plan(wanted, reply)).await
+    }
+
+    /// Takes a shard into the cluster, without buckets. Gives the topology that has it.
+    ///
+    /// # Errors
+    /// In words; it is not part of the cluster then.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be done all the same.
+    pub async fn join(&self, shard: NewShard) -> Result<Topology, String> {
+        self.ask(|reply| Request::Join(shard, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request + Send,
+    ) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "resharding is not at work here any more".to_owned();
+        self.requests.send(request(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Starts the driver; it goes on with the job that the store holds.
+pub fn start(context: Context, settings: Settings) -> Handle {
+    let (requests, received) = mpsc::channel(REQUESTS_MAX);
+    let (shows, status) = watch::channel(Status { phase: "reading".to_owned(), ..Status::default() });
+    let driver = Driver {
+        context,
+        machine: Machine::new(settings),
+        links: Links::default(),
+        tables: None,
+        guard: None,
+        begun: Instant::now(),
+        tasks: JoinSet::new(),
+        replies: Vec::new(),
+        shows,
+    };
+    let task = tokio::spawn(driver.run(received));
+    Handle { requests, status, _task: Arc::new(AbortOnDrop(task)) }
+}
+
+/// What the tables were read under.
+#[derive(Clone)]
+struct Known {
+    tables: Arc<Tables>,
+    stamps: Arc<Stamps>,
+    rules: TableRules,
+}
+
+struct Driver {
+    context: Context,
+    machine: Machine,
+    links: Links,
+    tables: Option<Known>,
+    guard: Option<OwnedRwLockWriteGuard<()>>,
+    begun: Instant,
+    tasks: JoinSet<(Event, Option<Known>)>,
+    /// Of commands that were taken in; told when the record says so, too.
+    replies: Vec<oneshot::Sender<Result<(), String>>>,
+    shows: watch::Sender<Status>,
+}
+
+impl Driver {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut events = VecDeque::from([Event::Tick]);
+        let mut effects = Vec::new();
+        loop {
+            let event = match events.pop_front() {
+                Some(event) => event,
+                None => match self.wait(&mut requests).await {
+                    Some(event) => event,
+                    None => return,
+                },
+            };
+            self.machine.step(self.begun.elapsed(), event, &mut effects);
+            for effect in effects.drain(..) {
+                tracing::trace!(?effect, "reshard");
+                if let Some(event) = self.carry_out(effect).await {
+                    events.push_back(event);
+                }
+            }
+            let status = self.status();
+            self.shows.send_if_modified(|known| std::mem::replace(known, status.clone()) != status);
+        }
+    }
+
+    /// The next thing that happens; `None`: nobody can ask any more.
+    async fn wait(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<Event> {
+        enum Happened {
+            Asked(Option<Request>),
+            Ended(Event, Option<Known>),
+            Woken,
+        }
+        for reply in self.replies.drain(..) {
+            let _left = reply.send(Ok(()));
+        }
+        let wake = self.machine.wake_at();
+        let happened = tokio::select! {
+            request = requests.recv() => Happened::Asked(request),
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok((event, known)) => Happened::Ended(event, known),
+                // It is not told which; the answer that is missing is waited for, until the job is read anew.
+                Err(error) => { tracing::error!(%error, "what a job needs could not be made"); Happened::Woken }
+            },
+            () = sleep_until(self.begun + wake.unwrap_or_default()), if wake.is_some() => Happened::Woken,
+        };
+        match happened {
+            Happened::Woken => Some(Event::Tick),
+            Happened::Ended(event, known) => {
+                self.tables = known.or_else(|| self.tables.take());
+                Some(event)
+            }
+            Happened::Asked(request) => self.answer(request?).await,
+        }
+    }
+
+    async fn answer(&mut self, request: Request) -> Option<Event> {
+        // Who asked may have left meanwhile; that is no matter.
+        match request {
+            Request::Command(command, reply) => {
+                if let Err(reason) = self.machine.check(&command) {
+                    let _left = reply.send(Err(reason.to_owned()));
+                    return Some(Event::Tick);
+                }
+                self.replies.push(reply);
+                return Some(Event::Command(command));
+            }
+            Request::Verify(reply) => {
+                let _left = reply.send(self.verify().await);
+            }
+            Request::Plan(wanted, reply) => {
+                let topology = self.context.topology.load_full();
+                let _left = reply.send(plan::plan(&self.context.find_primary(), &topology, &wanted).await);
+            }
+            Request::Join(shard, reply) => {
+                let joined = match self.machine.record() {
+                    Some(_) => Err("a resharding job is at work: end it first".to_owned()),
+                    None => join::join(&self.context, shard).await,
+                };
+                let _left = reply.send(joined);
+                // A job that is started next has to know of the shard.
+                self.machine = Machine::new(self.machine.settings().clone());
+            }
+        }
+        Some(Event::Tick)
+    }
+
+    async fn verify(&self) -> Result<Verified, String> {
+        if !self.machine.is_at_rest() {
+            return Err("a step is being settled: try again".to_owned());
+        }
+        let find = self.context.find_primary();
+        let topology = self.context.topology.load_full();
+        let home = topology.home();
+        let target = find(home).ok_or("the home shard has no primary")?;
+        let tables = read_tables(&target, &topology).await?;
+        verify(&find, &topology, &tables).await
+    }
+
+    async fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Read { ask } => Some(self.read(ask).await),
+            Effect::Write { ask, record, expected } => Some(self.write(ask, record, expected).await),
+            Effect::Prepare { ask } => {
+                let (context, record) = (self.context.clone(), self.machine.record()?.clone());
+                self.tasks.spawn(async move {
+                    match prepare(&context, &record).await {
+                        Ok((known, rows)) => (Event::Ready { ask, rows }, Some(known)),
+                        Err(reason) => (Event::NotReady { ask, reason }, None),
+                    }
+                });
+                None
+            }
+            Effect::CloseGate { number, wait } => {
+                self.guard = self.context.close_gate(wait).await;
+                let is_closed = self.guard.is_some();
+                Some(if is_closed { Event::Closed { number } } else { Event::NotClosed { number } })
+            }
+            Effect::OpenGate => {
+                self.guard = None;
+                None
+            }
+            Effect::Move { step, limit } => Some(self.move_rows(step, limit).await),
+            Effect::Decide { step } => Some(self.decide(&step).await),
+            Effect::Commit { step } => Some(self.commit(&step).await),
+            Effect::RollBack { step } => {
+                self.links.clear();
+                Some(self.settle(&step, false).await)
+            }
+            Effect::Clean { ask } => {
+                self.links.clear();
+                let shards: Vec<ShardId> = self.context.topology.load().shard_ids().collect();
+                let cleaned = ready::clean(&self.context.find_primary(), &shards).await;
+                Some(match cleaned {
+                    Ok(()) => Event::Cleaned { ask },
+                    Err(reason) => Event::NotCleaned { ask, reason },
+                })
+            }
+        }
+    }
+
+    async fn read(&self, ask: u64) -> Event {
+        loop {
+            match read(self.context.store.as_ref(), ask).await {
+                Ok(Some(event)) => return event,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the resharding job cannot be read"),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn write(&mut self, ask: u64, record: Option<Record>, expected: Option<u64>) -> Event {
+        let expected = expected.map(Revision);
+        let written = match (&record, expected) {
+            (Some(record), _) => match encode_reshard(record) {
+                Ok(bytes) => self.context.store.put(RESHARD_KEY, bytes, expected).await.map(Some),
+                Err(error) => Err(error),
+            },
+            (None, Some(expected)) => self.context.store.delete(RESHARD_KEY, expected).await.map(|()| None),
+            (None, None) => Ok(None),
+        };
+        match written {
+            Ok(revision) => {
+                // Connections and tables are looked after before anything is stopped.
+                if let Some(step) = record.and_then(|record| record.step) {
+                    self.get_ready(&step).await;
+                }
+                Event::Written { ask, revision: revision.map(|revision| revision.0) }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the resharding job is not written");
+                sleep(AGAIN).await;
+                Event::NotWritten { ask }
+            }
+        }
+    }
+
+    /// What is missing is told by the step itself.
+    async fn get_ready(&mut self, step: &Step) {
+        let find = self.context.find_primary();
+        let topology = self.context.topology.load_full();
+        for shard in BTreeSet::from([topology.home(), step.from, step.to]) {
+            if let Err(error) = self.links.ensure(&find, shard).await {
+                tracing::debug!(%shard, %error, "no connection");
+            }
+        }
+        if self.tables.as_ref().is_none_or(|known| known.rules != topology.tables) {
+            self.tables = know_tables(&self.context, &topology).await.ok();
+        }
+    }
+
+    async fn move_rows(&mut self, step: Step, limit: Duration) -> Event {
+        let number = step.number;
+        let moved = timeout(limit, self.try_move(&step)).await;
+        match moved {
+            Ok(Ok(rows)) => return Event::Moved { number, rows },
+            Ok(Err(NotMoved { reason, is_final })) => {
+                tracing::info!(number, reason, is_final, "a step is undone");
+                self.tables = None;
+                Event::NotMoved { number, reason, is_final }
+            }
+            Err(_) => {
+                let buckets = step.buckets.len();
+                let reason =
+                    format!("{buckets} buckets from {} took too long", step.buckets.first().map_or(0, |b| b.0));
+                tracing::info!(number, reason, "a step is undone");
+                Event::NotMoved { number, reason, is_final: false }
+            }
+        }
+    }
+
+    async fn try_move(&self, step: &Step) -> Result<u64, NotMoved> {
+        let job = self.machine.record().map(|record| record.id).ok_or("there is no job".to_owned())?;
+        let known = self.tables.as_ref().ok_or("the tables are not known".to_owned())?;
+        let topology = self.context.topology.load();
+        if topology.epoch != step.epoch || topology.tables != known.rules {
+            return Err("the topology has changed".to_owned().into());
+        }
+        rows::move_rows(&self.links, job, step, &known.tables, &known.stamps, topology.home()).await
+    }
+
+    /// Comes back only when it is known which way it went.
+    async fn decide(&self, step: &Step) -> Event {
+        let number = step.number;
+        loop {
+            match decide(self.context.store.as_ref(), step).await {
+                Ok(Some(next)) => {
+                    self.context.publish(&next);
+                    return Event::Decided { number, epoch: next.epoch };
+                }
+                Ok(None) => return Event::NotDecided { number },
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "whether a step counts is not known yet");
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, step: &Step) -> Event {
+        let job = self.machine.record().map_or(0, |record| record.id);
+        let sql = format!("COMMIT PREPARED {}", quote_literal(&gid(job, step)));
+        let both = async {
+            let (source, target) = (self.links.get(step.from)?, self.links.get(step.to)?);
+            let committed = tokio::try_join!(source.rows(&sql, SHORT_MS), target.rows(&sql, SHORT_MS));
+            committed.map(drop).map_err(|error| error.to_string())
+        };
+        match both.await {
+            Ok(()) => Event::Settled { number: step.number },
+            // One of them may have done it.
+            Err(_) => self.settle(step, true).await,
+        }
+    }
+
+    async fn settle(&self, step: &Step, commits: bool) -> Event {
+        let job = self.machine.record().map_or(0, |record| record.id);
+        let number = step.number;
+        match rows::settle(&self.context.find_primary(), job, step, commits).await {
+            Ok(()) => Event::Settled { number },
+            Err(error) => {
+                tracing::warn!(number, commits, %error, "a step is not settled yet");
+                Event::NotSettled { number }
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let pace = self.machine.pace();
+        let Some(record) = self.machine.record() else {
+            let phase = if self.machine.is_reading() { "reading" } else { "none" };
+            return Status { phase: phase.to_owned(), ..Status::default() };
+        };
+        let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        let pairs = record.before.owners().iter().zip(record.wanted.owners());
+        let moves = pairs.filter(|(before, wanted)| before != wanted).count();
+        let left = self.machine.buckets_left();
+        Status {
+            exists: true,
+            phase: record.phase.as_str().to_owned(),
+            paused: record.is_paused,
+            reversed: record.is_reversed,
+            buckets_total: moves.max(left),
+            buckets_left: left,
+            rows_moved: record.rows,
+            rows_left: self.machine.rows_left(),
+            steps: record.steps,
+            pause_longest_ms: ms(pace.pauses.longest),
+            pause_mean_ms: ms(pace.pauses.total) / pace.pauses.count.max(1) as f64,
+            rows_next: pace.rows,
+            trouble: self.machine.trouble().map(str::to_owned),
+        }
+    }
+}
+
+async fn read(store: &dyn Store, ask: u64) -> Result<Option<Event>, StoreError> {
+    let entry = store.get(RESHARD_KEY).await?;
+    let Some((topology, _)) = load_topology(store).await? else { return Ok(None) };
+    let record = entry.as_ref().map(|entry| decode_reshard(&entry.value)).transpose()?;
+    let revision = entry.map(|entry| entry.revision.0);
+    Ok(Some(Event::Read { ask, record, revision, owners: topology.buckets, epoch: topology.epoch }))
+}
+
+/// The topology in which the step counts; `None`: it will not.
+async fn decide(store: &dyn Store, step: &Step) -> Result<Option<Topology>, StoreError> {
+    let Some((topology, revision)) = load_topology(store).await? else { return Ok(None) };
+    // An earlier attempt may have come through although it did not say so.
+    if step.buckets.iter().all(|bucket| topology.buckets.owner(*bucket) == step.to) {
+        return Ok(Some(topology));
+    }
+    if topology.epoch != step.epoch {
+        return Ok(None);
+    }
+    let mut owners = topology.buckets.owners().to_vec();
+    for bucket in &step.buckets {
+        if let Some(owner) = owners.get_mut(usize::from(bucket.0)) {
+            *owner = step.to;
+        }
+    }
+    let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| topology.buckets.clone());
+    let next = Topology { epoch: Epoch(topology.epoch.0 + 1), buckets, ..topology };
+    save_topology(store, &next, Some(revision)).await?;
+    Ok(Some(next))
+}
+
+async fn know_tables(context: &Context, topology: &Topology) -> Result<Known, String> {
+    let find = context.find_primary();
+    let home = topology.home();
+    let target = find(home).ok_or("the home shard has no primary")?;
+    let stamps = read_stamps(&find, topology.shard_ids()).await?;
+    let tables = read_tables(&target, topology).await?;
+    if read_stamps(&find, topology.shard_ids()).await? != stamps {
+        return Err("the schema changed while it was read".to_owned());
+    }
+    Ok(Known { tables: Arc::new(tables), stamps: Arc::new(stamps), rules: topology.tables.clone() })
+}
+
+/// Shards that give or take.
+pub(super) fn involved(before: &BucketMap, wanted: &BucketMap) -> Vec<ShardId> {
+    let pairs = before.owners().iter().zip(wanted.owners()).filter(|(now, then)| now != then);
+    pairs.flat_map(|(now, then)| [*now, *then]).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+async fn prepare(context: &Context, record: &Record) -> Result<(Known, Vec<u64>), String> {
+    let topology = context.topology.load_full();
+    let find = context.find_primary();
+    let known = know_tables(context, &topology).await?;
+    let shards = involved(&topology.buckets, &record.wanted);
+    ready::check(&find, &shards, &known.tables).await?;
+    ready::make_indexes(&find, &shards, &known.tables).await?;
+    let rows = ready::count(&find, &shards, &known.tables).await?;
+    Ok((known, rows))
+}

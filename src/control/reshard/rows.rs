@@ -1,0 +1,281 @@
+//! One step on the shards: rows over, compared, prepared; then committed or rolled back on both.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::links::{FindPrimary, Links, SHORT_MS, STEP_NAME, connect, value};
+use super::tables::{MovedTable, STAMP_SQL, Tables};
+use crate::base::ShardId;
+use crate::control::client::{ControlClient, ControlError, quote_literal};
+use crate::reshard::Step;
+
+/// Why a step moved nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotMoved {
+    /// In words.
+    pub reason: String,
+    /// Trying again would not help.
+    pub is_final: bool,
+}
+
+impl From<String> for NotMoved {
+    fn from(reason: String) -> Self {
+        Self { reason, is_final: false }
+    }
+}
+
+impl From<ControlError> for NotMoved {
+    fn from(error: ControlError) -> Self {
+        // A row that is there already, or that the target does not take: class 23.
+        let is_final = error.sqlstate().is_some_and(|code| code.starts_with("23"));
+        Self { reason: error.to_string(), is_final }
+    }
+}
+
+/// The name of a step's prepared transactions.
+pub(super) fn gid(job: u64, step: &Step) -> String {
+    format!("{GID_PREFIX}{job}-{}", step.number)
+}
+
+/// How the names of all prepared transactions of steps begin.
+pub(super) const GID_PREFIX: &str = "ostrakon-reshard-";
+
+/// Limit of a statement inside a step; the step as a whole has a shorter one.
+const STATEMENT_MS: u64 = 60_000;
+
+/// Rows and a checksum of them, by table.
+type Sums = Vec<(String, String)>;
+
+/// What [`STAMP_SQL`] said on each shard when the tables were read. The tables were read on the home shard: as long as its
+/// stamp is the same, and nothing runs, no change of the schema is halfway.
+pub(super) type Stamps = BTreeMap<ShardId, String>;
+
+/// Reads the stamps of all shards.
+///
+/// # Errors
+/// In words.
+pub(super) async fn read_stamps(find: &FindPrimary, shards: impl Iterator<Item = ShardId>) -> Result<Stamps, String> {
+    let mut stamps = Stamps::new();
+    for shard in shards {
+        let stamp = value(&connect(find, shard).await?, STAMP_SQL, SHORT_MS).await?;
+        stamps.insert(shard, stamp.ok_or("the schema's stamp cannot be read")?);
+    }
+    Ok(stamps)
+}
+
+/// Moves the rows of a step and prepares both transactions.
+///
+/// # Errors
+/// Nothing counts; something may be prepared.
+///
+/// # Cancel safety
+/// As an error.
+pub(super) async fn move_rows(
+    links: &Links,
+    job: u64,
+    step: &Step,
+    tables: &Tables,
+    stamps: &Stamps,
+    home: ShardId,
+) -> Result<u64, NotMoved> {
+    let (source, target) = (links.get(step.from)?, links.get(step.to)?);
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
+    tokio::try_join!(source.rows(begin, SHORT_MS), target.rows(begin, SHORT_MS))?;
+    let looks = BTreeSet::from([home, step.from, step.to]).into_iter().map(|shard| async move {
+        let now = value(links.get(shard)?, STAMP_SQL, SHORT_MS).await?;
+        if now.as_ref() == stamps.get(&shard) { Ok(()) } else { Err("the schema has changed".to_owned()) }
+    });
+    futures_util::future::try_join_all(looks).await?;
+    let before = sums(source, &tables.moved, step).await?;
+    let mut rows = 0;
+    for (table, (count, _)) in tables.moved.iter().zip(&before) {
+        let count: u64 = count.parse().unwrap_or(0);
+        if count > 0 {
+            copy(source, target, table, step).await?;
+            rows += count;
+        }
+    }
+    let delete = delete_sql(&tables.moved, &before, step);
+    let (deleted, after) = tokio::join!(source.rows(&delete, STATEMENT_MS), sums(target, &tables.moved, step));
+    deleted?;
+    if after? != before {
+        let reason = differing_rows(source, target, &tables.moved, step).await?;
+        return Err(NotMoved { reason, is_final: true });
+    }
+    let prepare = format!("PREPARE TRANSACTION {}", quote_literal(&gid(job, step)));
+    tokio::try_join!(source.rows(&prepare, STATEMENT_MS), target.rows(&prepare, STATEMENT_MS))?;
+    Ok(rows)
+}
+
+async fn copy(
+    source: &ControlClient,
+    target: &ControlClient,
+    table: &MovedTable,
+    step: &Step,
+) -> Result<(), ControlError> {
+    let format = if table.is_binary { "binary" } else { "text" };
+    let (columns, from, within) = (&table.columns, &table.from, table.within(&step.buckets));
+    let out = format!("COPY (SELECT {columns} FROM {from} WHERE {within}) TO STDOUT (FORMAT {format})");
+    let into = format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.into);
+    source.copy_to(&out, target, &into).await.map(drop)
+}
+
+/// All tables in one statement: a step has no time for one round trip each.
+async fn sums(client: &ControlClient, tables: &[MovedTable], step: &Step) -> Result<Sums, ControlError> {
+    if tables.is_empty() {
+        return Ok(Sums::new());
+    }
+    let of_table = tables.iter().enumerate().map(|(at, table)| {
+        format!(
+            "SELECT {at}, count(*), coalesce(sum(hash_record_extended({}, 0)::numeric), 0) FROM {} WHERE {}",
+            table.record,
+            table.from,
+            table.within(&step.buckets)
+        )
+    });
+    let sql = format!("{} ORDER BY 1", of_table.collect::<Vec<_>>().join(" UNION ALL "));
+    let rows = client.rows(&sql, STATEMENT_MS).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let mut cells = row.into_iter().skip(1).map(Option::unwrap_or_default);
+            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
+        })
+        .collect())
+}
+
+fn delete_sql(tables: &[MovedTable], sums: &Sums, step: &Step) -> String {
+    let moved = tables.iter().zip(sums).filter(|(_, (count, _))| count != "0");
+    let deletes = moved.map(|(table, _)| format!("DELETE FROM {} WHERE {}", table.from, table.within(&step.buckets)));
+    deletes.chain(["SELECT 1".to_owned()]).collect::<Vec<_>>().join("; ")
+}
+
+/// Most keys that are named.
+const NAMED_MAX: usize = 5;
+
+/// Names rows that are not alike. The source's are deleted in its open transaction, so another one reads them: nothing
+/// else writes meanwhile.
+async fn differing_rows(
+    source: &ControlClient,
+    target: &ControlClient,
+    tables: &[MovedTable],
+    step: &Step,
+) -> Result<String, NotMoved> {
+    let reader = ControlClient::connect(source.target()).await?;
+    let mut found = Vec::new();
+    for table in tables {
+        let sql = format!(
+            "SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; SET search_path = pg_catalog; \
+             SELECT ROW({})::text, hash_record_extended({}, 0)::text FROM {} WHERE {}",
+            table.key,
+            table.record,
+            table.from,
+            table.within(&step.buckets)
+        );
+        let (there, here) = tokio::try_join!(reader.rows(&sql, STATEMENT_MS), target.rows(&sql, STATEMENT_MS))?;
+        found.extend(
+            compare(&counted(there), &counted(here)).into_iter().map(|what| format!("{} {what}", table.name.name)),
+        );
+    }
+    let more = found.len().saturating_sub(NAMED_MAX);
+    found.truncate(NAMED_MAX);
+    let mut text = found.join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    Ok(format!("rows on shard {} are not those of shard {}: {text}", step.to, step.from))
+}
+
+/// Keys, the hashes of their rows, and how often each is there.
+type Counted = BTreeMap<String, HashMap<String, usize>>;
+
+fn counted(rows: Vec<Vec<Option<String>>>) -> Counted {
+    let mut counted = Counted::new();
+    for row in rows {
+        let mut cells = row.into_iter().map(Option::unwrap_or_default);
+        let (key, hash) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        *counted.entry(key).or_default().entry(hash).or_default() += 1;
+    }
+    counted
+}
+
+fn compare(source: &Counted, target: &Counted) -> Vec<String> {
+    let rows = |side: &Counted, key: &str| side.get(key).map_or(0, |rows| rows.values().sum::<usize>());
+    let keys = source.keys().chain(target.keys().filter(|key| !source.contains_key(*key)));
+    keys.filter(|key| source.get(*key) != target.get(*key))
+        .map(|key| match (rows(source, key), rows(target, key)) {
+            (before, after) if before > after => format!("{key} is missing"),
+            (before, after) if before < after => format!("{key} is there beside the rows that moved"),
+            _ => format!("{key} is changed"),
+        })
+        .collect()
+}
+
+/// How often it is looked whether connections have ended.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS_MAX: usize = 400;
+
+/// Commits or rolls back what a step left prepared on both of its shards. A transaction that is not there was settled
+/// before.
+///
+/// # Errors
+/// In words; it may be so on one shard only.
+///
+/// # Cancel safety
+/// It can be done again.
+pub(super) async fn settle(find: &FindPrimary, job: u64, step: &Step, commits: bool) -> Result<(), String> {
+    let (source, target) =
+        tokio::join!(settle_on(find, step.from, job, step, commits), settle_on(find, step.to, job, step, commits));
+    source.and(target)
+}
+
+async fn settle_on(find: &FindPrimary, shard: ShardId, job: u64, step: &Step, commits: bool) -> Result<(), String> {
+    let client = connect(find, shard).await?;
+    if !commits {
+        end_steps(&client).await?;
+    }
+    let gid = quote_literal(&gid(job, step));
+    let exists = format!("SELECT count(*) FROM pg_prepared_xacts WHERE gid = {gid} AND database = current_database()");
+    if value(&client, &exists, SHORT_MS).await?.as_deref() == Some("0") {
+        return Ok(());
+    }
+    let verb = if commits { "COMMIT" } else { "ROLLBACK" };
+    let settled = client.rows(&format!("{verb} PREPARED {gid}"), STATEMENT_MS).await;
+    settled.map(drop).map_err(|error| error.to_string())
+}
+
+/// Ends the connections of steps: a PREPARE that is still on its way would otherwise come after the look for it.
+pub(super) async fn end_steps(client: &ControlClient) -> Result<(), String> {
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE application_name = '{STEP_NAME}' AND pid <> pg_backend_pid() AND datname = current_database()"
+    );
+    for _ in 0..LOOKS_MAX {
+        if value(client, &sql, SHORT_MS).await?.as_deref() == Some("0") {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+    Err("connections of a step do not end".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_differ_are_named_by_their_keys() {
+        let side = |rows: &[(&str, &str)]| {
+            counted(rows.iter().map(|(key, hash)| vec![Some((*key).to_owned()), Some((*hash).to_owned())]).collect())
+        };
+        let source = side(&[("(1)", "a"), ("(2)", "b"), ("(3)", "c")]);
+        let target = side(&[("(1)", "a"), ("(2)", "x"), ("(4)", "d"), ("(4)", "d")]);
+        assert_eq!(
+            compare(&source, &target),
+            ["(2) is changed", "(3) is missing", "(4) is there beside the rows that moved"]
+        );
+        assert_eq!(compare(&source, &source), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,308 @@
+//! Writers that know what every one of their statements has to answer, and a comparison of all rows with what they know.
+//!
+//! Each writer alone writes rows of its own, so at any moment there is one right answer to whatever it asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::ground::Ground;
+use crate::raw::{Raw, Reply};
+
+/// What a writer knows.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub owner: u32,
+    /// Balance by account.
+    accounts: BTreeMap<i64, i64>,
+    /// Account and number.
+    events: BTreeSet<(i64, i64)>,
+    statements: u64,
+    transactions: u64,
+    longest: Duration,
+    all: Vec<u32>,
+    /// Accounts of which nobody knows whether the last statement was done: its proxy was killed.
+    unknown: BTreeSet<i64>,
+}
+
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<History>>,
+}
+
+impl Writers {
+    pub fn start(ground: &Ground, count: u32) -> Self {
+        Self::begin(ground, count, false)
+    }
+
+    /// Writers that connect again when their proxy is killed.
+    pub fn start_patient(ground: &Ground, count: u32) -> Self {
+        Self::begin(ground, count, true)
+    }
+
+    fn begin(ground: &Ground, count: u32, is_patient: bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..count).map(|owner| {
+            let (stop, port) = (Arc::clone(&stop), ground.up.port);
+            std::thread::spawn(move || Writer::new(owner, port, is_patient).write_until(&stop))
+        });
+        Self { threads: threads.collect(), stop }
+    }
+
+    pub fn stop(self) -> Vec<History> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+struct Writer {
+    session: Raw,
+    port: u16,
+    is_patient: bool,
+    chance: u64,
+    next: i64,
+    known: History,
+}
+
+/// The proxy is gone: what was sent last may have been done.
+struct Gone;
+
+impl Writer {
+    fn new(owner: u32, port: u16, is_patient: bool) -> Self {
+        let session = Raw::connect(port, "app", "app").unwrap();
+        let known = History { owner, ..History::default() };
+        Self { session, port, is_patient, chance: u64::from(owner) * 7919 + 1, next: 0, known }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.chance >> 33) % below.max(1)
+    }
+
+    fn write_until(mut self, stop: &AtomicBool) -> History {
+        while !stop.load(Ordering::Relaxed) {
+            let touched = match self.random(10) {
+                0..=2 => self.insert(),
+                3 | 4 => self.update(),
+                5 => self.delete(),
+                6 | 7 => self.transfer(),
+                8 => self.read_one(),
+                _ => self.read_all(),
+            };
+            if let Err((Gone, touched)) = touched {
+                assert!(self.is_patient, "the connection was lost");
+                self.known.unknown.extend(touched);
+                self.connect_again();
+            }
+        }
+        // What nobody knows is asked once at the end, and has to be one of both.
+        for account in std::mem::take(&mut self.known.unknown) {
+            self.known.accounts.remove(&account);
+            self.known.events.retain(|(of, _)| *of != account);
+            self.adopt(account);
+        }
+        self.known
+    }
+
+    fn adopt(&mut self, account: i64) {
+        let rows = self.session.must(&format!("SELECT balance FROM accounts WHERE id = {account}")).texts();
+        if let Some(row) = rows.first() {
+            self.known.accounts.insert(account, row[0].parse().unwrap());
+        }
+        let rows = self.session.must(&format!("SELECT id FROM events WHERE account = {account}")).texts();
+        self.known.events.extend(rows.iter().map(|row| (account, row[0].parse::<i64>().unwrap())));
+    }
+
+    fn connect_again(&mut self) {
+        let begun = Instant::now();
+        loop {
+            match Raw::connect(self.port, "app", "app") {
+                Ok(session) => {
+                    self.session = session;
+                    return;
+                }
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(60), "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn say(&mut self, sql: &str) -> Result<Reply, Gone> {
+        let begun = Instant::now();
+        let reply = self.session.simple(sql);
+        let took = begun.elapsed();
+        self.known.longest = self.known.longest.max(took);
+        self.known.all.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        self.known.statements += 1;
+        match reply {
+            Ok(reply) => match reply.fault() {
+                None => Ok(reply),
+                Some(fault)
+                    if self.is_patient && (fault.sqlstate.starts_with("57P0") || fault.sqlstate.starts_with("08")) =>
+                {
+                    Err(Gone)
+                }
+                Some(fault) => panic!("{sql}: {} {} {:?}", fault.sqlstate, fault.message, fault.hint),
+            },
+            Err(error) if self.is_patient => {
+                let _lost = error;
+                Err(Gone)
+            }
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
+    fn any(&mut self) -> Option<i64> {
+        let known: Vec<i64> =
+            self.known.accounts.keys().filter(|key| !self.known.unknown.contains(key)).copied().collect();
+        let at = self.random(known.len() as u64) as usize;
+        known.get(at).copied()
+    }
+
+    /// Rows of several shards in one statement.
+    fn insert(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let count = 1 + self.random(4) as i64;
+        let keys: Vec<i64> = (0..count).map(|at| (self.next + at) * 100 + i64::from(self.known.owner)).collect();
+        self.next += count;
+        let owner = self.known.owner;
+        let rows: Vec<String> = keys.iter().map(|key| format!("({key}, {owner}, {key})")).collect();
+        let sql = format!("INSERT INTO accounts VALUES {}", rows.join(", "));
+        self.say(&sql).map_err(|gone| (gone, keys.clone()))?;
+        self.known.accounts.extend(keys.iter().map(|key| (*key, *key)));
+        Ok(())
+    }
+
+    fn update(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some(key) = self.any() else { return Ok(()) };
+        let reply = self.say(&format!("UPDATE accounts SET balance = balance + 1 WHERE id = {key} RETURNING balance"));
+        let reply = reply.map_err(|gone| (gone, vec![key]))?;
+        let balance = self.known.accounts.get_mut(&key).unwrap();
+        *balance += 1;
+        assert_eq!(reply.texts(), [[balance.to_string()]], "account {key}");
+        Ok(())
+    }
+
+    fn delete(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some(key) = self.any() else { return Ok(()) };
+        self.say(&format!("DELETE FROM events WHERE account = {key}")).map_err(|gone| (gone, vec![key]))?;
+        self.known.events.retain(|(account, _)| *account != key);
+        self.say(&format!("DELETE FROM accounts WHERE id = {key}")).map_err(|gone| (gone, vec![key]))?;
+        self.known.accounts.remove(&key);
+        Ok(())
+    }
+
+    /// A transaction over two accounts, mostly on two shards, with an event for each.
+    fn transfer(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let (Some(from), Some(to)) = (self.any(), self.any()) else { return Ok(()) };
+        if from == to {
+            return Ok(());
+        }
+        let both = || vec![from, to];
+        let number = self.known.statements as i64;
+        for sql in [
+            "BEGIN".to_owned(),
+            format!("UPDATE accounts SET balance = balance - 5 WHERE id = {from}"),
+            format!("UPDATE accounts SET balance = balance + 5 WHERE id = {to}"),
+            format!("INSERT INTO events VALUES ({from}, {number}, 'out'), ({to}, {number}, 'in')"),
+            "COMMIT".to_owned(),
+        ] {
+            self.say(&sql).map_err(|gone| (gone, both()))?;
+        }
+        *self.known.accounts.get_mut(&from).unwrap() -= 5;
+        *self.known.accounts.get_mut(&to).unwrap() += 5;
+        self.known.events.extend([(from, number), (to, number)]);
+        self.known.transactions += 1;
+        Ok(())
+    }
+
+    fn read_one(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some(key) = self.any() else { return Ok(()) };
+        let sql = format!("SELECT a.balance, k.name FROM accounts a JOIN kinds k ON k.id = 7 WHERE a.id = {key}");
+        let reply = self.say(&sql).map_err(|gone| (gone, Vec::new()))?;
+        assert_eq!(reply.texts(), [[self.known.accounts[&key].to_string(), "kind 7".to_owned()]], "account {key}");
+        Ok(())
+    }
+
+    /// All shards are asked; each row counts once.
+    fn read_all(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let owner = self.known.owner;
+        let sql = format!("SELECT count(*), coalesce(sum(balance), 0) FROM accounts WHERE owner = {owner}");
+        let reply = self.say(&sql).map_err(|gone| (gone, Vec::new()))?;
+        if self.known.unknown.is_empty() {
+            let sum: i64 = self.known.accounts.values().sum();
+            assert_eq!(reply.texts(), [[self.known.accounts.len().to_string(), sum.to_string()]], "writer {owner}");
+        }
+        Ok(())
+    }
+}
+
+/// What writers did.
+pub struct Facts {
+    statements: u64,
+    transactions: u64,
+    rows: usize,
+    longest: Duration,
+    median_us: u32,
+    slow: usize,
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} statements, {} transactions of two shards, {} rows at the end, 0 errors, 0 lost, 0 doubled; median {:.1} ms, \
+             {} took over 100 ms, the longest {} ms",
+            self.statements,
+            self.transactions,
+            self.rows,
+            f64::from(self.median_us) / 1_000.0,
+            self.slow,
+            self.longest.as_millis()
+        )
+    }
+}
+
+/// Compares all rows of the writers with what they know: through the proxy, and on the servers themselves.
+pub fn compare(ground: &Ground, histories: &[History]) -> Facts {
+    let accounts = "SELECT id, owner, balance FROM accounts WHERE owner >= 0";
+    let events = "SELECT account, id FROM events WHERE account >= 0";
+    let mut app = ground.up.app();
+    let through = [app.must(accounts).texts(), app.must(events).texts()];
+    let mut on_servers = [Vec::new(), Vec::new()];
+    for mut server in ground.servers() {
+        on_servers[0].extend(server.must(accounts).texts());
+        on_servers[1].extend(server.must(events).texts());
+    }
+    let known_accounts = histories.iter().flat_map(|known| {
+        known.accounts.iter().map(|(id, balance)| vec![id.to_string(), known.owner.to_string(), balance.to_string()])
+    });
+    let known_events =
+        histories.iter().flat_map(|known| &known.events).map(|(account, id)| vec![account.to_string(), id.to_string()]);
+    let mut known = [known_accounts.collect::<Vec<_>>(), known_events.collect::<Vec<_>>()];
+    known.iter_mut().for_each(|rows| rows.sort());
+    for (place, mut seen) in [("through the proxy", through), ("on the servers", on_servers)] {
+        seen.iter_mut().for_each(|rows| rows.sort());
+        for (table, (seen, known)) in ["accounts", "events"].iter().zip(seen.iter().zip(&known)) {
+            let first = seen.iter().zip(known.iter()).find(|(seen, known)| seen != known);
+            assert!(
+                seen == known,
+                "{table} {place}: {} rows, {} known; first difference {first:?}",
+                seen.len(),
+                known.len()
+            );
+        }
+    }
+    let mut all: Vec<u32> = histories.iter().flat_map(|known| known.all.iter().copied()).collect();
+    all.sort_unstable();
+    Facts {
+        statements: histories.iter().map(|known| known.statements).sum(),
+        transactions: histories.iter().map(|known| known.transactions).sum(),
+        rows: known.iter().map(Vec::len).sum(),
+        longest: histories.iter().map(|known| known.longest).max().unwrap_or_default(),
+        median_us: all.get(all.len() / 2).copied().unwrap_or(0),
+        slow: all.iter().filter(|took| **took > 100_000).count(),
+    }
+}
