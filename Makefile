@@ -2,6 +2,7 @@
 # make down   stop it
 # make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
+# make reads  a million writes, each read back over replicas that replay late, on one shard and on two
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients faults generator generator-control saturation bench check postgresql etcd upstream $(UPSTREAM)
+.PHONY: help up down build test clients reads faults generator generator-control saturation bench check postgresql etcd upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -40,6 +41,10 @@ clients: postgresql
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
 	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
+
+reads: postgresql
+	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \
+	cargo test --locked --release --test reads freshness -- --nocapture --test-threads 1
 
 saturation: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test faults --no-capture -E 'test(saturation)'

@@ -7,5 +7,6 @@ pub mod drift;
 pub mod probe;
 pub mod recovery;
 pub mod roles;
+pub mod sampling;
 pub mod sequences;
 mod tls;

@@ -63,10 +63,17 @@ impl Session {
                 return Ok(());
             }
             if let Some(link) = self.links.remove(&shard) {
+                self.seen.use_primary(shard);
                 return self.take(shard, link, &name).await;
             }
         }
+        if let Some(link) = self.replica_link(shard).await {
+            self.cancel.add_on_replica(shard, link.lease.cancel_handle());
+            self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
+            return self.take(shard, link, &name).await;
+        }
         let target = self.cluster.target(&self.topology, shard, &self.user)?;
+        self.seen.use_primary(shard);
         let lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
             Some(frame) => {
                 self.was_refused = true;
@@ -79,6 +86,25 @@ impl Session {
         self.cancel.add(shard, link.lease.cancel_handle());
         self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
         self.take(shard, link, &name).await
+    }
+
+    /// A connection to a replica, if the present batch reads from one and one can be had.
+    async fn replica_link(&mut self, shard: ShardId) -> Option<Link> {
+        let reading = self.reading?;
+        let cluster = std::sync::Arc::clone(&self.cluster);
+        let node = self.seen.choose(&cluster, shard, reading).await?;
+        let target = cluster.replica_target(&self.topology, node, &self.user);
+        let lease = match target {
+            Some(target) => cluster.pools.checkout(&target).await.ok(),
+            None => None,
+        };
+        let Some(lease) = lease else {
+            self.seen.give_up(shard);
+            return None;
+        };
+        let mut link = Link::new(lease);
+        link.lease.notifications = Some(Vec::new());
+        Some(link)
     }
 
     /// Makes a connection ready for what comes, and holds it.
@@ -179,6 +205,7 @@ impl Session {
         self.let_go();
         if !self.transaction.is_open() {
             self.epoch_guard = None;
+            self.seen.settle();
         }
     }
 

@@ -103,10 +103,10 @@ impl Frontend {
             Box::pin(direct.close()).await;
             return outcome.map(|_| ());
         }
-        let (settings, prepared) = direct.into_parts();
+        let (settings, prepared, seen) = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut session = Box::new(Session::new(cluster, &wanted.user, settings, slot));
-        session.adopt(prepared);
+        session.adopt(prepared, seen);
         let outcome = Box::pin(self.serve_sharded(&mut client, &mut session, &registered, stop)).await;
         Box::pin(session.close()).await;
         outcome
@@ -159,6 +159,10 @@ impl Frontend {
                     return Ok(());
                 }
             };
+            let mut message = message;
+            if !session.begin_batch(client, &mut message).await? {
+                continue;
+            }
             match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),

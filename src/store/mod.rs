@@ -10,6 +10,7 @@ mod clock;
 mod embedded;
 mod etcd;
 mod lease;
+pub mod members;
 mod memory;
 mod records;
 mod watch;

@@ -6,6 +6,7 @@
 mod host;
 mod relay;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
+use super::reads::{self, Reading, Seen};
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
 use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::direct::{Host as _, Machine, Pumped};
-use crate::session::{PoolMode, Settings};
+use crate::session::{PoolMode, ReadFrom, Settings};
+use crate::topology::Topology;
+use crate::wire::client_message;
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
 use host::DirectHost;
@@ -51,6 +55,12 @@ pub struct Direct {
     database: Option<String>,
     machine: Machine,
     held: Option<Held>,
+    /// What it has seen.
+    seen: Seen,
+    /// The connection leads to a replica.
+    is_on_replica: bool,
+    /// Everything that was meant for the replica has been sent: what follows may belong elsewhere.
+    is_batch_over: bool,
     /// A message that waits for the server.
     waiting: Option<Frame>,
     /// A session that does nothing inside a transaction for so long is ended.
@@ -93,6 +103,9 @@ impl Direct {
             database: None,
             machine: Machine::new(mode, settings),
             held: None,
+            seen: Seen::default(),
+            is_on_replica: false,
+            is_batch_over: false,
             waiting: None,
             idle_transaction: None,
             _joined: joined,
@@ -124,7 +137,7 @@ impl Direct {
     /// PostgreSQL's own error, or the server cannot be reached.
     pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
         let mut unseen = BytesMut::new();
-        self.attach(&mut unseen).await?;
+        self.attach(&mut unseen, None).await?;
         while !self.machine.is_quiet() {
             let Some(held) = &mut self.held else { break };
             relay::exchange(&mut held.lease).await.map_err(|error| self.lost(&error))?;
@@ -135,6 +148,7 @@ impl Direct {
         }
         let parameters = self.held.as_ref().map(|held| held.lease.parameters().clone()).unwrap_or_default();
         self.release_if_possible();
+        self.seen.forget();
         Ok(parameters)
     }
 
@@ -171,9 +185,9 @@ impl Direct {
         }
     }
 
-    /// Settings and prepared statements (name and Parse body), for whoever serves the session next.
-    pub fn into_parts(self) -> (Settings, Vec<(Bytes, Bytes)>) {
-        (self.machine.settings.clone(), self.machine.prepared_texts())
+    /// Settings, prepared statements (name and Parse body) and what was seen, for whoever serves the session next.
+    pub fn into_parts(self) -> (Settings, Vec<(Bytes, Bytes)>, Seen) {
+        (self.machine.settings.clone(), self.machine.prepared_texts(), self.seen)
     }
 
     /// The client is gone: a transaction that is open is rolled back, within a bound.
@@ -216,7 +230,7 @@ impl Direct {
     }
 
     /// Takes a connection, unless one is held.
-    async fn attach(&mut self, to_client: &mut BytesMut) -> Result<(), Failure> {
+    async fn attach(&mut self, to_client: &mut BytesMut, reading: Option<Reading>) -> Result<(), Failure> {
         if self.held.is_some() {
             return Ok(());
         }
@@ -230,10 +244,21 @@ impl Direct {
         if self.mode == PoolMode::Session {
             target.parameters.clone_from(&self.startup);
         }
-        let mut lease = self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
-            Some(frame) => Failure::Postgres(frame.clone()),
-            None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
-        })?;
+        let from_replica = match reading {
+            Some(reading) => self.replica_lease(&topology, shard, reading).await,
+            None => None,
+        };
+        self.is_on_replica = from_replica.is_some();
+        let mut lease = match from_replica {
+            Some(lease) => lease,
+            None => {
+                self.seen.use_primary(shard);
+                self.cluster.pools.checkout(&target).await.map_err(|error| match error.error_frame() {
+                    Some(frame) => Failure::Postgres(frame.clone()),
+                    None => Failure::Ours(error.to_client_error(&shard_name(&topology, shard))),
+                })?
+            }
+        };
         // In session mode the client knows the server's own process.
         let is_own = self.mode == PoolMode::Session;
         let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
@@ -246,10 +271,63 @@ impl Direct {
         Ok(())
     }
 
+    /// A connection to a replica, if one can be had.
+    async fn replica_lease(&mut self, topology: &Topology, shard: ShardId, reading: Reading) -> Option<Lease> {
+        let node = self.seen.choose(&self.cluster, shard, reading).await?;
+        let lease = match self.cluster.replica_target(topology, node, self.host.user()) {
+            Some(target) => self.cluster.pools.checkout(&target).await.ok(),
+            None => None,
+        };
+        if lease.is_none() {
+            self.seen.give_up(shard);
+        }
+        lease
+    }
+
+    /// How what begins with this message reads from replicas.
+    fn reading_of(&mut self, client: &mut Framed, frame: &Frame) -> Option<Reading> {
+        if self.database.is_some() || self.mode == PoolMode::Session || !matches!(frame.tag, b'Q' | b'P' | b'B') {
+            return None;
+        }
+        let body = frame.body();
+        let text = match frame.tag {
+            b'Q' => body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok()).map(Cow::Borrowed),
+            b'P' => parsed_text(&body).map(Cow::Borrowed),
+            _ => bound_name(&body).and_then(|name| self.machine.prepared_text(name)).map(Cow::Owned),
+        };
+        let hinted = text.as_deref().and_then(ReadFrom::hinted);
+        let settings = &self.machine.settings;
+        if self.cluster.wants_replica(self.host.user(), settings, hinted) == ReadFrom::Primary {
+            return None;
+        }
+        let (behind, _) = client.buffers();
+        let known = |name: &[u8]| self.machine.prepared_text(name);
+        let texts = reads::batch_texts((frame.tag, &body), behind, known)?;
+        self.cluster.reading_of(self.host.user(), settings, &mut self.seen, &texts)
+    }
+
+    /// A question for the session's token, as a statement that any server answers.
+    async fn answer_token(&mut self, frame: &Frame) -> Result<Frame, ClientError> {
+        let text = reads::token_answer(&self.seen.token(&self.cluster).await?);
+        let mut bytes = BytesMut::new();
+        match frame.tag {
+            b'Q' => client_message::encode_query(&mut bytes, &text),
+            _ => {
+                let body = frame.body();
+                let name = String::from_utf8_lossy(body.split(|byte| *byte == 0).next().unwrap_or_default());
+                client_message::encode_parse(&mut bytes, &name, &text, &[]);
+            }
+        }
+        Ok(Frame { tag: frame.tag, bytes: bytes.freeze() })
+    }
+
     /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
     fn open_to_cancel(&mut self) {
         let Some(held) = &mut self.held else { return };
         match (held.is_cancellable, self.machine.is_speaking()) {
+            (false, false) if self.is_on_replica => {
+                self.slot.add_on_replica(held.shard, held.lease.cancel_handle());
+            }
             (false, false) => self.slot.add(held.shard, held.lease.cancel_handle()),
             (true, true) => self.slot.remove(held.shard),
             _ => return,
@@ -294,6 +372,8 @@ impl Direct {
             }
             held.lease.needs_reset |= self.machine.needs_reset();
         }
+        (self.is_on_replica, self.is_batch_over) = (false, false);
+        self.seen.settle();
         self.machine.detach();
     }
 
@@ -316,6 +396,16 @@ impl Direct {
             }
         }
     }
+}
+
+/// The text of a Parse.
+fn parsed_text(body: &[u8]) -> Option<&str> {
+    std::str::from_utf8(body.split(|byte| *byte == 0).nth(1)?).ok()
+}
+
+/// The statement that a Bind names.
+fn bound_name(body: &[u8]) -> Option<&[u8]> {
+    body.split(|byte| *byte == 0).nth(1)
 }
 
 /// Tells a client why it is sent away. That it may be gone already is no matter.
