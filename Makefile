@@ -3,17 +3,19 @@
 # make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
 # make reads  a million writes, each read back over replicas that replay late, on one shard and on two
+# make cluster-long  kill -9 for ten minutes, 1,000 migrations that fail, 3,000,000 sorted rows
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
-# make bench  what the proxy costs beside PgBouncer and a bare relay (20 minutes on a quiet machine)
+# make bench  what the proxy costs beside PgBouncer and a bare relay (25 minutes on a quiet machine)
+# make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients reads faults generator generator-control saturation bench check postgresql etcd upstream $(UPSTREAM)
+.PHONY: help up down build test clients reads faults generator generator-control saturation cluster-long bench bench-quick check postgresql etcd upstream $(UPSTREAM)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -46,6 +48,10 @@ reads: postgresql
 	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \
 	cargo test --locked --release --test reads freshness -- --nocapture --test-threads 1
 
+cluster-long: postgresql
+	OSTRAKON_FULL=1 cargo nextest run --locked --release --test cluster --no-capture \
+	  -E 'test(wherever_the_proxy_dies) | test(leave_no_drift) | test(through_little_memory)'
+
 saturation: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test faults --no-capture -E 'test(saturation)'
 
@@ -53,6 +59,12 @@ saturation: postgresql
 bench: postgresql
 	@command -v pgbouncer >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer >/dev/null
 	cargo bench --locked --bench load -- $(or $(ARGS),--page docs/reference/performance.md)
+
+# ARGS: --write, --only merge, --plant 7: cargo bench --bench micro -- --compare --help
+bench-quick:
+	@command -v valgrind >/dev/null || { $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind >/dev/null; }
+	cargo bench --locked --profile quick --bench micro -- $(or $(filter --write,$(ARGS)),--compare) $(filter-out --write,$(ARGS))
 
 # In a release build; without a runner of tests, which would end what takes so long.
 generator: postgresql generator-control

@@ -45,7 +45,8 @@ impl Session {
     }
 
     fn reading_of_batch(&mut self, client: &mut Framed, message: &ClientMessage) -> Option<Reading> {
-        if !self.links.is_empty() || self.transaction.is_open() || self.mode == PoolMode::Session {
+        let is_busy = !self.links.is_empty() || self.transaction.is_open();
+        if is_busy || self.mode == PoolMode::Session || !self.encoding.is_utf8() {
             return None;
         }
         let text_of = |name: &str| self.statements.get(name).ok().map(|statement| statement.parsed.text.clone());

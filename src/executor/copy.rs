@@ -9,7 +9,7 @@ use super::relay::{Done, FirstError, forward};
 use super::statement::Mode;
 use super::transaction::read_answer;
 use super::values::StatementValues;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
@@ -50,6 +50,9 @@ impl Session {
             return Err(ClientError::new(ErrorId::Internal, "not a COPY").into());
         };
         let shards = self.copy_shards(client, parsed, plan, mode).await?;
+        if shards.len() > 1 || !copy.fills.is_empty() {
+            self.may_copy(copy)?;
+        }
         let done = match shards.as_slice() {
             [one] if copy.fills.is_empty() => self.forward_query(client, *one, &parsed.text).await?,
             several if copy.from => {
@@ -114,7 +117,9 @@ impl Session {
         for (started, shard) in shards.iter().enumerate() {
             let name = shard_name(&self.topology, *shard);
             let link = self.held(*shard)?;
-            let outcome = start_copy_in(link, &sql, &name).await;
+            let outcome = start_copy_in(link, sql.text(), &name)
+                .await
+                .map_err(|failure| places::in_source(failure, &sql, &parsed.text));
             match self.after_exchange(*shard, outcome) {
                 Ok(shard_format) => format = format.or(Some(shard_format)),
                 Err(failure) => {

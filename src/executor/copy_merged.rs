@@ -4,7 +4,7 @@
 use super::copy::shape_of;
 use super::relay::Done;
 use super::statement::Mode;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::plan::CopyPlan;
@@ -33,6 +33,7 @@ impl Session {
             return Err(ClientError::new(ErrorId::Internal, "not a COPY of a query").into());
         };
         let bytes = parsed.lexed.byte_range(tokens);
+        let start_of_query = bytes.start;
         let query = self.understand(parsed.text.get(bytes).unwrap_or_default())?;
         let shape = shape_of(&copy.options);
         let formats = Bind {
@@ -46,6 +47,7 @@ impl Session {
         client.flush().await?;
         client.hold_output(self.cluster.settings.merge.bytes_max);
         let outcome = Box::pin(self.run(client, &query, own_mode)).await;
+        let outcome = outcome.map_err(|failure| places::behind(failure, &parsed.text, start_of_query));
         let mut held = client.release_output();
         outcome.map_err(|failure| match failure {
             Failure::Client(NetError::HeldTooMuch) => ClientError::new(

@@ -3,13 +3,14 @@
 use super::exchange::Show;
 use super::relay::{Done, command_tag};
 use super::statement::Mode;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::{Class, Plan};
 use crate::planner::rewrite;
 use crate::session::Parsed;
+use crate::sql::Spliced;
 
 impl Session {
     /// Runs a statement on each shard, one after the other in ascending order: two such statements
@@ -37,17 +38,21 @@ impl Session {
             Class::Write if sum => self.one_time(client, parsed).await?,
             _ => Vec::new(),
         };
-        let text = match text {
+        let made = match text {
             None if !one_time.is_empty() => Some(rewrite::replace(&parsed.text, &parsed.lexed, &one_time)),
             text => text,
         };
-        let text = text.as_deref().unwrap_or(&parsed.text);
+        let text = made.as_ref().map_or(parsed.text.as_str(), Spliced::text);
+        let placed = |failure| match &made {
+            Some(made) => places::in_source(failure, made, &parsed.text),
+            None => failure,
+        };
         let mut count = 0;
         let mut first: Option<Done> = None;
         for shard in shards {
             let is_first = first.is_none();
             let show = Show { header: is_first && mode.describes(), rows: is_first || sum, notices: is_first || sum };
-            let done = self.exchange(client, *shard, text, mode, show).await?;
+            let done = self.exchange(client, *shard, text, mode, show).await.map_err(placed)?;
             self.note_effects(*shard, parsed, plan);
             if plan.class == Class::Ddl && is_first && plan.changes_schema {
                 self.after_ddl(*shard).await?;

@@ -1,5 +1,7 @@
 //! One statement with one shard, in either protocol, up to ReadyForQuery.
 
+use bytes::Bytes;
+
 use super::link::{Link, failure_of, read_quiet};
 use super::relay::{Done, FirstError, forward};
 use super::statement::Mode;
@@ -71,14 +73,17 @@ impl Session {
         let link = self.held(shard)?;
         write_statement(link, sql, Mode::Simple, 0);
         let outcome = read_value(link, &name).await;
-        self.after_exchange(shard, outcome)
+        let value = self.after_exchange(shard, outcome)?.unwrap_or_default();
+        self.must_be_readable(&value)?;
+        Ok(String::from_utf8(value.to_vec()).unwrap_or_default())
     }
 }
 
 /// Appends a statement as the mode says; `hidden` columns are added behind the client's.
 pub(super) fn write_statement(link: &mut Link, sql: &str, mode: Mode<'_>, hidden: usize) {
+    let sql = link.text(sql);
     match mode {
-        Mode::Simple => client_message::encode_query(link.lease.output(), sql),
+        Mode::Simple => client_message::encode_query(link.lease.output(), &sql),
         Mode::Extended { bind, types, describe } => {
             let mut bind = Bind { portal: String::new(), statement: String::new(), ..bind.clone() };
             if bind.result_formats.len() > 1 {
@@ -86,7 +91,7 @@ pub(super) fn write_statement(link: &mut Link, sql: &str, mode: Mode<'_>, hidden
                 bind.result_formats.extend(std::iter::repeat_n(crate::wire::Format::Binary, hidden));
             }
             let output = link.lease.output();
-            client_message::encode_parse(output, "", sql, types);
+            client_message::encode_parse(output, "", &sql, types);
             client_message::encode_bind(output, "", "", &bind);
             if describe || hidden > 0 {
                 client_message::encode_describe(output, &Target::Portal(String::new()));
@@ -131,7 +136,7 @@ async fn relay_shown(
     error.into_result((done, columns))
 }
 
-async fn read_value(link: &mut Link, name: &str) -> Result<String, Failure> {
+async fn read_value(link: &mut Link, name: &str) -> Result<Option<Bytes>, Failure> {
     link.lease.flush().await.map_err(|error| failure_of(error, name))?;
     read_quiet(link, name).await?;
     let mut error = FirstError::default();
@@ -147,8 +152,6 @@ async fn read_value(link: &mut Link, name: &str) -> Result<String, Failure> {
     }
     let value = row
         .and_then(|row| server_message::read_data_row(&row.body()).ok())
-        .and_then(|values| values.into_iter().next().flatten())
-        .and_then(|value| String::from_utf8(value.to_vec()).ok())
-        .unwrap_or_default();
+        .and_then(|values| values.into_iter().next().flatten());
     error.into_result(value)
 }

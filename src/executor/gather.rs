@@ -14,13 +14,14 @@ use super::link::failure_of;
 use super::relay::Done;
 use super::scatter::{Source, drain, next, set_formats};
 use super::statement::Mode;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::GatherPlan;
 use crate::planner::rewrite;
 use crate::session::{Columns, Parsed};
+use crate::sql::Spliced;
 use crate::sql::ast::Statement;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
@@ -36,7 +37,7 @@ struct Texts {
     /// All of the fetch, for its columns' types.
     whole: String,
     /// What the finishing shard runs.
-    finish: String,
+    finish: Spliced,
 }
 
 impl Session {
@@ -52,6 +53,9 @@ impl Session {
         plan: &GatherPlan,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
+        if !self.encoding.is_exact() {
+            return Err(self.beyond_encoding("a statement whose rows are gathered from several shards").into());
+        }
         if self.is_at_work() && !self.transaction.is_open() {
             self.open_block().await?;
         }
@@ -78,14 +82,16 @@ impl Session {
         let start = declared.as_ref().map_or(0, |(start, _)| *start);
         let asked = check::Texts {
             client: parsed.text.get(start..).unwrap_or_default(),
-            finish: texts.finish.get(start..).unwrap_or_default(),
+            finish: texts.finish.text().get(start..).unwrap_or_default(),
             fetch: &texts.whole,
         };
         let outcome = check::ask(link, &name, &asked, &types, own).await;
-        let checked = self.after_exchange(finish, outcome)?;
+        let placed = |failure| places::in_source(failure, &texts.finish, &parsed.text);
+        let checked =
+            self.after_exchange(finish, outcome).map_err(|failure| places::behind(failure, &parsed.text, start))?;
         let used: Vec<u32> = plan.sources.iter().flat_map(|source| source.params.iter().copied()).collect();
         let fetch = fetch_bind(mode, &used, &checked.own_types);
-        let arrays = self.fetch(&texts.fetch, plan, &checked.element_types, fetch).await?;
+        let arrays = self.fetch(&texts.fetch, plan, &checked.element_types, fetch).await.map_err(places::without)?;
         let bind = finish_bind(mode, own, arrays);
         let mut types = checked.own_types.clone();
         types.extend(&checked.array_types);
@@ -94,7 +100,7 @@ impl Session {
             let describe = matches!(mode, Mode::Extended { describe: true, .. });
             let finish_mode = Mode::Extended { bind: &bind, types: &types, describe };
             let show = Show { header: true, rows: false, notices: true };
-            let done = self.exchange(client, finish, &texts.finish, finish_mode, show).await?;
+            let done = self.exchange(client, finish, texts.finish.text(), finish_mode, show).await.map_err(placed)?;
             self.note_cursor(finish, parsed);
             self.note_pins(finish, parsed);
             return Ok(done);
@@ -106,7 +112,7 @@ impl Session {
             server_message::write_row_description(client.output(), &fields);
         }
         let show = Show { header: false, rows: true, notices: true };
-        self.exchange(client, finish, &texts.finish, finish_mode, show).await
+        self.exchange(client, finish, texts.finish.text(), finish_mode, show).await.map_err(placed)
     }
 
     /// A shard that takes part anyway; sessions spread over all of them.

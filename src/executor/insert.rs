@@ -6,7 +6,7 @@ use super::exchange::Show;
 use super::relay::Done;
 use super::statement::Mode;
 use super::values::StatementValues;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::base::ShardId;
 use crate::net::Framed;
 use crate::plan::InsertPlan;
@@ -42,12 +42,13 @@ impl Session {
             self.open_block().await?;
         }
         let replaced = if parts.len() > 1 { self.one_time(client, parsed).await? } else { Vec::new() };
-        let mut count = 0;
+        let (mut count, mut verb) = (0, "INSERT 0");
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
         let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
         for (position, (shard, rows)) in parts.iter().enumerate() {
             let fill = |fill: usize, row: usize| values.fill(fill, row);
             let (sql, used) = rewrite::insert_for_shard(&parsed.text, &parsed.lexed, insert, rows, &fill, &replaced);
+            let placed = |failure| places::in_source(failure, &sql, &parsed.text);
             let (bind, types) = parameters_used(mode, &used);
             let mode = match (&bind, mode) {
                 (Some(bind), Mode::Extended { describe, .. }) => Mode::Extended { bind, types: &types, describe },
@@ -59,11 +60,12 @@ impl Session {
                 notices: position == 0 || !insert.everywhere,
             };
             let done = if keep_order {
-                let (done, frames) = self.exchange_collecting(client, *shard, &sql, mode, show).await?;
+                let (done, frames) =
+                    self.exchange_collecting(client, *shard, sql.text(), mode, show).await.map_err(placed)?;
                 collected.push((rows.clone(), frames));
                 done
             } else {
-                self.exchange(client, *shard, &sql, mode, show).await?
+                self.exchange(client, *shard, sql.text(), mode, show).await.map_err(placed)?
             };
             if let Some(link) = self.links.get_mut(shard) {
                 link.wrote = true;
@@ -71,9 +73,12 @@ impl Session {
             if position == 0 || !insert.everywhere {
                 count += done.row_count().unwrap_or(0);
             }
+            if done.is_merge() {
+                verb = "MERGE";
+            }
         }
         in_row_order(client, collected);
-        Ok(Done::with_tag(&format!("INSERT 0 {count}")))
+        Ok(Done::with_tag(&format!("{verb} {count}")))
     }
 
     /// Rows by shard, ascending.

@@ -9,7 +9,7 @@ use super::insert::in_row_order;
 use super::relay::Done;
 use super::statement::Mode;
 use super::steps::{Question, Rows, TEXT};
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::net::Framed;
@@ -139,7 +139,11 @@ impl Session {
             RowsTo::Shard(shard) => return Ok(BTreeMap::from([(shard, all())])),
             RowsTo::All => return Ok(self.topology.shard_ids().map(|shard| (shard, all())).collect()),
         }
-        for row in 0..batch.rows.rows.len() {
+        for (row, values) in batch.rows.rows.iter().enumerate() {
+            let is_text = |key_type: &KeyType| matches!(key_type, KeyType::Text | KeyType::Varchar | KeyType::Bpchar);
+            let keys = target.key.iter().filter(|(_, key_type)| is_text(key_type));
+            let keys = keys.filter_map(|(place, _)| values.get(*place)?.as_ref());
+            keys.into_iter().try_for_each(|value| self.must_be_readable(value))?;
             let shard = match key_of_row(target, batch, row)? {
                 Some(key) => self.topology.shard_of_key(&key),
                 // Any shard refuses it in PostgreSQL's own words.
@@ -189,7 +193,8 @@ impl Session {
                 bind.result_formats.clone_from(&result_formats);
                 let mode = Mode::Extended { bind: &bind, types: &types, describe: header };
                 let show = Show { header, rows: false, notices: is_shown };
-                let (done, frames) = self.exchange_collecting(client, *shard, &sql, mode, show).await?;
+                let (done, frames) =
+                    self.exchange_collecting(client, *shard, &sql, mode, show).await.map_err(places::without)?;
                 if let Some(link) = self.links.get_mut(shard) {
                     link.wrote = true;
                 }

@@ -1,6 +1,7 @@
 //! Connections that a session holds, one a shard: taken when the shard is first touched, given back
 //! when the transaction ends.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::relay::Expect;
@@ -8,6 +9,7 @@ use super::{Failure, Session, shard_name};
 use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
+use crate::session::encoding::in_ascii;
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
 use crate::wire::server_message::tag;
@@ -27,6 +29,8 @@ pub struct Link {
     pub(super) touched: bool,
     /// An answer that was read before it was wanted.
     pub(super) ahead: VecDeque<Frame>,
+    /// The session's encoding is not UTF-8: texts have to be of ASCII.
+    pub(super) is_foreign: bool,
 }
 
 impl Link {
@@ -40,12 +44,19 @@ impl Link {
             unsynced: false,
             touched: false,
             ahead: VecDeque::new(),
+            is_foreign: false,
         }
+    }
+
+    /// A text as it may be sent: read alike in the client's encoding.
+    pub(super) fn text<'t>(&self, sql: &'t str) -> Cow<'t, str> {
+        if self.is_foreign { in_ascii(sql) } else { Cow::Borrowed(sql) }
     }
 
     /// Appends a simple query whose answer nobody sees.
     pub(super) fn quiet_query(&mut self, sql: &str) {
-        client_message::encode_query(self.lease.output(), sql);
+        let sql = self.text(sql);
+        client_message::encode_query(self.lease.output(), &sql);
         self.lease.expect_ready();
         self.expects.push_back(Expect::Quiet);
     }
@@ -110,6 +121,7 @@ impl Session {
     /// Makes a connection ready for what comes, and holds it.
     async fn take(&mut self, shard: ShardId, mut link: Link, name: &str) -> Result<(), Failure> {
         let was_touched = link.touched;
+        link.is_foreign = !self.encoding.is_utf8();
         let outcome = self.dress(&mut link, name).await;
         link.touched = true;
         self.links.insert(shard, link);
@@ -149,6 +161,7 @@ impl Session {
             link.lease.settings_key = self.settings.key();
         }
         if self.transaction.is_open() && !link.begun {
+            self.may_join()?;
             let opening = self.transaction.opening_sql(&self.settings);
             link.begun = true;
             link.quiet_query(&opening);

@@ -84,7 +84,11 @@ impl Session {
         question: &Question,
     ) -> Result<Vec<Frame>, Failure> {
         let mode = Mode::Extended { bind: &question.bind, types: &question.types, describe: false };
-        Ok(self.exchange_collecting(client, shard, &question.sql, mode, QUIET).await?.1)
+        Ok(self
+            .exchange_collecting(client, shard, &question.sql, mode, QUIET)
+            .await
+            .map_err(|error| question.placed(error))?
+            .1)
     }
 
     async fn shard_of_new_key(

@@ -9,6 +9,7 @@ use crate::auth::{ScramVerifier, Verifier, verifier::ITERATIONS};
 use crate::base::Secret;
 use crate::error::{ClientError, ErrorId};
 use crate::session::Parsed;
+use crate::sql::Spliced;
 use crate::sql::TokenKind;
 use crate::sql::ast::Statement;
 
@@ -20,7 +21,7 @@ impl Session {
     ///
     /// # Errors
     /// There are no random numbers; nothing ran.
-    pub(super) async fn with_one_verifier(&self, parsed: &Parsed) -> Result<Option<String>, Failure> {
+    pub(super) async fn with_one_verifier(&self, parsed: &Parsed) -> Result<Option<Spliced>, Failure> {
         // md5 hashes have no salt: the servers agree by themselves.
         if self.settings.changed_sql("password_encryption").is_some_and(|sql| sql.to_lowercase().contains("md5")) {
             return Ok(None);
@@ -32,8 +33,11 @@ impl Session {
         let verifier = tokio::task::spawn_blocking(move || ScramVerifier::of(&password, &salt, ITERATIONS).to_text())
             .await
             .map_err(|_| internal("the verifier of a password could not be computed"))?;
-        let (head, tail) = (parsed.text.get(..start), parsed.text.get(end..));
-        Ok(head.zip(tail).map(|(head, tail)| format!("{head}'{}'{tail}", verifier.expose())))
+        let mut text = Spliced::with_capacity(parsed.text.len() + 200);
+        text.keep(&parsed.text, 0..start);
+        text.replace(&(start..end), &format!("'{}'", verifier.expose()));
+        text.keep(&parsed.text, end..parsed.text.len());
+        Ok(Some(text))
     }
 }
 

@@ -129,13 +129,9 @@ impl Session {
             link.unsynced = true;
         }
         if ensured != Ensured::Present {
-            let output = link.lease.output();
-            client_message::encode_parse(
-                output,
-                &server_name(statement.id),
-                &statement.parsed.text,
-                &statement.parameter_types,
-            );
+            let text = link.text(&statement.parsed.text);
+            let (output, name) = (link.lease.output(), server_name(statement.id));
+            client_message::encode_parse(output, &name, &text, &statement.parameter_types);
             link.expects.push_back(Expect::Parse { forward: waiting, id: statement.id });
             link.unsynced = true;
         } else if waiting {

@@ -8,7 +8,7 @@ use super::link::failure_of;
 use super::relay::{Done, FirstError};
 use super::statement::Mode;
 use super::told::stale;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
@@ -55,7 +55,9 @@ impl Session {
         }
         let declared = self.type_numbers(client, &prepare.types).await?;
         let shard = self.any_shard();
-        let described = self.describe_text(client, shard, &body.text, &declared).await?;
+        let start = prepare.body_start;
+        let described = self.describe_text(client, shard, &body.text, &declared).await;
+        let described = described.map_err(|failure| places::behind(failure, &parsed.text, start))?;
         let parameter_types = described
             .types
             .iter()
@@ -176,6 +178,9 @@ impl Session {
         for (index, argument) in arguments.iter().enumerate() {
             let value = match argument {
                 Argument::Null => None,
+                Argument::Value(text) if !text.is_ascii() && !self.encoding.is_utf8() => {
+                    return Err(self.beyond_encoding("a value of EXECUTE").into());
+                }
                 Argument::Value(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
                 Argument::Constant(expression) => self.computed(client, statement, index, expression).await?,
                 Argument::Other => {
@@ -271,8 +276,9 @@ impl Session {
         self.settled_link(shard).await?;
         let name = shard_name(&self.topology, shard);
         let link = self.held(shard)?;
+        let sql = link.text(sql);
         let output = link.lease.output();
-        client_message::encode_parse(output, "", sql, types);
+        client_message::encode_parse(output, "", &sql, types);
         client_message::encode_describe(output, &Target::Statement(String::new()));
         client_message::encode_sync(output);
         link.lease.expect_ready();

@@ -6,7 +6,7 @@ use super::insert_rows::Asked;
 use super::relay::Done;
 use super::statement::Mode;
 use super::steps::Rows;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::Piece;
@@ -47,6 +47,7 @@ impl Session {
                 outcome => outcome?,
             };
             let rows = self.rows_of(client, &question).await.map_err(perhaps_never)?;
+            rows.rows.iter().flatten().flatten().try_for_each(|value| self.must_be_readable(value))?;
             let (type_oid, value) = value_of(query.kind, &rows)?;
             types.push(type_oid);
             parameters.push(value);
@@ -54,12 +55,13 @@ impl Session {
         }
         let splices = planner::inner_query_splices(queries, first);
         let text = rewrite::apply(&asked.parsed.text, &asked.parsed.lexed, &splices, None);
-        let parsed = self.understand(&text)?;
+        let parsed = self.understand(text.text())?;
         let result_formats = given.map(|bind| bind.result_formats.clone()).unwrap_or_default();
         let bind =
             Bind { portal: String::new(), statement: String::new(), parameter_formats, parameters, result_formats };
         let mode = Mode::Extended { bind: &bind, types: &types, describe: asked.header };
-        Box::pin(self.run(client, &parsed, mode)).await
+        let done = Box::pin(self.run(client, &parsed, mode)).await;
+        done.map_err(|failure| places::in_source(failure, &text, &asked.parsed.text))
     }
 }
 

@@ -77,6 +77,11 @@ impl Done {
         }
     }
 
+    /// It was a MERGE, whose listed rows part ways as those of an INSERT do.
+    pub(super) fn is_merge(&self) -> bool {
+        self.complete.as_ref().and_then(command_tag).is_some_and(|tag| tag.starts_with("MERGE"))
+    }
+
     /// Rows counted by the command tag.
     pub(super) fn row_count(&self) -> Option<u64> {
         self.complete.as_ref().and_then(command_tag).and_then(|tag| server_message::read_row_count(&tag))
@@ -131,7 +136,8 @@ impl Session {
         self.link(shard).await?;
         let name = shard_name(&self.topology, shard);
         let link = self.held(shard)?;
-        crate::wire::client_message::encode_query(link.lease.output(), sql);
+        let sql = link.text(sql);
+        crate::wire::client_message::encode_query(link.lease.output(), &sql);
         link.lease.expect_ready();
         let outcome = relay_query(link, client, &name).await;
         self.after_exchange(shard, outcome)

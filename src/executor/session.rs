@@ -19,8 +19,10 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::identity;
-use crate::session::{Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction};
-use crate::sql::{Lexed, fingerprint, lexer, parse};
+use crate::session::{
+    ClientEncoding, Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction,
+};
+use crate::sql::{Lexed, Spliced, fingerprint, lexer, parse};
 use crate::topology::Topology;
 use crate::topology::schema::Schema;
 use crate::wire::frame::Frame;
@@ -171,6 +173,10 @@ pub struct Session {
     pub(super) user: String,
     pub(super) settings: Settings,
     pub(super) search_path: Vec<String>,
+    /// In which the client writes.
+    pub(super) encoding: ClientEncoding,
+    /// What the running message's text was made of, when it came in another encoding.
+    pub(super) text_made: Option<(Spliced, String)>,
     pub(super) transaction: Transaction,
     pub(super) statements: Statements,
     pub(super) links: BTreeMap<ShardId, Link>,
@@ -248,6 +254,8 @@ impl Session {
             user: user.to_owned(),
             settings,
             search_path: Vec::new(),
+            encoding: ClientEncoding::Utf8,
+            text_made: None,
             transaction: Transaction::default(),
             statements: Statements::default(),
             links: BTreeMap::new(),
@@ -283,7 +291,7 @@ impl Session {
             is_in_batch: false,
             _joined: joined,
         };
-        session.update_search_path();
+        session.update_read_settings();
         session
     }
 
@@ -361,8 +369,8 @@ impl Session {
         Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals })
     }
 
-    /// Reads the search path from the settings in force.
-    pub(super) fn update_search_path(&mut self) {
+    /// Reads the search path and the client's encoding from the settings in force.
+    pub(super) fn update_read_settings(&mut self) {
         let inside = self.transaction.sets_anything().then(|| self.transaction.settings_inside(&self.settings));
         let settings = inside.as_ref().unwrap_or(&self.settings);
         let written = match settings.changed_sql("search_path") {
@@ -370,6 +378,14 @@ impl Session {
             None => settings.startup_value("search_path").map(str::to_owned),
         };
         self.search_path = read_search_path(written.as_deref().unwrap_or("\"$user\", public"), &self.user);
+        let written = match settings.changed_sql("client_encoding") {
+            // SET NAMES has no sign before its value.
+            Some(sql) => set_value(sql).or_else(|| sql.split_whitespace().next_back().map(str::to_owned)),
+            None => settings.startup_value("client_encoding").map(str::to_owned),
+        };
+        self.encoding = ClientEncoding::of(written.as_deref());
+        let is_foreign = !self.encoding.is_utf8();
+        self.links.values_mut().for_each(|link| link.is_foreign = is_foreign);
     }
 
     /// A cancel that ends a deadlock over several shards is told as what it is.

@@ -11,6 +11,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::Slot;
+use crate::session::encoding::in_ascii;
 use crate::session::prepared;
 use crate::session::{Change, Parsed};
 use crate::sql::ast::{Expr, SelectItemKind, SetExpr, Statement, TableRef};
@@ -18,7 +19,7 @@ use crate::sql::walk;
 use crate::wire::server_message;
 
 /// Settings that a client may not change: the proxy depends on them.
-const FIXED: &[&str] = &["client_encoding", "session_authorization", "standard_conforming_strings"];
+const FIXED: &[&str] = &["session_authorization", "standard_conforming_strings"];
 
 impl Session {
     pub(super) async fn run_setting(
@@ -88,7 +89,7 @@ impl Session {
                 ErrorId::FeatureNotSupported,
                 format!("parameter \"{name}\" cannot be changed through the proxy"),
             )
-            .with_hint("Texts are UTF-8 with standard-conforming strings.")
+            .with_hint("Texts have standard-conforming strings, and the role is the one that logged in.")
             .into());
         }
         self.note_parameters().await?;
@@ -104,7 +105,7 @@ impl Session {
         if local {
             if self.transaction.is_open() {
                 self.transaction.say_local(Some(name), statement_text(parsed));
-                self.update_search_path();
+                self.update_read_settings();
             }
             return Ok(done);
         }
@@ -139,7 +140,7 @@ impl Session {
     fn settings_change(&mut self, change: Change) {
         if self.transaction.is_open() {
             self.transaction.say_setting(change);
-            self.update_search_path();
+            self.update_read_settings();
         } else {
             self.settings.change(&change);
             self.settings_changed();
@@ -157,7 +158,7 @@ impl Session {
         match (self.transaction.is_open(), local) {
             (true, true) => {
                 self.transaction.say_local(Some(name), sql);
-                self.update_search_path();
+                self.update_read_settings();
             }
             (false, true) => {}
             (_, false) => {
@@ -217,7 +218,7 @@ impl Session {
 
     /// Connections that are held have just been told; their key says so.
     fn settings_changed(&mut self) {
-        self.update_search_path();
+        self.update_read_settings();
         let key = self.settings.key();
         for link in self.links.values_mut() {
             link.lease.settings_key = key;
@@ -343,6 +344,7 @@ fn plain_set_config(statement: &Statement, values: &StatementValues<'_>) -> Opti
         return None;
     }
     let sql = format!("SELECT pg_catalog.set_config('{}', '{}', {local}){condition}", quoted(&name), quoted(&value));
+    let sql = in_ascii(&sql).into_owned();
     Some(SetConfig { name, sql, local })
 }
 
@@ -400,7 +402,6 @@ fn says_the_same(parsed: &Parsed, name: &str) -> bool {
     let value =
         text.rsplit(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default().trim_matches(['\'', '"']);
     match name {
-        "client_encoding" => matches!(value, "utf8" | "utf-8" | "unicode" | "default"),
         "standard_conforming_strings" => matches!(value, "on" | "true" | "default"),
         _ => value == "default",
     }

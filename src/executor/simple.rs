@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::relay::Done;
 use super::statement::Mode;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::Parsed;
@@ -22,11 +22,27 @@ impl Session {
             // As everything between an error and its Sync.
             return Ok(());
         }
-        if let Err(failure) = self.run_message(client, text).await {
-            let failure = self.name_deadlock(failure);
-            Self::write_failure(client, failure)?;
-            self.fail_transaction().await;
+        let made = self.text_made.take();
+        match self.run_message(client, text).await {
+            Ok(()) => {
+                self.end_message().await;
+                self.ready(client).await
+            }
+            Err(failure) => {
+                let failure = match &made {
+                    Some((made, source)) => places::in_source(failure, made, source),
+                    None => failure,
+                };
+                self.refuse_query(client, failure).await
+            }
         }
+    }
+
+    /// The end of a Query message that failed.
+    pub(super) async fn refuse_query(&mut self, client: &mut Framed, failure: Failure) -> Result<(), NetError> {
+        let failure = self.name_deadlock(failure);
+        Self::write_failure(client, failure)?;
+        self.fail_transaction().await;
         self.end_message().await;
         self.ready(client).await
     }
@@ -62,10 +78,10 @@ impl Session {
     async fn run_several(&mut self, client: &mut Framed, text: &str, ranges: &[Range<usize>]) -> Result<(), Failure> {
         let mut statements = Vec::with_capacity(ranges.len());
         for range in ranges {
-            statements.push(self.understand(text.get(range.clone()).unwrap_or_default())?);
+            statements.push((range.start, self.understand(text.get(range.clone()).unwrap_or_default())?));
         }
         // PostgreSQL parses the whole message before it runs anything: so do we.
-        for parsed in &statements {
+        for (start, parsed) in &statements {
             let reason = match &*parsed.statement {
                 Err(reason) => Some(reason.as_str()),
                 Ok(Statement::Other(_)) => Some("its first word is not known"),
@@ -77,18 +93,21 @@ impl Session {
                     "Use simpler syntax for it, or send it alone.",
                 )
                 .with_detail(format!("{reason}."));
-                if let Failure::Postgres(error) = self.refuse(client, parsed, &[], refusal).await {
-                    return Err(Failure::Postgres(error));
+                let failure = self.refuse(client, parsed, &[], refusal).await;
+                if matches!(failure, Failure::Postgres(_)) {
+                    return Err(places::behind(failure, text, *start));
                 }
             }
         }
         let last = statements.len() - 1;
-        for (index, parsed) in statements.iter().enumerate() {
+        for (index, (start, parsed)) in statements.iter().enumerate() {
             if !opens_no_block(parsed) {
                 self.transaction.begin_implicit();
                 self.join_block();
             }
-            let done = self.run(client, parsed, Mode::Simple).await?;
+            let done = self.run(client, parsed, Mode::Simple).await;
+            // Each statement travels alone.
+            let done = done.map_err(|failure| places::behind(failure, text, *start))?;
             if index == last {
                 self.finish_implicit(client, done).await?;
             } else {

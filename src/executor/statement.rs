@@ -168,7 +168,8 @@ impl Session {
         self.settled_link(shard).await?;
         let name = super::shard_name(&self.topology, shard);
         let link = self.held(shard)?;
-        client_message::encode_parse(link.lease.output(), "", &parsed.text, types);
+        let text = link.text(&parsed.text);
+        client_message::encode_parse(link.lease.output(), "", &text, types);
         client_message::encode_sync(link.lease.output());
         link.lease.expect_ready();
         link.unsynced = false;
@@ -188,6 +189,9 @@ impl Session {
             && !insert.fills.is_empty()
         {
             values.fills = self.fill_rows(client, parsed, insert, mode).await?;
+        }
+        if !self.encoding.is_utf8() {
+            self.decode_keys(client, plan, values).await?;
         }
         match planner::bind(plan, &self.topology, values) {
             Ok(bound) => Ok(bound),
@@ -209,6 +213,7 @@ impl Session {
 
     /// Plans, binds and runs a statement that touches tables or functions.
     async fn run_planned(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
+        self.may_export_snapshot(parsed)?;
         if let Some(done) = self.run_sequence_call(client, parsed, mode).await? {
             return Ok(done);
         }

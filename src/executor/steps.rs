@@ -6,7 +6,7 @@ use super::insert_rows::Asked;
 use super::prepare::returns_rows;
 use super::relay::Done;
 use super::statement::Mode;
-use super::{Failure, Session};
+use super::{Failure, Session, places};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
@@ -15,6 +15,7 @@ use crate::plan::{Filled, Piece};
 use crate::planner::rewrite;
 use crate::session::Parsed;
 use crate::session::columns::FIRST_USER_TYPE;
+use crate::sql::Spliced;
 use crate::wire::Format;
 use crate::wire::client_message::Bind;
 use crate::wire::frame::take_frame;
@@ -34,6 +35,18 @@ pub(super) struct Question {
     pub(super) sql: String,
     pub(super) bind: Bind,
     pub(super) types: Vec<u32>,
+    /// Where its text comes from, and the client's.
+    source: Option<(Spliced, String)>,
+}
+
+impl Question {
+    /// An error about its text, as one about the client's.
+    pub(super) fn placed(&self, failure: Failure) -> Failure {
+        match &self.source {
+            Some((made, source)) => places::in_source(failure, made, source),
+            None => places::without(failure),
+        }
+    }
 }
 
 impl Session {
@@ -49,6 +62,9 @@ impl Session {
         shards: &[ShardId],
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
+        if !self.encoding.is_exact() {
+            return Err(self.beyond_encoding("a statement of several steps").into());
+        }
         self.open_block().await?;
         // Types of parameters, and whatever PostgreSQL has against the statement as a whole.
         let types = self.describe_text(client, self.any_shard(), &parsed.text, mode.types()).await?.types;
@@ -74,7 +90,8 @@ impl Session {
             |number: &u32| mode.bind().and_then(|bind| bind.parameters.get(index_of(number)).cloned().flatten());
         let format = |number: &u32| mode.bind().map_or(Format::Text, |bind| bind.parameter_format(index_of(number)));
         Question {
-            sql,
+            sql: sql.text().to_owned(),
+            source: Some((sql, parsed.text.clone())),
             bind: Bind {
                 portal: String::new(),
                 statement: String::new(),
@@ -98,7 +115,7 @@ impl Session {
         let (_, held) = client.swap_output(held_bytes_max, output);
         outcome.map_err(|failure| match failure {
             Failure::Client(NetError::HeldTooMuch) => too_many_rows().into(),
-            other => other,
+            other => question.placed(other),
         })?;
         let rows = read_rows(client, held)?;
         if rows.rows.len() > self.cluster.settings.merge.rows_max {
@@ -131,7 +148,8 @@ impl Session {
         question: &Question,
         untyped: &[usize],
     ) -> Result<Vec<Field>, Failure> {
-        let columns = self.describe_text(client, self.any_shard(), &question.sql, &question.types).await?.columns;
+        let columns = self.describe_text(client, self.any_shard(), &question.sql, &question.types).await;
+        let columns = columns.map_err(|failure| question.placed(failure))?.columns;
         let fields = columns
             .filter(|frame| frame.tag == tag::ROW_DESCRIPTION)
             .map(|frame| server_message::read_row_description(&frame.body()))
@@ -153,6 +171,7 @@ impl Session {
         question: &Question,
     ) -> Result<Vec<Vec<Option<String>>>, Failure> {
         let rows = self.rows_of(client, question).await?;
+        rows.rows.iter().flatten().flatten().try_for_each(|value| self.must_be_readable(value))?;
         let text = |value: Option<Bytes>| value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Ok(rows.rows.into_iter().map(|row| row.into_iter().map(text).collect()).collect())
     }
@@ -196,7 +215,7 @@ pub(super) fn plain_question(sql: String) -> Question {
         parameters: Vec::new(),
         result_formats: Vec::new(),
     };
-    Question { sql, bind, types: Vec::new() }
+    Question { sql, bind, types: Vec::new(), source: None }
 }
 
 /// Literals without a type are text by the time they are rows.

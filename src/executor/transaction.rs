@@ -62,7 +62,7 @@ impl Session {
                 self.transaction.clone().rollback_to(name)?;
                 self.tell_links(&parsed.text).await?;
                 self.transaction.rollback_to(name)?;
-                self.update_search_path();
+                self.update_read_settings();
                 self.owe_parameters_inside();
                 self.own_schema = None;
                 if self.pins.has_temporary() || self.keeps(self.topology.home()) {
@@ -322,7 +322,7 @@ impl Session {
             }
             link.begun = false;
         }
-        self.update_search_path();
+        self.update_read_settings();
         self.schema_seen += u64::from(self.own_schema.take().is_some());
         self.schema_changed = false;
         self.statements.end_portals();

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::statement::Mode;
 use super::{Failure, Session};
 use crate::error::{ClientError, ErrorId};
@@ -11,6 +13,7 @@ use crate::net::Framed;
 use crate::plan::{Fill, FillSource, Filled, InsertPlan, Piece, Slot};
 use crate::planner::{ParamValue, Unreadable, Values};
 use crate::session::Parsed;
+use crate::session::encoding::in_ascii;
 use crate::sql::{Lexed, Literal, LiteralKind};
 use crate::topology::{KeyType, KeyValue, TableName};
 use crate::wire::client_message::Bind;
@@ -23,6 +26,8 @@ pub(super) struct StatementValues<'a> {
     pub(super) fills: Vec<Vec<Filled>>,
     /// Keys that only a server could read.
     read: HashMap<(SlotKey, KeyType), KeyValue>,
+    /// Parameters that came in another encoding, by number.
+    pub(super) decoded: HashMap<u32, Bytes>,
 }
 
 /// A slot as a map key.
@@ -34,6 +39,7 @@ fn slot_key(slot: &Slot) -> SlotKey {
         Slot::Param(number) => (1, *number as usize, false),
         Slot::Null => (2, 0, false),
         Slot::Fill(index) => (3, *index, false),
+        Slot::Known(_) => (4, 0, false),
     }
 }
 
@@ -43,7 +49,7 @@ impl<'a> StatementValues<'a> {
             Mode::Simple => None,
             Mode::Extended { bind, types, .. } => Some((bind, types)),
         };
-        Self { lexed, bind, fills: Vec::new(), read: HashMap::new() }
+        Self { lexed, bind, fills: Vec::new(), read: HashMap::new(), decoded: HashMap::new() }
     }
 
     /// A slot's value as text, for LIMIT, OFFSET and HAVING. `None` when it is no plain text;
@@ -72,7 +78,7 @@ impl<'a> StatementValues<'a> {
                     _ => None,
                 }
             }
-            Slot::Fill(_) => None,
+            Slot::Fill(_) | Slot::Known(_) => None,
         }
     }
 
@@ -108,7 +114,7 @@ impl<'a> StatementValues<'a> {
                     bytes: param.bytes.map(bytes::Bytes::copy_from_slice),
                 })
             }
-            Slot::Fill(_) => None,
+            Slot::Fill(_) | Slot::Known(_) => None,
         }
     }
 
@@ -161,7 +167,7 @@ impl Values for StatementValues<'_> {
         Some(ParamValue {
             type_oid: types.get(index).copied().unwrap_or(0),
             format: bind.parameter_format(index),
-            bytes: bytes.as_deref(),
+            bytes: self.decoded.get(&number).map(AsRef::as_ref).or(bytes.as_deref()),
         })
     }
 
@@ -280,7 +286,7 @@ impl Session {
             self.link(shard).await?;
             let value = if values.is_number(&part.slot) { text } else { format!("'{}'", text.replace('\'', "''")) };
             let sql = format!("SELECT ({value})::{}", part.key_type.name());
-            let outcome = self.ask(shard, &sql).await;
+            let outcome = self.ask(shard, &in_ascii(&sql)).await;
             if outside {
                 self.let_go();
             }

@@ -159,7 +159,7 @@ impl Frontend {
         let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         // Who a client is comes first: what exists here is told to nobody else.
         let refusal = match self.access.authenticate(client, &user, &database).await {
-            Ok(identity) => match self.unserved(&database, value("client_encoding"), value("replication")) {
+            Ok(identity) => match self.unserved(&database, value("replication")) {
                 None => {
                     self.cluster.secrets.learn(&user, &identity.secret);
                     return Ok(Some(Wanted { user, database, parameters }));
@@ -175,7 +175,7 @@ impl Frontend {
     }
 
     /// Why a client with these wishes cannot be served.
-    fn unserved(&self, database: &str, encoding: Option<String>, replication: Option<String>) -> Option<ClientError> {
+    fn unserved(&self, database: &str, replication: Option<String>) -> Option<ClientError> {
         let topology = self.cluster.topology.load();
         let (served, is_one_shard) = (topology.database.clone(), topology.shards.len() == 1);
         let is_other_served = self.login.other_databases && is_one_shard;
@@ -185,15 +185,6 @@ impl Frontend {
                     .with_hint(format!(
                         "This cluster serves \"{served}\"; its admin database is \"{ADMIN_DATABASE}\"."
                     )),
-            );
-        }
-        let encoding = encoding.unwrap_or_else(|| "UTF8".to_owned()).to_ascii_uppercase();
-        if !is_one_shard
-            && !matches!(encoding.as_str(), "UTF8" | "UTF-8" | "UNICODE" | "SQL_ASCII" | "'UTF-8'" | "'UTF8'")
-        {
-            return Some(
-                ClientError::new(ErrorId::FeatureNotSupported, format!("client encoding {encoding} is not supported"))
-                    .with_hint("Set client_encoding to UTF8."),
             );
         }
         if replication.is_some_and(|value| !matches!(value.as_str(), "false" | "off" | "no" | "0")) {

@@ -14,6 +14,7 @@ use crate::executor::{Failure, Session};
 use crate::net::{Framed, NetError};
 use crate::session::Settings;
 use crate::wire::client_message::{self, ClientMessage};
+use crate::wire::frame::Frame;
 use crate::wire::server_message;
 
 impl Frontend {
@@ -55,7 +56,7 @@ impl Frontend {
         registered: Registered<'_>,
         stop: watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        let settings = Settings::from_startup(&wanted.parameters);
+        let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
         let outcome = match session.open().await {
             Ok(parameters) => {
@@ -143,11 +144,11 @@ impl Frontend {
             let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
-                message = next_message(client, &mut stop, limit) => Heard::Client(message?),
+                frame = next_frame(client, &mut stop, limit) => Heard::Client(frame?),
                 outcome = session.idle() => Heard::Server(outcome),
             };
-            let message = match heard {
-                Heard::Client(Some(message)) => message,
+            let frame = match heard {
+                Heard::Client(Some(frame)) => frame,
                 Heard::Client(None) => return Ok(()),
                 Heard::Server(Ok(())) => {
                     session.write_owed(client);
@@ -159,7 +160,8 @@ impl Frontend {
                     return Ok(());
                 }
             };
-            let mut message = message;
+            let Some(frame) = session.receive(client, frame).await? else { continue };
+            let mut message = decode(client, &frame).await?;
             if !session.begin_batch(client, &mut message).await? {
                 continue;
             }
@@ -194,8 +196,8 @@ impl Frontend {
         welcome(client, parameters.into_iter(), registered);
         client.flush().await?;
         tracing::info!(user = %wanted.user, "admin session");
-        while let Some(message) = next_message(client, &mut stop, None).await? {
-            match message {
+        while let Some(frame) = next_frame(client, &mut stop, None).await? {
+            match decode(client, &frame).await? {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
                     server_message::write_ready_for_query(client.output(), b'I');
@@ -227,17 +229,17 @@ impl Frontend {
 /// Who spoke first while a session was idle.
 enum Heard {
     /// The client, or it left.
-    Client(Option<ClientMessage>),
+    Client(Option<Frame>),
     /// A server whose connection the session keeps.
     Server(Result<(), Failure>),
 }
 
 /// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
-async fn next_message(
+async fn next_frame(
     client: &mut Framed,
     stop: &mut watch::Receiver<bool>,
     limit_ms: Option<u64>,
-) -> Result<Option<ClientMessage>, NetError> {
+) -> Result<Option<Frame>, NetError> {
     let limit = Duration::from_millis(limit_ms.unwrap_or_default());
     let read = tokio::select! {
         biased;
@@ -256,17 +258,16 @@ async fn next_message(
             return Ok(None);
         }
     };
-    let frame = match frame {
-        Ok(Some(frame)) => frame,
-        Ok(None) => return Ok(None),
-        Err(NetError::Wire(error)) => {
-            violation(client).await?;
-            return Err(NetError::Wire(error));
-        }
-        Err(error) => return Err(error),
-    };
-    match client_message::decode(&frame) {
-        Ok(message) => Ok(Some(message)),
+    if let Err(NetError::Wire(_)) = &frame {
+        violation(client).await?;
+    }
+    frame
+}
+
+/// What a frame says.
+async fn decode(client: &mut Framed, frame: &Frame) -> Result<ClientMessage, NetError> {
+    match client_message::decode(frame) {
+        Ok(message) => Ok(message),
         Err(error) => {
             violation(client).await?;
             Err(NetError::Wire(error))

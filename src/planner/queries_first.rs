@@ -54,10 +54,11 @@ fn steps(subject: &Subject<'_>, statement: &Statement) -> Option<Steps> {
     // What is left must be possible, or the queries would run for nothing.
     let first = rewrite::params_of(subject.lexed).into_iter().max().unwrap_or(0) + 1;
     let text = rewrite::apply(subject.text, subject.lexed, &splices(&queries, first), None);
-    let lexed = lexer::lex(&text).ok()?;
-    let rest = parse::parse(&text, &lexed).ok()?;
+    let text = text.text();
+    let lexed = lexer::lex(text).ok()?;
+    let rest = parse::parse(text, &lexed).ok()?;
     let Subject { topology, schema, search_path, .. } = *subject;
-    let context = super::Context { topology, schema, search_path, text: &text };
+    let context = super::Context { topology, schema, search_path, text };
     super::plan(&context, &lexed, &rest).ok()?;
     Some(Steps::QueriesFirst(queries))
 }

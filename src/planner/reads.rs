@@ -100,6 +100,7 @@ mod tests {
                 unique: Vec::new(),
                 foreign_keys: Vec::new(),
                 view_reads: Vec::new(),
+                view: None,
                 parent: None,
                 has_triggers: false,
             };

@@ -5,15 +5,15 @@ use std::ops::Range;
 
 use crate::plan::{Filled, InsertPlan, InsertRow, Piece, Splice};
 use crate::sql::ast::TokenRange;
-use crate::sql::{Lexed, TokenKind};
+use crate::sql::{Lexed, Spliced, TokenKind};
 
 /// The client's text with splices. `limit_plus_offset` is for [`Piece::LimitPlusOffset`].
-pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> String {
+pub fn apply(text: &str, lexed: &Lexed, splices: &[Splice], limit_plus_offset: Option<u64>) -> Spliced {
     apply_given(text, lexed, splices, Given { limit_plus_offset, ..Given::default() })
 }
 
 /// The client's text for combining partial results: each column's combination, and the rows.
-pub fn apply_combined(text: &str, lexed: &Lexed, splices: &[Splice], combined: &[String], rows: &str) -> String {
+pub fn apply_combined(text: &str, lexed: &Lexed, splices: &[Splice], combined: &[String], rows: &str) -> Spliced {
     apply_given(text, lexed, splices, Given { limit_plus_offset: None, combined, rows })
 }
 
@@ -25,40 +25,46 @@ struct Given<'g> {
     rows: &'g str,
 }
 
-fn apply_given(text: &str, lexed: &Lexed, splices: &[Splice], given: Given<'_>) -> String {
-    let mut out = String::with_capacity(text.len() + 64);
+fn apply_given(text: &str, lexed: &Lexed, splices: &[Splice], given: Given<'_>) -> Spliced {
+    let mut out = Spliced::with_capacity(text.len() + 64);
     let mut at = 0;
     for splice in splices {
         let bytes = byte_range(text, lexed, &splice.tokens);
-        out.push_str(text.get(at..bytes.start).unwrap_or_default());
-        write_pieces(text, lexed, &splice.with, given, &mut out);
+        out.keep(text, at..bytes.start);
+        write_pieces(text, lexed, &splice.with, given, &bytes, &mut out);
         at = bytes.end.max(at);
     }
-    out.push_str(text.get(at..).unwrap_or_default());
+    out.keep(text, at..text.len());
     out
 }
 
 /// Pieces as text.
 pub fn render(text: &str, lexed: &Lexed, pieces: &[Piece]) -> String {
-    let mut out = String::new();
-    write_pieces(text, lexed, pieces, Given::default(), &mut out);
-    out
+    let mut out = Spliced::default();
+    write_pieces(text, lexed, pieces, Given::default(), &(0..0), &mut out);
+    out.text().to_owned()
 }
 
-fn write_pieces(text: &str, lexed: &Lexed, pieces: &[Piece], given: Given<'_>, out: &mut String) {
+/// Writes pieces that stand for some bytes of the text.
+fn write_pieces(
+    text: &str,
+    lexed: &Lexed,
+    pieces: &[Piece],
+    given: Given<'_>,
+    bytes: &Range<usize>,
+    out: &mut Spliced,
+) {
     for piece in pieces {
         match piece {
-            Piece::Text(fixed) => out.push_str(fixed),
-            Piece::Tokens(tokens) => out.push_str(tokens_text(text, lexed, tokens)),
-            Piece::LimitPlusOffset => {
-                if let Some(rows) = given.limit_plus_offset {
-                    out.push_str(&rows.min(i64::MAX as u64).to_string());
-                } else {
-                    out.push_str("ALL");
-                }
-            }
-            Piece::Combined(column) => out.push_str(given.combined.get(*column).map_or("", String::as_str)),
-            Piece::Rows => out.push_str(given.rows),
+            Piece::Text(fixed) => out.replace(bytes, fixed),
+            Piece::Tokens(tokens) if tokens.start < tokens.end => out.keep(text, byte_range(text, lexed, tokens)),
+            Piece::Tokens(_) => {}
+            Piece::LimitPlusOffset => match given.limit_plus_offset {
+                Some(rows) => out.replace(bytes, &rows.min(i64::MAX as u64).to_string()),
+                None => out.replace(bytes, "ALL"),
+            },
+            Piece::Combined(column) => out.replace(bytes, given.combined.get(*column).map_or("", String::as_str)),
+            Piece::Rows => out.replace(bytes, given.rows),
         }
     }
 }
@@ -76,13 +82,6 @@ fn byte_range(text: &str, lexed: &Lexed, tokens: &TokenRange) -> Range<usize> {
     at..at
 }
 
-fn tokens_text<'t>(text: &'t str, lexed: &Lexed, tokens: &TokenRange) -> &'t str {
-    if tokens.start >= tokens.end {
-        return "";
-    }
-    text.get(byte_range(text, lexed, tokens)).unwrap_or_default()
-}
-
 /// An INSERT of VALUES with only these rows, with the ids filled in, and with its parameters renumbered from 1. Also
 /// gives the parameters that are used, in the order of their new numbers: a number that the text does not use would
 /// have no type.
@@ -95,15 +94,16 @@ pub fn insert_for_shard(
     rows: &[usize],
     fill: &dyn Fn(usize, usize) -> Option<Filled>,
     replaced: &[(TokenRange, String)],
-) -> (String, Vec<u32>) {
-    let mut writer = Writer { text, lexed, out: String::with_capacity(text.len()), used: Vec::new(), at: 0, replaced };
+) -> (Spliced, Vec<u32>) {
+    let out = Spliced::with_capacity(text.len());
+    let mut writer = Writer { text, lexed, out, used: Vec::new(), at: 0, replaced };
     let end = lexed.tokens.len();
     let head = if plan.rows_tokens.is_empty() { end } else { plan.rows_tokens.start };
     writer.spliced(0..head, &plan.splices);
     for (position, index) in rows.iter().enumerate() {
         let Some(row) = plan.rows.get(*index) else { continue };
         if position > 0 {
-            writer.out.push_str(", ");
+            writer.out.insert(", ");
         }
         writer.row(row, *index, fill);
     }
@@ -117,7 +117,7 @@ pub fn insert_for_shard(
 pub type Replaced = Vec<(TokenRange, String)>;
 
 /// The client's text with some of its tokens replaced.
-pub fn replace(text: &str, lexed: &Lexed, replaced: &Replaced) -> String {
+pub fn replace(text: &str, lexed: &Lexed, replaced: &Replaced) -> Spliced {
     let splice = |(tokens, with): &(TokenRange, String)| Splice {
         tokens: tokens.clone(),
         with: vec![Piece::Text(with.clone())],
@@ -127,12 +127,12 @@ pub fn replace(text: &str, lexed: &Lexed, replaced: &Replaced) -> String {
 
 /// Pieces with their parameters renumbered from 1, and the parameters that are used, in the order of their new
 /// numbers.
-pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (String, Vec<u32>) {
-    let out = String::with_capacity(text.len());
+pub fn pieces(text: &str, lexed: &Lexed, pieces: &[Piece]) -> (Spliced, Vec<u32>) {
+    let out = Spliced::with_capacity(text.len());
     let mut writer = Writer { text, lexed, out, used: Vec::new(), at: 0, replaced: &[] };
     for piece in pieces {
         match piece {
-            Piece::Text(fixed) => writer.out.push_str(fixed),
+            Piece::Text(fixed) => writer.out.insert(fixed),
             Piece::Tokens(tokens) => writer.tokens(tokens.clone()),
             Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
         }
@@ -157,7 +157,7 @@ pub fn literal(text: &str) -> String {
 struct Writer<'w> {
     text: &'w str,
     lexed: &'w Lexed,
-    out: String,
+    out: Spliced,
     used: Vec<u32>,
     /// Tokens before this one are written or left out.
     at: usize,
@@ -173,9 +173,10 @@ impl Writer<'_> {
             splices.iter().filter(|splice| tokens.contains(&splice.tokens.start) || splice.tokens.start == tokens.end)
         {
             self.tokens(self.at..splice.tokens.start);
+            let bytes = byte_range(self.text, self.lexed, &splice.tokens);
             for piece in &splice.with {
                 match piece {
-                    Piece::Text(fixed) => self.out.push_str(fixed),
+                    Piece::Text(fixed) => self.out.replace(&bytes, fixed),
                     Piece::Tokens(tokens) => self.tokens(tokens.clone()),
                     Piece::LimitPlusOffset | Piece::Combined(_) | Piece::Rows => {}
                 }
@@ -195,11 +196,12 @@ impl Writer<'_> {
             let Some(token) = self.lexed.tokens.get(at) else { break };
             let before = at.checked_sub(1).and_then(|before| self.lexed.tokens.get(before));
             let is_apart = before.is_none_or(|before| before.end < token.start);
-            if is_apart && !self.out.is_empty() && !self.out.ends_with([' ', '(']) {
-                self.out.push(' ');
+            if is_apart && self.is_open_ended() {
+                self.out.insert(" ");
             }
+            let bytes = token.start..token.end;
             if let Some((range, with)) = self.replaced.iter().find(|(range, _)| range.start == at) {
-                self.out.push_str(with);
+                self.out.replace(&bytes, with);
                 written = range.end;
                 continue;
             }
@@ -212,25 +214,30 @@ impl Writer<'_> {
                             self.used.len()
                         }
                     };
-                    self.out.push('$');
-                    self.out.push_str(&new.to_string());
+                    self.out.replace(&bytes, &format!("${new}"));
                 }
-                _ => self.out.push_str(self.text.get(token.start..token.end).unwrap_or_default()),
+                _ => self.out.keep(self.text, bytes),
             }
         }
+    }
+
+    /// What follows has to be set apart.
+    fn is_open_ended(&self) -> bool {
+        let text = self.out.text();
+        !text.is_empty() && !text.ends_with([' ', '('])
     }
 
     fn row(&mut self, row: &InsertRow, index: usize, fill: &dyn Fn(usize, usize) -> Option<Filled>) {
         let id =
             |number: usize| fill(number, index).map_or_else(|| "DEFAULT".to_owned(), |filled| filled_text(&filled));
         let is_values = self.lexed.tokens.get(row.tokens.start).and_then(|token| self.text.get(token.start..token.end));
-        if !self.out.is_empty() && !self.out.ends_with(' ') {
-            self.out.push(' ');
+        if !self.out.text().is_empty() && !self.out.text().ends_with(' ') {
+            self.out.insert(" ");
         }
         if is_values != Some("(") {
             // DEFAULT VALUES: the row is made of ids only.
             let ids: Vec<String> = row.fills.iter().map(|filled| id(filled.fill)).collect();
-            self.out.push_str(&format!("({})", ids.join(", ")));
+            self.out.replace(&byte_range(self.text, self.lexed, &row.tokens), &format!("({})", ids.join(", ")));
             return;
         }
         let mut fills: Vec<_> = row.fills.iter().collect();
@@ -239,11 +246,11 @@ impl Writer<'_> {
         for filled in fills {
             self.tokens(at..filled.tokens.start);
             if filled.tokens.is_empty() {
-                self.out.push_str(", ");
-            } else if !self.out.ends_with([' ', '(']) {
-                self.out.push(' ');
+                self.out.insert(", ");
+            } else if self.is_open_ended() {
+                self.out.insert(" ");
             }
-            self.out.push_str(&id(filled.fill));
+            self.out.replace(&byte_range(self.text, self.lexed, &filled.tokens), &id(filled.fill));
             at = filled.tokens.end.max(filled.tokens.start);
         }
         self.tokens(at..row.tokens.end);

@@ -5,6 +5,7 @@
 
 pub mod columns;
 pub mod direct;
+pub mod encoding;
 pub mod identity;
 pub mod mode;
 pub mod pins;
@@ -16,6 +17,7 @@ pub mod sql_prepare;
 pub mod transaction;
 
 pub use columns::{Columns, Told};
+pub use encoding::ClientEncoding;
 pub use mode::PoolMode;
 pub use prepared::{Parsed, Portal, PreparedStatement, Statements};
 pub use read_from::ReadFrom;

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::encoding::in_ascii;
+
 /// Startup parameters that are not settings, or are fixed by the proxy.
 const NOT_SETTINGS: &[&str] = &["user", "database", "replication", "client_encoding"];
 
@@ -84,8 +86,7 @@ impl Settings {
         settings
     }
 
-    /// The client's encoding as a setting, where it is another than the servers' connections have. Only for
-    /// sessions whose texts go to one server as they are.
+    /// The client's encoding as a setting, where it is another than the servers' connections have.
     pub fn with_encoding(mut self, parameters: &[(String, String)]) -> Self {
         let encoding = parameters.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("client_encoding"));
         if let Some((name, value)) = encoding {
@@ -183,7 +184,8 @@ impl Settings {
             sql.push(';');
             sql.push_str(text);
         }
-        sql
+        // The connection may have another session's encoding until this is done.
+        in_ascii(&sql).into_owned()
     }
 
     /// Equal keys mean that a text is understood alike: settings that cannot matter to it are left out.

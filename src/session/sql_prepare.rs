@@ -15,6 +15,11 @@ pub struct Prepare {
     pub types: Vec<String>,
     /// The statement's text.
     pub body: String,
+    /// Where in the text it begins.
+    ///
+    /// # Units
+    /// Bytes.
+    pub body_start: usize,
 }
 
 /// `EXECUTE name [(arguments)]`.
@@ -54,7 +59,8 @@ pub fn read_prepare(text: &str, lexed: &Lexed) -> Option<Prepare> {
     if !lexed.is_keyword(text, at, "as") || at + 1 >= end {
         return None;
     }
-    Some(Prepare { name, types, body: lexed.range_text(text, at + 1..end).to_owned() })
+    let body_start = lexed.byte_range(at + 1..end).start;
+    Some(Prepare { name, types, body: lexed.range_text(text, at + 1..end).to_owned(), body_start })
 }
 
 /// Takes EXECUTE apart; `None` when it is not of that form.

@@ -3,6 +3,7 @@
 //! BEGIN is held back: a shard joins when it is first touched, and is then told everything the
 //! transaction has said so far ([`Transaction::opening_sql`]).
 
+use super::encoding::in_ascii;
 use super::settings::{Change, Settings};
 use crate::error::{ClientError, ErrorId};
 
@@ -190,6 +191,16 @@ impl Transaction {
         inside
     }
 
+    /// SET TRANSACTION SNAPSHOT was said.
+    pub fn takes_snapshot(&self) -> bool {
+        self.said.iter().any(|said| {
+            let Said::Local { name: None, sql } = said else { return false };
+            let mut words = sql.split_whitespace();
+            words.any(|word| word.eq_ignore_ascii_case("transaction"))
+                && words.next().is_some_and(|word| word.eq_ignore_ascii_case("snapshot"))
+        })
+    }
+
     /// Something was set, for the transaction or beyond it.
     pub fn sets_anything(&self) -> bool {
         self.said.iter().any(|said| !matches!(said, Said::Savepoint(_)))
@@ -206,7 +217,7 @@ impl Transaction {
                 Said::Setting(change) => sql.push_str(&settings.change_sql(change)),
             }
         }
-        sql
+        in_ascii(&sql).into_owned()
     }
 
     /// What [`Transaction::opening_sql`] says cannot be refused by a server, so that the first statement

@@ -234,6 +234,13 @@ pub fn encode_query(buffer: &mut BytesMut, sql: &str) {
     cursor::message(buffer, b'Q', |body| cursor::put_text(body, sql));
 }
 
+/// A message made of the parts of its body.
+pub fn frame(tag: u8, parts: &[&[u8]]) -> Frame {
+    let mut bytes = BytesMut::with_capacity(5 + parts.iter().map(|part| part.len()).sum::<usize>());
+    cursor::message(&mut bytes, tag, |body| parts.iter().for_each(|part| body.put_slice(part)));
+    Frame { tag, bytes: bytes.freeze() }
+}
+
 /// Appends CopyData.
 pub fn encode_copy_data(buffer: &mut BytesMut, data: &[u8]) {
     cursor::message(buffer, b'd', |body| body.put_slice(data));

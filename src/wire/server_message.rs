@@ -5,6 +5,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cursor::{self, Reader};
+use super::frame::Frame;
 use super::limits::{CANCEL_SECRET_BYTES_MAX, CANCEL_SECRET_BYTES_MIN};
 use super::{Format, WireError};
 
@@ -204,6 +205,44 @@ pub fn read_error(body: &[u8]) -> Result<ErrorFields, WireError> {
         fields.severity.clone_from(&fields.severity_local);
     }
     Ok(fields)
+}
+
+/// An ErrorResponse whose position (`P`) is another one, or none; every other field stays byte for byte. Anything
+/// that cannot be read stays as it is.
+pub fn with_position(frame: Frame, change: impl Fn(usize) -> Option<usize>) -> Frame {
+    let body = frame.body();
+    let mut reader = Reader::new(&body);
+    let mut fields = BytesMut::with_capacity(body.len() + 8);
+    let mut is_changed = false;
+    while let Ok(kind) = reader.u8() {
+        if kind == 0 {
+            break;
+        }
+        let Ok(text) = reader.terminated() else { return frame };
+        let mut put = |text: &[u8]| {
+            fields.put_u8(kind);
+            fields.put_slice(text);
+            fields.put_u8(0);
+        };
+        match std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).filter(|_| kind == b'P') {
+            Some(position) => {
+                is_changed = true;
+                if let Some(position) = change(position) {
+                    put(position.to_string().as_bytes());
+                }
+            }
+            None => put(text),
+        }
+    }
+    if !is_changed {
+        return frame;
+    }
+    let mut bytes = BytesMut::with_capacity(fields.len() + 6);
+    cursor::message(&mut bytes, frame.tag, |body| {
+        body.put_slice(&fields);
+        body.put_u8(0);
+    });
+    Frame { tag: frame.tag, bytes: bytes.freeze() }
 }
 
 /// Reads CommandComplete's tag.

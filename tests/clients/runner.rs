@@ -249,3 +249,46 @@ pub fn write_whole(path: &Path, text: &str) {
     fs::write(&new, text).unwrap();
     fs::rename(&new, path).unwrap();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn shards_that_a_run_leaves_unlike_are_seen() {
+        let cluster = Cluster::without_proxy(2, &[]);
+        let mut shards: Vec<_> = cluster.shards.iter().map(Server::superuser).collect();
+        for shard in &mut shards {
+            shard.must("CREATE TABLE alike (id bigint PRIMARY KEY, note text)");
+            shard.must("CREATE TYPE mood AS ENUM ('good')");
+        }
+        shards[0].must("CREATE TABLE single (id int)");
+        assert_eq!(left_behind(&cluster), Vec::<String>::new(), "a table of one shard is none of it");
+        let mut seen = 0;
+        for plant in [
+            "ALTER TABLE alike ALTER note SET NOT NULL",
+            "CREATE TABLE single (id bigint)",
+            "ALTER TYPE mood ADD VALUE 'bad'",
+            "BEGIN; CREATE TABLE half (id int); PREPARE TRANSACTION 'left'",
+        ] {
+            shards[1].must(plant);
+            let found = left_behind(&cluster);
+            assert!(found.len() > seen, "{plant}: {found:?}");
+            seen = found.len();
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_or_babbles_is_complained_of() {
+        let complaints = |code: i32, stdout: &str| {
+            let status = std::process::ExitStatus::from_raw(code << 8);
+            let mut complaints = Vec::new();
+            printed("run", &Output { status, stdout: stdout.into(), stderr: Vec::new() }, &mut complaints);
+            complaints.len()
+        };
+        assert_eq!(complaints(0, "step\tresult\n"), 0);
+        assert_eq!(complaints(1, "step\tresult\n"), 1);
+        assert_eq!(complaints(0, "no tab\n"), 1);
+    }
+}

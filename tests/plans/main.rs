@@ -82,7 +82,7 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
     if let Several::Merge { splices, .. } = &plan.several
         && !splices.is_empty()
     {
-        let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, splices, Some(777))));
+        let _ = writeln!(out, "sent: {}", one_line(rewrite::apply(context.text, lexed, splices, Some(777)).text()));
     }
     if let Several::Gather(gather) | Several::Merge { otherwise: Some(gather), .. } = &plan.several {
         if let Some(partial) = &gather.partial {
@@ -91,14 +91,15 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
                 .collect();
             let _ = writeln!(out, "partial: {}", one_line(&rewrite::render(context.text, lexed, &partial.fetch)));
             let text = rewrite::apply_combined(context.text, lexed, &partial.splices, &combined, "rows");
-            let _ = writeln!(out, "combined: {}", one_line(&text));
+            let _ = writeln!(out, "combined: {}", one_line(text.text()));
         }
         for source in &gather.sources {
             let columns: Vec<&str> = source.columns.iter().map(|column| column.expression.as_str()).collect();
             let from = rewrite::render(context.text, lexed, &source.from);
             let _ = writeln!(out, "gathered: SELECT {} {}", columns.join(", "), one_line(&from));
         }
-        let _ = writeln!(out, "finished: {}", one_line(&rewrite::apply(context.text, lexed, &gather.splices, None)));
+        let _ =
+            writeln!(out, "finished: {}", one_line(rewrite::apply(context.text, lexed, &gather.splices, None).text()));
     }
     if let Some(insert) = &plan.insert {
         let id = |fill: usize, row: usize| Some(Filled::Id((1000 * (fill + 1) + row) as i64));
@@ -109,11 +110,11 @@ fn sent(context: &Context<'_>, lexed: &sql::Lexed, plan: &Plan) -> String {
             let rows: Vec<usize> = if row == 0 { vec![0] } else { (0..insert.rows.len()).collect() };
             let (text, used) = rewrite::insert_for_shard(context.text, lexed, insert, &rows, &id, &[]);
             let used: Vec<String> = used.iter().map(|number| format!("${number}")).collect();
-            let _ = writeln!(out, "sent for {rows:?}: {} [{}]", one_line(&text), used.join(" "));
+            let _ = writeln!(out, "sent for {rows:?}: {} [{}]", one_line(text.text()), used.join(" "));
         }
     }
     if let Some(copy) = plan.copy.as_ref().filter(|copy| !copy.splices.is_empty()) {
-        let _ = writeln!(out, "sent: {}", one_line(&rewrite::apply(context.text, lexed, &copy.splices, None)));
+        let _ = writeln!(out, "sent: {}", one_line(rewrite::apply(context.text, lexed, &copy.splices, None).text()));
     }
     out
 }

@@ -93,8 +93,9 @@ pub async fn describe(
     texts: &[(&str, &[u32])],
 ) -> Result<(Vec<Described>, Option<Frame>), Failure> {
     for (sql, types) in texts {
+        let sql = link.text(sql);
         let output = link.lease.output();
-        client_message::encode_parse(output, "", sql, types);
+        client_message::encode_parse(output, "", &sql, types);
         client_message::encode_describe(output, &Target::Statement(String::new()));
     }
     client_message::encode_sync(link.lease.output());

@@ -7,7 +7,7 @@ use crate::executor::exchange::Show;
 use crate::executor::relay::Done;
 use crate::executor::scatter::set_formats;
 use crate::executor::statement::Mode;
-use crate::executor::{Failure, Session, shard_name};
+use crate::executor::{Failure, Session, places, shard_name};
 use crate::net::Framed;
 use crate::plan::{GatherColumn, GatherPlan, GatherSource, Partial, PartialPlan};
 use crate::planner::rewrite;
@@ -45,7 +45,7 @@ impl Session {
         let parts = parts.fields.get(1..).unwrap_or_default().to_vec();
         let Some((combined, rows)) = combinations(plan, &parts) else { return Ok(None) };
         let sql = rewrite::apply_combined(&parsed.text, &parsed.lexed, &plan.splices, &combined, &rows);
-        let ours = match self.describe_on(finish, &sql, &own_types).await? {
+        let ours = match self.describe_on(finish, sql.text(), &own_types).await? {
             Ok(ours)
                 if check::is_same(&fields, &ours.fields) && ours.types.get(..own) == Some(own_types.as_slice()) =>
             {
@@ -56,7 +56,8 @@ impl Session {
         let texts: Vec<(ShardId, String)> = shards.iter().map(|shard| (*shard, fetch.clone())).collect();
         let element_types: Vec<u32> = parts.iter().map(|field| field.type_oid).collect();
         let fetched =
-            self.fetch(&texts, &as_source(&parts), &element_types, fetch_bind(mode, &plan.used, &own_types)).await?;
+            self.fetch(&texts, &as_source(&parts), &element_types, fetch_bind(mode, &plan.used, &own_types)).await;
+        let fetched = fetched.map_err(places::without)?;
         let bind = finish_bind(mode, own, fetched);
         let finish_mode = Mode::Extended { bind: &bind, types: &ours.types, describe: false };
         if mode.describes() {
@@ -64,7 +65,8 @@ impl Session {
             server_message::write_row_description(client.output(), &fields);
         }
         let show = Show { header: false, rows: true, notices: true };
-        self.exchange(client, finish, &sql, finish_mode, show).await.map(Some)
+        let done = self.exchange(client, finish, sql.text(), finish_mode, show).await;
+        done.map(Some).map_err(|failure| places::in_source(failure, &sql, &parsed.text))
     }
 
     /// What a server says of a text; its error is given back.

@@ -17,7 +17,7 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message::{self, tag};
 
 /// A statement that no server has: ids start at 1.
-const NO_STATEMENT: u64 = 0;
+pub(super) const NO_STATEMENT: u64 = 0;
 
 impl Machine {
     /// Takes one message of the client.
@@ -311,8 +311,13 @@ impl Machine {
             match self.rename_one(text, used, &mut renamed, server.as_deref_mut(), host) {
                 Ok(name) => renamed.text.push_str(&name),
                 Err(error) => {
-                    // The server has to fail where it would: a name that nobody has does that.
-                    renamed.text = no_such_execute();
+                    // The server has to fail where it would, behind the results of earlier statements: a name
+                    // that nobody has does that. What follows stays, since its grammar is judged first.
+                    let begun = used.range.start.saturating_sub(used.statement.start);
+                    renamed.text.truncate(renamed.text.len().saturating_sub(begun));
+                    renamed.text.push_str(&no_such_execute());
+                    renamed.text.push(';');
+                    renamed.text.push_str(text.get(used.statement.start..)?);
                     let mut bytes = BytesMut::new();
                     write_error(&error, "ERROR", &mut bytes);
                     renamed.instead = Some(bytes.freeze());

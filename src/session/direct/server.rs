@@ -2,9 +2,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::client::NO_STATEMENT;
 use super::copy::{self, CopyIn};
 use super::owed::{Names, Owed, Quiet, Undo};
-use super::statements::Statement;
+use super::statements::{self, Statement};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::session::columns::{parameters_signature, signature};
 use crate::wire::frame::{Header, scan};
@@ -295,7 +296,7 @@ impl Machine {
             }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
             Some(Owed::Query { instead, .. }) => {
-                let instead = self.failed_prepare.take().or_else(|| instead.take());
+                let instead = self.failed_prepare.take().or_else(|| instead.take_if(|_| is_of_no_statement(whole)));
                 return instead.or_else(|| self.with_clients_name(whole)).map_or(Fate::Forward, Fate::Replace);
             }
             Some(Owed::FunctionCall) => return Fate::Forward,
@@ -561,6 +562,12 @@ fn as_fatal(whole: &[u8]) -> Bytes {
 }
 
 /// The same error without its place in a text that the client has not sent.
+/// The error of the EXECUTE that has to fail; any other has its own words.
+fn is_of_no_statement(whole: &[u8]) -> bool {
+    let name = format!("\"{}\"", statements::server_name(NO_STATEMENT));
+    memchr::memmem::find(whole, name.as_bytes()).is_some()
+}
+
 fn without_position(whole: &[u8]) -> Bytes {
     rewrite(whole, |kind, value| (kind != b'P').then_some(value))
 }

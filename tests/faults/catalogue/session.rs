@@ -2,7 +2,14 @@
 //! and what ends a statement early.
 
 use super::{Exchange, insert};
-use crate::frames::{bind, describe_portal, execute, parse};
+use crate::frames::{Frame, bind, describe_portal, execute, parse};
+
+/// A Query in another encoding.
+fn latin1(sql: &str) -> Frame {
+    let mut body: Vec<u8> = sql.chars().map(|character| u8::try_from(u32::from(character)).unwrap()).collect();
+    body.push(0);
+    Frame::new(b'Q', body)
+}
 
 pub fn exchanges(run: i64) -> Vec<Exchange> {
     [settings(), startup(), statements(run), kept(run), ended()].concat()
@@ -105,11 +112,43 @@ fn startup() -> Vec<Exchange> {
             .startup("client_encoding", "latin1")
             .startup("TimeZone", "Europe/Berlin")
             .query("SELECT '2024-02-03'::date, chr(228)"),
+        Exchange::new("startup: another encoding")
+            .startup("client_encoding", "latin1")
+            .send([latin1("SELECT 'ä' AS \u{f6}, length('äöü') -- ß")])
+            .ready()
+            .send([latin1("SELECT name || 'ß' AS n FROM items ORDER BY id LIMIT 3")])
+            .ready()
+            .send([latin1("SELECT name FROM items WHERE id = 7 AND name <> 'ä'; SELECT nosuch, 'é'")])
+            .ready()
+            .send([latin1("SELECT n, min('ä' || name COLLATE \"C\") FROM items GROUP BY n ORDER BY n")])
+            .ready()
+            .send([latin1("SELECT U&'\\20ac'")])
+            .ready()
+            .spans(),
+        Exchange::new("startup: another encoding, changed")
+            .startup("client_encoding", "latin1")
+            .query("SET client_encoding = 'utf8'")
+            .query("SELECT 'ä'")
+            .query("RESET client_encoding")
+            .query("SHOW client_encoding")
+            .query("SET NAMES 'win1251'")
+            .query("SELECT name FROM items ORDER BY id")
+            .query("SET client_encoding = 'nonsense'")
+            .spans(),
     ]
 }
 
 fn statements(run: i64) -> Vec<Exchange> {
     vec![
+        Exchange::new("sql: PREPARE of a name that is taken, behind results")
+            .query("PREPARE taken AS SELECT 1")
+            .query("SELECT 1 AS a; PREPARE taken AS SELECT 2; SELECT 3")
+            .query("PREPARE other AS SELECT 5; PREPARE taken AS SELECT 2; SELECT 3")
+            .query("SELECT 1/0; PREPARE taken AS SELECT 2")
+            .query("SELECT 1; EXECUTE nobody; SELECT 2")
+            .query("EXECUTE other")
+            .query("DEALLOCATE ALL")
+            .spans(),
         Exchange::new("sql: PREPARE, EXECUTE, DEALLOCATE")
             .query("PREPARE mine (int) AS SELECT $1 + 1 AS next")
             .query("EXECUTE mine (4)")

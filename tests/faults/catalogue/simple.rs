@@ -18,6 +18,12 @@ fn queries(run: i64) -> Vec<Exchange> {
             .query("SELECT 4"),
         Exchange::new("simple: syntax error").query("SELEC 1").query("SELECT 1"),
         Exchange::new("simple: syntax error among several").query("SELECT 1; SELEC 2; SELECT 3"),
+        Exchange::new("simple: places of errors")
+            .query("SELECT 'ä' AS a; SELECT 2; SELECT nothing FROM items")
+            .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'ö'), (1, 3, nothing), (1, 4, 'x')")
+            .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'x'), ('one', 3, 'x') RETURNING nothing")
+            .query("UPDATE items SET n = nothing WHERE n = 77")
+            .query("SELECT name, count(nothing) FROM items GROUP BY name ORDER BY 2 LIMIT 3"),
         Exchange::new("simple: unknown table and column")
             .query("SELECT * FROM nowhere")
             .query("SELECT nothing FROM items"),
