@@ -23,6 +23,8 @@ use crate::base::{NodeId, ShardId};
 const SAMPLES_MAX: usize = 512;
 /// A node in another zone is chosen when those of the own zone have this many times its work.
 const FAR_FACTOR: u64 = 4;
+/// Samples are taken for so long after they were last of use.
+const WANTED_FOR: Duration = Duration::from_secs(60);
 /// Below this, latencies say nothing.
 const LATENCY_FLOOR_US: u64 = 200;
 
@@ -98,6 +100,8 @@ pub enum NoReplica {
 pub struct Replicas {
     settings: ReplicaSettings,
     shards: Mutex<BTreeMap<ShardId, Shard>>,
+    /// When somebody last wanted to know.
+    asked: Mutex<Option<Instant>>,
     changed: Notify,
     hurried: Notify,
     wanted: Mutex<HashMap<ShardId, Arc<Notify>>>,
@@ -226,6 +230,11 @@ impl Replicas {
         Arc::clone(self.wanted.lock().entry(shard).or_default())
     }
 
+    /// Whether anybody has wanted to know anything lately: else there is nothing to sample for.
+    pub fn is_wanted(&self) -> bool {
+        self.asked.lock().is_some_and(|asked| asked.elapsed() <= WANTED_FOR)
+    }
+
     /// Waits until some session wants to know at once how far replicas are.
     ///
     /// # Cancel safety
@@ -251,6 +260,7 @@ impl Replicas {
         is_strict: bool,
         now: Instant,
     ) -> Result<Chosen, NoReplica> {
+        *self.asked.lock() = Some(now);
         let mut shards = self.shards.lock();
         let Some(shard) = shards.get_mut(&shard) else { return Err(NoReplica::Missing) };
         if let Some(end) = floor.primary.and_then(|moment| shard.end_after(moment)) {
@@ -326,6 +336,7 @@ impl Replicas {
         let moment = floor.primary.into_iter().chain(floor.replica.map(|(_, moment)| moment)).max();
         let Some(moment) = moment else { return Some(floor.lsn) };
         let end = Instant::now() + limit;
+        *self.asked.lock() = Some(Instant::now());
         loop {
             if let Some(lsn) = self.shards.lock().get(&shard).and_then(|shard| shard.end_after(moment)) {
                 return Some(lsn.max(floor.lsn));

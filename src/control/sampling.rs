@@ -54,14 +54,15 @@ impl Drop for Task {
     }
 }
 
-/// Samples for ever, a task for each node.
+/// Samples for ever, a task for each node, for as long as sessions read from replicas.
 ///
 /// # Cancel safety
 /// Safe: the tasks end with it.
 pub async fn run(replicas: Arc<Replicas>, find_nodes: FindNodes) {
     let mut tasks: HashMap<crate::base::NodeId, Task> = HashMap::new();
     loop {
-        let nodes = find_nodes();
+        // Nobody asks: the servers are left in peace.
+        let nodes = if replicas.is_wanted() { find_nodes() } else { Vec::new() };
         // A shard without replicas has nothing to choose from.
         let has_replicas = |shard| nodes.iter().any(|node| node.shard == shard && !node.is_primary);
         let wanted: Vec<&Sampled> = nodes.iter().filter(|node| has_replicas(node.shard)).collect();

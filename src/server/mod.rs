@@ -356,7 +356,7 @@ struct Built {
 async fn join(store: &dyn Store, member: Option<&Member>, file: &Path) -> Result<Known, StartError> {
     let Some(member) = member else { return known::load(store, None).await };
     match members::register(store, member).await {
-        Ok(()) => return Ok(Known { is_confirmed: true, ..known::load(store, Some(file)).await? }),
+        Ok(()) => return known::load(store, Some(file)).await,
         Err(StoreError::Unavailable { .. }) => {}
         Err(error) => return Err(error.into()),
     }
