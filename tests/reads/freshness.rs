@@ -116,7 +116,8 @@ fn two_shards_show_a_session_what_it_wrote_and_never_less_than_it_saw() {
 
 #[test]
 fn most_reads_of_a_load_that_mostly_reads_go_to_replicas() {
-    let ground = Arc::new(Ground::start(1, 0, ""));
+    // A machine that is busy with other things is no reason for another answer.
+    let ground = Arc::new(Ground::start(1, 0, "[replicas]\nwait_max_ms = 500"));
     let counts = Arc::new(Counts::default());
     let threads: Vec<_> = (0..8)
         .map(|number| {
