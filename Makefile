@@ -10,12 +10,17 @@
 # make bench  what the proxy costs beside PgBouncer and a bare relay (25 minutes on a quiet machine)
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
+# make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
-.PHONY: help up down build test clients reads faults generator generator-control saturation cluster-long bench bench-quick check postgresql etcd upstream $(UPSTREAM)
+.PHONY: help up down build test check postgresql etcd
+.PHONY: clients upstream $(UPSTREAM)
+.PHONY: faults reads saturation cluster-long
+.PHONY: generator generator-control simulate
+.PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -70,6 +75,10 @@ bench-quick:
 generator: postgresql generator-control
 	OSTRAKON_GENERATED=$(or $(OSTRAKON_GENERATED),200000) \
 	cargo test --locked --release --test differential generated_programs -- --nocapture
+
+simulate:
+	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
+	cargo test --locked --release --test failover simulator -- --nocapture --include-ignored
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \
