@@ -19,6 +19,8 @@ pub(super) enum Command {
     Explain(String),
     /// RECONNECT
     Reconnect,
+    /// FORGET PROXY name
+    ForgetProxy { name: String },
 }
 
 /// A placement as written: the home shard by its name.
@@ -46,6 +48,9 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Show { view, json }
     } else if words.take("RECONNECT") {
         Command::Reconnect
+    } else if words.take("FORGET") {
+        words.expect("PROXY")?;
+        Command::ForgetProxy { name: words.name()? }
     } else if words.take("TABLE") {
         read_table(&mut words)?
     } else {

@@ -12,6 +12,7 @@ pub mod gate;
 mod open;
 pub mod pool;
 pub mod pools;
+pub mod replicas;
 pub mod schema;
 mod servers_tls;
 
