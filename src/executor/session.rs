@@ -326,13 +326,15 @@ impl Session {
             None
         };
         if let Some(identified) = &identified {
-            lexed = lex(&identified.text)?;
+            lexed = lex(identified.text.text())?;
             signals.clone_from(&identified.signals);
         }
-        let text = identified.as_ref().map_or(text, |identified| identified.text.as_str());
+        let made = identified.map(|identified| Box::new((identified.text, text.to_owned())));
+        let changed = made.as_ref().map(|made| made.0.text().to_owned());
+        let text = changed.as_deref().unwrap_or(text);
         if !has_shared_tree(text, &lexed) {
             let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
-            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals });
+            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals, made });
         }
         let fingerprint = fingerprint::fingerprint(text, &lexed);
         let statement = match self.cluster.trees.get(&fingerprint) {
@@ -343,7 +345,7 @@ impl Session {
                 statement
             }
         };
-        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals })
+        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals, made })
     }
 
     /// Reads the search path and the client's encoding from the settings in force.
