@@ -18,7 +18,7 @@ const LEARNED_MAX: usize = 10_000;
 /// Secrets by role.
 #[derive(Default)]
 pub struct Secrets {
-    configured: HashMap<String, ServerSecret>,
+    configured: RwLock<HashMap<String, ServerSecret>>,
     /// Of clients that have logged in, with what is configured for them.
     learned: RwLock<HashMap<String, ServerSecret>>,
 }
@@ -26,13 +26,20 @@ pub struct Secrets {
 impl Secrets {
     /// What the configuration knows.
     pub fn new(configured: HashMap<String, ServerSecret>) -> Self {
-        Self { configured, learned: RwLock::default() }
+        Self { configured: RwLock::new(configured), learned: RwLock::default() }
+    }
+
+    /// Another configuration: what was learned of a role whose secret is another one now is forgotten.
+    pub fn configure(&self, configured: HashMap<String, ServerSecret>) {
+        let mut now = self.configured.write();
+        self.learned.write().retain(|user, _| now.get(user) == configured.get(user));
+        *now = configured;
     }
 
     /// What opens servers for a role; nothing when nothing is known.
     pub fn of(&self, user: &str) -> ServerSecret {
         let learned = self.learned.read().get(user).cloned();
-        learned.or_else(|| self.configured.get(user).cloned()).unwrap_or_default()
+        learned.or_else(|| self.configured.read().get(user).cloned()).unwrap_or_default()
     }
 
     /// Takes what a client's login has left. What adds nothing changes nothing, so that the pool stays.
@@ -43,7 +50,7 @@ impl Secrets {
         if fresh.is_none() || self.of(user).covers(fresh, user) {
             return;
         }
-        let both = match self.configured.get(user) {
+        let both = match self.configured.read().get(user) {
             Some(configured) => fresh.or(configured),
             None => fresh.clone(),
         };

@@ -296,6 +296,9 @@ impl Session {
     /// is done.
     pub(super) async fn refresh_topology(&mut self) {
         if self.epoch_guard.is_none() {
+            if self.links.is_empty() {
+                self.cluster.pools.pause().over().await;
+            }
             self.epoch_guard = Some(Arc::clone(&self.cluster.epoch_gate).read_owned().await);
             self.topology = self.cluster.topology.load_full();
         }

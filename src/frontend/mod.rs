@@ -15,6 +15,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -39,11 +40,11 @@ pub struct Frontend {
     cluster: Arc<Cluster>,
     admin: Arc<Admin>,
     sessions: Sessions,
-    access: Access,
+    access: ArcSwap<Access>,
     seats: limits::Seats,
-    login: LoginSettings,
+    login: ArcSwap<LoginSettings>,
     door: door::Door,
-    limits: SessionLimits,
+    limits: ArcSwap<SessionLimits>,
 }
 
 /// What a client that is logged in may do at most.
@@ -158,18 +159,36 @@ impl Frontend {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
         let seats = limits::Seats::new(clients);
-        let limits = SessionLimits::default();
-        Self { cluster, admin, sessions: Sessions::default(), access, seats, login, door, limits }
+        Self {
+            cluster,
+            admin,
+            sessions: Sessions::default(),
+            access: ArcSwap::from_pointee(access),
+            seats,
+            login: ArcSwap::from_pointee(login),
+            door,
+            limits: ArcSwap::default(),
+        }
     }
 
     /// Sets how clients log in.
     pub fn with_login(self, login: LoginSettings) -> Self {
-        Self { door: door::Door::new(login.max), login, ..self }
+        Self { door: door::Door::new(login.max), login: ArcSwap::from_pointee(login), ..self }
     }
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { limits, ..self }
+        Self { limits: ArcSwap::from_pointee(limits), ..self }
+    }
+
+    /// Other rules and limits, for logins from now on; what idle transactions may do holds for all sessions. TLS and
+    /// the number of logins at a time stay.
+    pub fn change(&self, access: Access, clients: ClientLimits, login: LoginSettings, limits: SessionLimits) {
+        self.access.store(Arc::new(access));
+        self.seats.change(clients);
+        let now = self.login.load_full();
+        self.login.store(Arc::new(LoginSettings { tls: now.tls.clone(), max: now.max, ..login }));
+        self.limits.store(Arc::new(limits));
     }
 
     /// Clients that have connected and not logged in yet.
@@ -206,7 +225,7 @@ impl Frontend {
             clients.spawn(async move {
                 let _permit = permit;
                 if let Err(error) = frontend.serve(client, stop).await {
-                    tracing::debug!(%peer, %error, "client gone");
+                    tracing::debug!(?peer, %error, "client gone");
                 }
             });
         }

@@ -5,6 +5,7 @@
 mod certificates;
 mod identity;
 mod ids;
+pub mod reload;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ use crate::wire::server_message::read_error;
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Directory of a Unix-domain socket to listen on, too.
+    pub unix_socket_dir: Option<PathBuf>,
     /// Directory of the proxy's own files.
     pub data: PathBuf,
     /// Role that looks after the servers: reads catalogs, recovers transactions.
@@ -67,8 +70,10 @@ pub struct Settings {
     pub login: LoginSettings,
     /// What clients may do at most.
     pub session_limits: SessionLimits,
-    /// SIGHUP reads certificates again instead of ending the process.
+    /// SIGHUP reads certificates again, and the configuration where it can be, instead of ending the process.
     pub reload_on_hangup: bool,
+    /// Reads all of this again, for RELOAD and SIGHUP.
+    pub read_again: Option<reload::ReadAgain>,
 }
 
 impl Settings {
@@ -76,6 +81,7 @@ impl Settings {
     pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
         Self {
             listen,
+            unix_socket_dir: None,
             data,
             control_user: control_user.to_owned(),
             control_password: None,
@@ -90,6 +96,7 @@ impl Settings {
             login: LoginSettings::default(),
             session_limits: SessionLimits::default(),
             reload_on_hangup: false,
+            read_again: None,
         }
     }
 }
@@ -120,6 +127,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The Unix-domain socket cannot be listened on.
+    #[error("cannot listen in unix_socket_dir {}: {reason}", directory.display())]
+    ListenLocally {
+        /// The directory.
+        directory: PathBuf,
         /// The operating system's words.
         reason: String,
     },
@@ -199,28 +214,50 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
     let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
-    let listener = Listener::bind(settings.listen, listening)
+    let mut listener = Listener::bind(settings.listen, listening)
         .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
     let address = listener
         .local_address()
         .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
+    if let Some(directory) = &settings.unix_socket_dir {
+        let unusable =
+            |error: NetError| StartError::ListenLocally { directory: directory.clone(), reason: error.to_string() };
+        let path = listener.listen_locally(directory).map_err(unusable)?;
+        tracing::info!(path = %path.display(), "serving on a Unix-domain socket");
+    }
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
-    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
+    let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
+    let watching = certificates::watch(certificates.clone());
     let cluster =
         tokio::time::timeout(limit, Box::pin(build(&settings, topology, &store, servers_tls))).await.map_err(
             |_| StartError::Shard { shard: "(all)".to_owned(), reason: "they did not answer in time".to_owned() },
         )??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
-        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
-        .with_limits(settings.session_limits);
+    let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
+    let frontend =
+        Frontend::new(Arc::clone(&cluster.shared), Arc::clone(&admin), cluster.access, settings.clients.clone())
+            .with_login(login)
+            .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
+    let reloader = Arc::new(reload::Reloader::new(
+        settings,
+        Arc::clone(&cluster.shared),
+        &frontend,
+        cluster.control,
+        Arc::clone(&store),
+        certificates,
+        listener.more_places(),
+    ));
+    if reloader.can_reload() {
+        admin.set_reload(Arc::clone(&reloader) as Arc<dyn crate::admin::Reload>);
+    }
     let tasks = vec![
         tokio::spawn(watching),
+        tokio::spawn(reload::on_hangup(reloader, hangups)),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
@@ -238,6 +275,7 @@ struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
     access: Access,
+    control: ControlAccess,
 }
 
 async fn build(
@@ -284,8 +322,9 @@ async fn build(
             ..executor::Settings::default()
         },
     ));
-    let access = build_access(settings, &access, store.as_ref()).await?;
-    Ok(Built { shared, recovery, access })
+    let control = access;
+    let access = build_access(settings, &control, store.as_ref()).await?;
+    Ok(Built { shared, recovery, access, control })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.

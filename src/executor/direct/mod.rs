@@ -220,6 +220,7 @@ impl Direct {
         if self.held.is_some() {
             return Ok(());
         }
+        self.cluster.pools.pause().over().await;
         let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
