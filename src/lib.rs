@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0 | `base` `error` |
 //! | 1 | `wire` `sql` `topology` `auth` |
-//! | 2 | `plan` `session` |
+//! | 2 | `plan` `session` `failover` |
 //! | 3 | `planner` `merge` `cache` |
 //! | 4 | `telemetry` |
 //! | 5 | `net` `store` `host` |
@@ -35,6 +35,7 @@ pub mod sql;
 pub mod topology;
 pub mod wire;
 
+pub mod failover;
 pub mod plan;
 pub mod session;
 

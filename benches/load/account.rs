@@ -1,29 +1,21 @@
 //! The operating system's accounts of processes.
 
 use std::fs;
-use std::process::Command;
-use std::sync::LazyLock;
 
-/// Ticks of the CPU accounts in a second.
-static TICKS_PER_S: LazyLock<f64> = LazyLock::new(|| {
-    let output = Command::new("getconf").arg("CLK_TCK").output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
-});
-
-/// CPU time that processes have used so far, user and system, in microseconds; a tick (10 ms) is the grain.
+/// CPU time that processes have used so far, user and system, in microseconds: what the scheduler counted for each of
+/// their threads, in nanoseconds. A thread that has ended is not in it; a proxy's threads live as long as it does.
 pub fn cpu_us(pids: &[u32]) -> f64 {
-    let ticks: u64 = pids
-        .iter()
-        .map(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|error| panic!("{pid}: {error}"));
-            let (_, fields) = stat.rsplit_once(") ").unwrap();
-            // Of these the 12th and 13th are utime and stime.
-            fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
-        })
-        .sum();
+    let ns: u64 = pids.iter().flat_map(|pid| threads(*pid)).sum();
     #[allow(clippy::cast_precision_loss)]
-    let ticks = ticks as f64;
-    ticks / *TICKS_PER_S * 1e6
+    let ns = ns as f64;
+    ns / 1e3
+}
+
+fn threads(pid: u32) -> Vec<u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|error| panic!("{pid}: {error}"));
+    // Between the list and the look a thread may have gone.
+    let of_one = |task: fs::DirEntry| fs::read_to_string(task.path().join("schedstat")).ok();
+    tasks.flatten().filter_map(of_one).filter_map(|text| text.split(' ').next()?.parse().ok()).collect()
 }
 
 /// Resident memory of processes, in KiB.

@@ -9,13 +9,13 @@ use crate::report::{Report, Row};
 use crate::targets::{Target, Targets};
 
 /// Idle clients of each proxy that pools; each has run a statement.
-pub fn run(targets: &Targets, report: &mut Report) {
-    let measured = [targets.plain("pgbouncer"), targets.plain("ostrakon")];
+pub fn run(targets: &Targets, idle: &[usize], report: &mut Report) {
+    let measured = targets.named(&["pgbouncer", "ostrakon"]);
     let mut rows = Vec::new();
     for target in measured {
         let mut clients = Vec::new();
         let before = resident_kib(&target.pids);
-        for count in [1_000_usize, 10_000] {
+        for &count in idle {
             while clients.len() < count {
                 let mut client = Raw::connect(target.port, "app", "app").unwrap();
                 client.must("SELECT abalance FROM pgbench_accounts WHERE aid = 1");
@@ -26,23 +26,27 @@ pub fn run(targets: &Targets, report: &mut Report) {
             rows.push((count, row));
         }
     }
-    for count in [1_000, 10_000] {
+    for &count in idle {
         let rows = rows.iter().filter(|(of, _)| *of == count).map(|(_, row)| row.clone()).collect();
         report.table(&format!("memory with {count} idle clients"), rows);
     }
-    report.table("memory with 1,000 sessions of 1,000 prepared statements", vec![prepared(targets.plain("ostrakon"))]);
+    let sessions = idle.iter().copied().max().unwrap_or(0).min(1_000);
+    let row = prepared(targets.plain("ostrakon"), sessions);
+    report.table(&format!("memory with {sessions} sessions of 1000 prepared statements"), vec![row]);
 }
 
 #[allow(clippy::cast_precision_loss)]
 fn note(row: &mut Row, before: u64, after: u64, count: usize) {
     row.note("MiB", after as f64 / 1024.0);
-    row.note("KiB each", after.saturating_sub(before) as f64 / count as f64);
+    if count > 0 {
+        row.note("KiB each", after.saturating_sub(before) as f64 / count as f64);
+    }
 }
 
-fn prepared(target: &Target) -> Row {
+fn prepared(target: &Target, sessions: usize) -> Row {
     let before = resident_kib(&target.pids);
     let mut clients = Vec::new();
-    for _ in 0..1_000 {
+    for _ in 0..sessions {
         let mut client = Wire::app(target.port, "app").unwrap();
         let mut messages: Vec<_> = (0..1_000)
             .map(|n| {

@@ -14,6 +14,14 @@ pub struct Said {
     pub p99_us: f64,
 }
 
+/// How long a run is.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    Seconds(u32),
+    /// Of each client.
+    Transactions(u32),
+}
+
 /// Fills pgbench's tables.
 pub fn initialise(port: u16, scale: u32) {
     run(command(port).args(["-i", "-q", "-s", &scale.to_string(), "app"]));
@@ -26,10 +34,14 @@ fn command(port: u16) -> Command {
 }
 
 /// One run; panics when a transaction fails.
-pub fn bench(port: u16, script: &[String], protocol: &str, clients: u32, seconds: u32) -> Said {
+pub fn bench(port: u16, script: &[String], protocol: &str, clients: u32, length: Length) -> Said {
     let directory = tempfile::tempdir().unwrap();
     // Few clients: every transaction is logged. Many: one in ten is enough for the percentiles.
     let sampling = if clients > 4 { "0.1" } else { "1" };
+    let (unit, count) = match length {
+        Length::Seconds(count) => ("-T", count),
+        Length::Transactions(count) => ("-t", count),
+    };
     let report = run(command(port).current_dir(directory.path()).args(script).args([
         "-n",
         "-M",
@@ -38,8 +50,8 @@ pub fn bench(port: u16, script: &[String], protocol: &str, clients: u32, seconds
         &clients.to_string(),
         "-j",
         "1",
-        "-T",
-        &seconds.to_string(),
+        unit,
+        &count.to_string(),
         "-l",
         "--sampling-rate",
         sampling,

@@ -1,4 +1,4 @@
-//! Many rows at once: read, read slowly, merged in order, copied in.
+//! Many rows at once: read, read slowly, merged in order, copied in and out.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -23,8 +23,9 @@ pub fn run(targets: &Targets, rows: u64, rounds: usize, is_wanted: &dyn Fn(&str)
         let mut session = Raw::connect(port, "app", "app").unwrap();
         session.must("CREATE TABLE IF NOT EXISTS wide (id bigint PRIMARY KEY, name text, note text, n int)");
     }
-    let placed = [direct, targets.plain("pgbouncer"), targets.plain("ostrakon"), &targets.sharded];
-    let copied = measure(&placed, rounds, &|target| {
+    let everywhere = targets.named(&["direct", "pgbouncer", "ostrakon", "ostrakon, 3 shards"]);
+    let ours = targets.named(&["ostrakon", "ostrakon, 3 shards"]);
+    let copied = measure(&everywhere, rounds, &|target| {
         let mut session = Raw::connect(target.port, "app", "app").unwrap();
         session.set_patience(Duration::from_secs(600));
         session.must("TRUNCATE wide");
@@ -35,7 +36,7 @@ pub fn run(targets: &Targets, rows: u64, rounds: usize, is_wanted: &dyn Fn(&str)
     });
     drop(data);
     if is_wanted("copy") {
-        report.table(&format!("copy of {rows} rows in"), copied);
+        report.table("copy of all rows in", copied);
     }
     for port in [direct.port, targets.sharded.port] {
         Raw::connect(port, "app", "app").unwrap().must("ANALYZE wide");
@@ -46,20 +47,11 @@ pub fn run(targets: &Targets, rows: u64, rounds: usize, is_wanted: &dyn Fn(&str)
             "stream of all rows, slow client",
             "SELECT * FROM wide",
             Some(SLOW_PAUSE),
-            vec![targets.plain("pgbouncer"), targets.plain("ostrakon"), &targets.sharded],
+            targets.named(&["pgbouncer", "ostrakon", "ostrakon, 3 shards"]),
         ),
-        (
-            "stream of all rows over shards",
-            "SELECT * FROM wide",
-            None,
-            vec![targets.plain("ostrakon"), &targets.sharded],
-        ),
-        (
-            "stream of all rows over shards in order",
-            "SELECT * FROM wide ORDER BY id",
-            None,
-            vec![targets.plain("ostrakon"), &targets.sharded],
-        ),
+        ("stream of all rows over shards", "SELECT * FROM wide", None, ours.clone()),
+        ("copy of all rows out", "COPY wide TO STDOUT", None, everywhere),
+        ("stream of all rows over shards in order", "SELECT * FROM wide ORDER BY id", None, ours.clone()),
     ];
     for (name, sql, pause, targets) in reads {
         if is_wanted(name) {
@@ -95,14 +87,17 @@ fn measure(targets: &[&Target], rounds: usize, prepare: &dyn Fn(&Target) -> Work
     for _ in 0..rounds {
         for (target, row) in targets.iter().zip(&mut table) {
             let work = prepare(target);
-            let before = cpu_us(&target.pids);
+            let (before, at_rest) = (cpu_us(&target.pids), resident_kib(&target.pids));
             let begun = Instant::now();
             let most = watched(&target.pids, work);
             row.note("wall s", begun.elapsed().as_secs_f64());
             if !target.pids.is_empty() {
                 row.note("cpu s", (cpu_us(&target.pids) - before) / 1e6);
                 #[allow(clippy::cast_precision_loss)]
-                row.note("most MiB", most as f64 / 1024.0);
+                {
+                    row.note("most MiB", most as f64 / 1024.0);
+                    row.note("more MiB", most.saturating_sub(at_rest) as f64 / 1024.0);
+                }
             }
         }
     }

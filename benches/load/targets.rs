@@ -15,7 +15,7 @@ use crate::raw::Raw;
 /// Server connections that every pooling proxy may have.
 const POOL_SIZE: u32 = 20;
 
-/// pgbench's scale.
+/// pgbench's scale; the scripts name as many accounts as it makes.
 const SCALE: u32 = 10;
 
 /// One way to the data.
@@ -42,7 +42,9 @@ pub struct Targets {
 
 impl Targets {
     /// Starts servers and proxies, fills pgbench's tables.
-    pub fn start(plain_port: Option<u16>, others: &[String]) -> Self {
+    ///
+    /// `is_smoke`: without what this machine may lack, the relay a thread of this process.
+    pub fn start(plain_port: Option<u16>, others: &[String], is_smoke: bool) -> Self {
         let mut servers = Server::start_all(&(1..=4).map(|n| format!("bench{n}")).collect::<Vec<_>>());
         let plain = servers.remove(0);
         let port = plain_port.unwrap_or(plain.port);
@@ -53,10 +55,14 @@ impl Targets {
             _servers: vec![],
             _directories: vec![],
         };
-        pgbench::initialise(port, SCALE);
-        let pgbouncer = all.pgbouncer(port);
-        all.plain.push(pgbouncer);
-        let floor = all.floor(port);
+        let scale = if is_smoke { 1 } else { SCALE };
+        pgbench::initialise(port, scale);
+        let has_pgbouncer = Command::new("pgbouncer").arg("--version").output().is_ok();
+        if has_pgbouncer || !is_smoke {
+            let pgbouncer = all.pgbouncer(port);
+            all.plain.push(pgbouncer);
+        }
+        let floor = if is_smoke { floor_in_a_thread(port) } else { all.floor(port) };
         all.plain.push(floor);
         let ostrakon = all.ostrakon("ostrakon", &[port]);
         all.plain.push(ostrakon);
@@ -73,10 +79,16 @@ impl Targets {
         }
         let shards: Vec<u16> = servers.iter().map(|server| server.port).collect();
         all.sharded = all.ostrakon("ostrakon, 3 shards", &shards);
-        pgbench::initialise(all.sharded.port, SCALE);
+        pgbench::initialise(all.sharded.port, scale);
         servers.push(plain);
         all._servers = servers;
         all
+    }
+
+    /// Those of these names that were started.
+    pub fn named(&self, names: &[&str]) -> Vec<&Target> {
+        let before_shards = std::iter::once(&self.sharded);
+        self.plain.iter().chain(before_shards).filter(|target| names.contains(&target.name.as_str())).collect()
     }
 
     /// The target of this name before one server.
@@ -176,4 +188,12 @@ impl Targets {
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_ostrakon"), "serve", "--config"]).arg(&config);
         self.keep(name, &mut command, directory, port)
     }
+}
+
+fn floor_in_a_thread(server: u16) -> Target {
+    let port = free_port();
+    std::thread::spawn(move || crate::floor::serve(&format!("{port},{server}")));
+    let answers = || Raw::connect(port, "app", "app").is_ok();
+    assert!(eventually(Duration::from_secs(30), answers), "the relay does not answer");
+    Target { name: "bare relay".into(), port, pids: vec![], prepares: true }
 }

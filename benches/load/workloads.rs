@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::account::cpu_us;
-use crate::pgbench::{Said, bench};
+use crate::pgbench::{Length, Said, bench};
 use crate::report::{Report, Row};
 use crate::targets::{Target, Targets};
 
@@ -50,24 +50,22 @@ pub fn all(clients: &[u32]) -> Vec<Workload> {
     let builtin = |name, builtin| Script { name, text: None, builtin, place: Place::Plain };
     let custom = |name, text, place| Script { name, text: Some(text), builtin: &[], place };
     let every = ["simple", "extended", "prepared"].as_slice();
+    // With how many clients: what the goals compare, and of SELECTs the whole range.
+    let (range, compared, one) = ([1, 16, 64, 256].as_slice(), [16, 64].as_slice(), [16].as_slice());
     let scripts = [
-        (builtin("select", &["-S"][..]), every),
-        (builtin("simple update", &["-N"][..]), every),
-        (builtin("tpc-b", &[][..]), every),
-        (custom("pipeline of 8 selects", PIPELINE, Place::Plain), &every[1..]),
-        (custom("point select by key", POINT, Place::Sharded), every),
-        (custom("transaction on one shard", TWO, Place::Sharded), every),
-        (custom("count and sum of 3,000 rows", COUNT, Place::Sharded), &every[..1]),
-        (custom("order by, limit 10", TOP, Place::Sharded), &every[..1]),
+        (builtin("select", &["-S"][..]), every, range),
+        (builtin("simple update", &["-N"][..]), every, compared),
+        (builtin("tpc-b", &[][..]), &every[..2], compared),
+        (custom("pipeline of 8 selects", PIPELINE, Place::Plain), &every[1..], one),
+        (custom("point select by key", POINT, Place::Sharded), every, compared),
+        (custom("transaction on one shard", TWO, Place::Sharded), every, one),
+        (custom("count and sum of 3,000 rows", COUNT, Place::Sharded), &every[..1], one),
+        (custom("order by, limit 10", TOP, Place::Sharded), &every[..1], one),
     ];
     let mut workloads = Vec::new();
-    for (script, protocols) in scripts {
+    for (script, protocols, counts) in scripts {
         for &protocol in protocols {
-            for &clients in clients {
-                // What crosses shards is measured with as many clients as the design compares at.
-                if protocols.len() == 1 && clients != 16 {
-                    continue;
-                }
+            for &clients in counts.iter().filter(|count| clients.contains(count)) {
                 workloads.push(Workload { script: script.clone(), protocol, clients });
             }
         }
@@ -87,14 +85,19 @@ impl Workload {
 
     fn targets<'a>(&self, targets: &'a Targets) -> Vec<&'a Target> {
         let all: Vec<&Target> = match self.script.place {
-            Place::Plain => targets.plain.iter().collect(),
+            // The floor is that of one statement a transaction.
+            Place::Plain => targets
+                .plain
+                .iter()
+                .filter(|target| self.script.name == "select" || target.name != "bare relay")
+                .collect(),
             Place::Sharded => vec![targets.plain("direct"), targets.plain("ostrakon"), &targets.sharded],
         };
         all.into_iter().filter(|target| self.protocol != "prepared" || target.prepares).collect()
     }
 
     /// One run on one target: what pgbench said and the proxy's CPU, in microseconds.
-    fn once(&self, target: &Target, seconds: u32) -> (Said, f64) {
+    fn once(&self, target: &Target, length: Length) -> (Said, f64) {
         let mut arguments = self.arguments();
         let script = self.script.text.map(|text| {
             let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -105,22 +108,29 @@ impl Workload {
             arguments.extend(["-f".to_owned(), file.path().display().to_string()]);
         }
         let before = cpu_us(&target.pids);
-        let said = bench(target.port, &arguments, self.protocol, self.clients, seconds);
+        let said = bench(target.port, &arguments, self.protocol, self.clients, length);
         (said, cpu_us(&target.pids) - before)
     }
 }
 
+fn shortest(length: Length) -> Length {
+    match length {
+        Length::Seconds(_) => Length::Seconds(1),
+        Length::Transactions(_) => Length::Transactions(1),
+    }
+}
+
 /// Rounds in turn.
-pub fn run(workload: &Workload, targets: &Targets, rounds: usize, seconds: u32, report: &mut Report) {
+pub fn run(workload: &Workload, targets: &Targets, rounds: usize, length: Length, report: &mut Report) {
     let targets = workload.targets(targets);
     let mut rows: Vec<Row> = targets.iter().map(|target| Row::new(&target.name)).collect();
     // A round that is not counted: plans, pools and caches warm up.
     for target in &targets {
-        workload.once(target, 1);
+        workload.once(target, shortest(length));
     }
     for _ in 0..rounds {
         for (target, row) in targets.iter().zip(&mut rows) {
-            let (said, cpu) = workload.once(target, seconds);
+            let (said, cpu) = workload.once(target, length);
             row.note("tps", said.per_s);
             row.note("p50 us", said.p50_us);
             row.note("p99 us", said.p99_us);
@@ -142,7 +152,7 @@ pub fn count_system_calls(workload: &Workload, targets: &Targets, report: &mut R
         strace.args(["-c", "-f", "-p", &pid.to_string(), "-o"]).arg(counts.path());
         let Ok(mut strace) = strace.stderr(Stdio::null()).spawn() else { return };
         std::thread::sleep(std::time::Duration::from_millis(500));
-        let (said, _) = workload.once(target, 2);
+        let (said, _) = workload.once(target, Length::Seconds(2));
         crate::cluster::signal(strace.id(), nix::sys::signal::Signal::SIGINT);
         let _ = strace.wait();
         let text = std::fs::read_to_string(counts.path()).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::auth::ServerSecret;
 use crate::base::NodeId;
@@ -247,6 +247,11 @@ impl Connection {
                 Err(net_error(self.target.node, self.lost_while(), &error))
             }
         }
+    }
+
+    /// The rows that have been read and stand next, as one run of whole DataRow messages; empty when none does.
+    pub fn take_rows(&mut self) -> Bytes {
+        self.framed.take_run(tag::DATA_ROW)
     }
 
     fn note(&mut self, frame: &Frame) -> Result<(), BackendError> {

@@ -15,8 +15,8 @@ use crate::backend::connection::Rows;
 use crate::backend::{BackendError, Connection, defaults};
 use crate::topology::TableName;
 use crate::topology::schema::{
-    Column, ColumnDefault, ForeignKey, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey, Volatility,
-    WrittenType,
+    Column, ColumnDefault, ForeignKey, Relation, RelationKind, Schema, TEMPORARY_SCHEMA, Travel, UniqueKey,
+    ViewDefinition, Volatility, WrittenType,
 };
 use crate::wire::frame::Frame;
 
@@ -121,6 +121,31 @@ const VIEWS_SQL: &str = "SELECT DISTINCT r.ev_class, d.refobjid \
     JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
     WHERE r.rulename = '_RETURN' AND d.refclassid = 1259 AND d.refobjid <> r.ev_class";
 
+/// What views select. Names are printed without their schema when the search path leads to them: it is emptied
+/// meanwhile. Printing takes locks on the tables, so that a view of a table that someone else is changing is left out
+/// until the change is done.
+const DEFINITIONS_SQL: &str = "WITH kept AS MATERIALIZED (\
+      SELECT pg_catalog.current_setting('search_path') AS path), \
+    emptied AS MATERIALIZED (SELECT k.path, pg_catalog.set_config('search_path', '', true) AS empty FROM kept k), \
+    changing AS MATERIALIZED (SELECT l.relation FROM pg_catalog.pg_locks l \
+      WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IS NOT NULL \
+      AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()), \
+    view AS MATERIALIZED (SELECT c.oid, r.oid AS rule FROM pg_catalog.pg_class c \
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+      JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN' \
+      WHERE c.relkind IN ('v', 'm') AND c.relpersistence <> 't' \
+      AND pg_catalog.left(n.nspname::text, 3) <> 'pg_' AND n.nspname NOT IN ('information_schema', 'ostrakon') \
+      AND c.oid NOT IN (SELECT relation FROM changing) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+        WHERE d.classid = 2618 AND d.objid = r.oid AND d.refclassid = 1259 \
+        AND d.refobjid IN (SELECT relation FROM changing))), \
+    definition AS MATERIALIZED (SELECT v.oid, pg_catalog.pg_get_viewdef(v.oid) AS sql, \
+        EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
+          WHERE d.classid = 2618 AND d.objid = v.rule AND d.refclassid = 1259 AND t.relrowsecurity) AS secured \
+      FROM emptied e, view v WHERE e.empty IS NOT NULL), \
+    restored AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', e.path, true) AS path \
+      FROM (SELECT pg_catalog.count(*) AS definitions FROM definition) d, emptied e WHERE d.definitions >= 0) \
+    SELECT d.oid, d.sql, d.secured FROM restored r LEFT JOIN definition d ON true";
+
 /// User functions.
 const FUNCTIONS_SQL: &str = "SELECT p.proname, \
     pg_catalog.max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END), \
@@ -143,6 +168,7 @@ const QUERIES: &[&str] = &[
     UNIQUE_SQL,
     FOREIGN_KEYS_SQL,
     VIEWS_SQL,
+    DEFINITIONS_SQL,
     FUNCTIONS_SQL,
     FUNCTION_SETTINGS_SQL,
 ];
@@ -224,7 +250,7 @@ pub async fn read_temporary(connection: &mut Connection) -> Result<Vec<Arc<Relat
 /// # Errors
 /// The rows are not those of the statements.
 pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
-    let [database, relations, columns, unique, foreign_keys, views, functions, settings]: [Rows; 8] =
+    let [database, relations, columns, unique, foreign_keys, views, definitions, functions, settings]: [Rows; 9] =
         results.try_into().map_err(|_| SchemaError::Malformed("number of results"))?;
     let default_is_bytewise = database.first().is_some_and(|row| {
         let locale = text(row, 2).or(text(row, 1)).unwrap_or_default();
@@ -240,6 +266,7 @@ pub fn build_schema(results: Vec<Rows>) -> Result<Schema, SchemaError> {
     builder.add_unique(&unique)?;
     builder.add_foreign_keys(&foreign_keys)?;
     builder.add_views(&views)?;
+    builder.add_definitions(&definitions)?;
     Ok(Schema {
         version: 0,
         relations: builder.finish(),
@@ -288,6 +315,7 @@ impl Builder {
                 unique: Vec::new(),
                 foreign_keys: Vec::new(),
                 view_reads: Vec::new(),
+                view: None,
                 parent: None,
                 has_triggers: boolean(row, 4)?,
             };
@@ -371,6 +399,16 @@ impl Builder {
                 }
             }
             relation.view_reads = reads.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    fn add_definitions(&mut self, rows: &Rows) -> Result<(), SchemaError> {
+        // Without views there is one row of NULLs.
+        for row in rows.iter().filter(|row| text(row, 0).is_some()) {
+            let Some(relation) = self.relations.get_mut(&number(row, 0)?) else { continue };
+            let sql = required(row, 1)?.to_owned();
+            relation.view = Some(ViewDefinition { sql, has_row_security: boolean(row, 2)? });
         }
         Ok(())
     }

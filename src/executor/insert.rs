@@ -42,7 +42,7 @@ impl Session {
             self.open_block().await?;
         }
         let replaced = if parts.len() > 1 { self.one_time(client, parsed).await? } else { Vec::new() };
-        let mut count = 0;
+        let (mut count, mut verb) = (0, "INSERT 0");
         let mut collected: Vec<(Vec<usize>, Vec<Frame>)> = Vec::new();
         let keep_order = insert.returning && parts.len() > 1 && !insert.everywhere;
         for (position, (shard, rows)) in parts.iter().enumerate() {
@@ -73,9 +73,12 @@ impl Session {
             if position == 0 || !insert.everywhere {
                 count += done.row_count().unwrap_or(0);
             }
+            if done.is_merge() {
+                verb = "MERGE";
+            }
         }
         in_row_order(client, collected);
-        Ok(Done::with_tag(&format!("INSERT 0 {count}")))
+        Ok(Done::with_tag(&format!("{verb} {count}")))
     }
 
     /// Rows by shard, ascending.

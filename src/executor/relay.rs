@@ -77,6 +77,11 @@ impl Done {
         }
     }
 
+    /// It was a MERGE, whose listed rows part ways as those of an INSERT do.
+    pub(super) fn is_merge(&self) -> bool {
+        self.complete.as_ref().and_then(command_tag).is_some_and(|tag| tag.starts_with("MERGE"))
+    }
+
     /// Rows counted by the command tag.
     pub(super) fn row_count(&self) -> Option<u64> {
         self.complete.as_ref().and_then(command_tag).and_then(|tag| server_message::read_row_count(&tag))

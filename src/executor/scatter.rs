@@ -1,5 +1,10 @@
 //! Reads over several shards, merged on the way to the client.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
 use super::encoding::may_merge;
 use super::exchange::write_statement;
 use super::link::{Link, failure_of, read_quiet};
@@ -141,7 +146,13 @@ async fn merge_sources(
         let description = read_description(source, client).await?;
         fields.get_or_insert(description);
     }
-    let mut fields = fields.unwrap_or_default();
+    // All shards describe the same columns; what the first one says is read.
+    let mut fields = match (fields, sources.first()) {
+        (Some(frame), Some(source)) => {
+            server_message::read_row_description(&frame.body()).map_err(|_| no_description(&source.name))?
+        }
+        _ => Vec::new(),
+    };
     set_formats(&mut fields, mode);
     may_merge(encoding, spec, &fields)?;
     let mut merger = Merger::new(spec, &fields, sources.len(), limit, offset, constants, budget)?;
@@ -161,32 +172,101 @@ async fn merge_sources(
             client.output().extend_from_slice(&first);
         }
         match popped {
-            Pop::Row => {
-                rows += 1;
+            Pop::Rows(count) => {
+                rows += count;
                 if client.output().len() >= CLIENT_FLUSH_BYTES {
                     client.flush().await?;
                 }
             }
             Pop::Done => return Ok((rows, columns)),
-            Pop::Pending => {
-                for (index, source) in sources.iter_mut().enumerate() {
-                    if merger.needs(index) {
-                        read_into(&mut merger, index, source, client).await?;
-                    }
-                }
+            Pop::Pending => read_more(&mut merger, sources, client).await?,
+        }
+    }
+}
+
+/// Gives the merge what it waits for: of any shard that has something, or of all without which it cannot go on. These
+/// are waited for one after the other: all are at work anyway, and the later ones' rows are mostly there by then.
+async fn read_more(merger: &mut Merger, sources: &mut [Source], client: &mut Framed) -> Result<(), Failure> {
+    if merger.goes_on_with_any() {
+        loop {
+            let mut has_come = false;
+            for (index, source) in sources.iter_mut().enumerate() {
+                has_come |= merger.needs(index) && take_what_is_there(merger, index, source, client)?;
             }
+            if has_come {
+                return Ok(());
+            }
+            poll_fn(|context| poll_any(merger, sources, context)).await?;
+        }
+    }
+    for (index, source) in sources.iter_mut().enumerate() {
+        while merger.waits_for(index) && !take_what_is_there(merger, index, source, client)? {
+            let read = poll_fn(|context| source.link.lease.poll_read(context)).await;
+            read.map_err(|error| failure_of(error, &source.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ready once something was read from one of the shards that still send.
+fn poll_any(merger: &Merger, sources: &mut [Source], context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    let mut polled = Poll::Pending;
+    for (index, source) in sources.iter_mut().enumerate() {
+        if !merger.needs(index) {
+            continue;
+        }
+        match source.link.lease.poll_read(context) {
+            Poll::Ready(Ok(())) => polled = Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(failure_of(error, &source.name))),
+            Poll::Pending => {}
+        }
+    }
+    polled
+}
+
+/// Gives the merge the rows of a shard that have been read, or its end. `false`: there are none.
+fn take_what_is_there(
+    merger: &mut Merger,
+    index: usize,
+    source: &mut Source,
+    client: &mut Framed,
+) -> Result<bool, Failure> {
+    loop {
+        let rows = if source.link.ahead.is_empty() { source.link.lease.take_rows() } else { Bytes::new() };
+        if !rows.is_empty() {
+            merger.push(index, rows)?;
+            return Ok(true);
+        }
+        let frame = match source.link.ahead.pop_front() {
+            Some(frame) => frame,
+            None => match source.link.lease.try_next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(false),
+                Err(error) => return Err(failure_of(error, &source.name)),
+            },
+        };
+        match frame.tag {
+            tag::DATA_ROW => {
+                merger.push(index, frame.bytes)?;
+                return Ok(true);
+            }
+            tag::COMMAND_COMPLETE => {
+                merger.finish(index);
+                return Ok(true);
+            }
+            tag::ERROR_RESPONSE => return Err(Failure::Postgres(frame)),
+            tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
+            _ => {}
         }
     }
 }
 
 /// Reads up to the RowDescription.
-async fn read_description(source: &mut Source, client: &mut Framed) -> Result<Vec<server_message::Field>, Failure> {
+async fn read_description(source: &mut Source, client: &mut Framed) -> Result<Frame, Failure> {
     loop {
         let frame = next(source).await?;
         match frame.tag {
-            tag::ROW_DESCRIPTION => {
-                return server_message::read_row_description(&frame.body()).map_err(|_| no_description(&source.name));
-            }
+            tag::ROW_DESCRIPTION => return Ok(frame),
             tag::ERROR_RESPONSE => return Err(Failure::Postgres(frame)),
             tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
             tag::READY_FOR_QUERY => {
@@ -213,26 +293,6 @@ pub(super) fn set_formats(fields: &mut [server_message::Field], mode: Mode<'_>) 
             } else {
                 crate::wire::client_message::format_of(formats, index)
             };
-        }
-    }
-}
-
-/// Reads one row, or the end, of a source.
-async fn read_into(merger: &mut Merger, index: usize, source: &mut Source, client: &mut Framed) -> Result<(), Failure> {
-    loop {
-        let frame = next(source).await?;
-        match frame.tag {
-            tag::DATA_ROW => {
-                merger.push(index, frame.body())?;
-                return Ok(());
-            }
-            tag::COMMAND_COMPLETE => {
-                merger.finish(index);
-                return Ok(());
-            }
-            tag::ERROR_RESPONSE => return Err(Failure::Postgres(frame)),
-            tag::NOTICE_RESPONSE => client.output().extend_from_slice(&frame.bytes),
-            _ => {}
         }
     }
 }
@@ -272,6 +332,7 @@ pub(super) async fn drain(source: &mut Source) -> Result<(), Failure> {
     // What stands before the answer may not have been read yet; nobody waits for it later.
     let quiet = read_quiet(&mut source.link, &source.name).await;
     while !source.link.lease.is_poisoned() && source.link.lease.pending_ready() > 0 {
+        source.link.lease.take_rows();
         next(source).await?;
     }
     quiet

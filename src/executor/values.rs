@@ -39,6 +39,7 @@ fn slot_key(slot: &Slot) -> SlotKey {
         Slot::Param(number) => (1, *number as usize, false),
         Slot::Null => (2, 0, false),
         Slot::Fill(index) => (3, *index, false),
+        Slot::Known(_) => (4, 0, false),
     }
 }
 
@@ -77,7 +78,7 @@ impl<'a> StatementValues<'a> {
                     _ => None,
                 }
             }
-            Slot::Fill(_) => None,
+            Slot::Fill(_) | Slot::Known(_) => None,
         }
     }
 
@@ -113,7 +114,7 @@ impl<'a> StatementValues<'a> {
                     bytes: param.bytes.map(bytes::Bytes::copy_from_slice),
                 })
             }
-            Slot::Fill(_) => None,
+            Slot::Fill(_) | Slot::Known(_) => None,
         }
     }
 

@@ -13,9 +13,10 @@ use super::distinct::{append_cell_key, require_equality};
 use super::having::{Constant, Having};
 use super::order::{Keys, SortOrder};
 use super::row::{Cells, Layout};
-use super::{Budget, Next, internal, over_budget, unreadable};
+use super::{Budget, HEADER_BYTES, Next, internal, malformed, message_end, over_budget, unreadable};
 use crate::error::ClientError;
 use crate::plan::{AggregateSpec, Slot};
+use crate::wire::server_message::tag;
 use crate::wire::value::Value;
 
 /// What a group costs beyond its row and key: the map's slot and the allocations.
@@ -36,6 +37,8 @@ pub(super) struct Aggregate {
     budget: Budget,
     cells: Cells,
     key: Vec<u8>,
+    /// The combined row that was given last.
+    message: Vec<u8>,
     /// Groups in the order of the result, once all shards are finished.
     result: Option<std::vec::IntoIter<usize>>,
 }
@@ -81,6 +84,7 @@ impl Aggregate {
             budget,
             cells: Cells::default(),
             key: Vec::new(),
+            message: Vec::new(),
             result: None,
         };
         aggregate.require_combined()?;
@@ -113,7 +117,17 @@ impl Aggregate {
         self.result.as_ref().is_some_and(|result| result.len() == 0)
     }
 
-    pub(super) fn push(&mut self, row: &Bytes, layout: &Layout) -> Result<(), ClientError> {
+    pub(super) fn push(&mut self, rows: &Bytes, layout: &Layout) -> Result<(), ClientError> {
+        let mut start = 0;
+        while start < rows.len() {
+            let end = message_end(rows, start).ok_or_else(malformed)?;
+            self.add_row(&rows.slice(start..end), layout)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn add_row(&mut self, row: &Bytes, layout: &Layout) -> Result<(), ClientError> {
         self.cells.read(row, layout)?;
         self.key.clear();
         for column in &self.group_columns {
@@ -148,7 +162,7 @@ impl Aggregate {
         Group { row, states: self.accumulators.iter().map(Accumulator::start).collect() }
     }
 
-    pub(super) fn next(&mut self, layout: &Layout) -> Result<Next, ClientError> {
+    pub(super) fn next(&mut self, layout: &Layout) -> Result<Next<'_>, ClientError> {
         if self.result.is_none() {
             if self.finished.iter().any(|finished| !finished) {
                 return Ok(Next::Pending);
@@ -156,8 +170,8 @@ impl Aggregate {
             self.result = Some(self.arrange(layout)?.into_iter());
         }
         let Some(index) = self.result.as_mut().and_then(Iterator::next) else { return Ok(Next::Done) };
-        let body = self.write(index, layout)?;
-        Ok(Next::Row { body, visible_end: None, same_keys: false })
+        self.write(index, layout)?;
+        Ok(Next::Row { message: &self.message, visible_end: None, same_keys: false })
     }
 
     /// The groups that HAVING keeps, sorted.
@@ -212,27 +226,34 @@ impl Aggregate {
         Value::decode_shared(field.type_oid, field.format, row, range).map(Some).map_err(|_| unreadable(field))
     }
 
-    /// The body of a combined row: all columns, the hidden ones as the first shard sent them.
-    fn write(&mut self, index: usize, layout: &Layout) -> Result<Bytes, ClientError> {
+    /// The message of a combined row: all columns, the hidden ones as the first shard sent them.
+    fn write(&mut self, index: usize, layout: &Layout) -> Result<(), ClientError> {
         let Some(group) = self.groups.get(index) else { return Err(internal("a group is lost")) };
         if let Some(row) = &group.row {
             self.cells.read(row, layout)?;
         }
         let count = u16::try_from(layout.column_count()).map_err(|_| internal("too many columns"))?;
-        let mut body = Vec::with_capacity(group.row.as_ref().map_or(0, Bytes::len) + 32);
-        body.extend_from_slice(&count.to_be_bytes());
+        let mut message = std::mem::take(&mut self.message);
+        message.clear();
+        message.extend_from_slice(&[tag::DATA_ROW, 0, 0, 0, 0]);
+        message.extend_from_slice(&count.to_be_bytes());
         for column in 0..layout.column_count() {
             match (self.accumulator_of(column), &group.row) {
                 (Some(at), _) => match (self.accumulators.get(at), group.states.get(at)) {
-                    (Some(accumulator), Some(state)) => accumulator.write(state, layout, &mut body)?,
+                    (Some(accumulator), Some(state)) => accumulator.write(state, layout, &mut message)?,
                     _ => return Err(internal("an aggregate is lost")),
                 },
-                (None, Some(row)) => write_cell(self.cells.bytes(row, column), &mut body)?,
-                (None, None) if column >= layout.visible_count() => write_cell(None, &mut body)?,
+                (None, Some(row)) => write_cell(self.cells.bytes(row, column), &mut message)?,
+                (None, None) if column >= layout.visible_count() => write_cell(None, &mut message)?,
                 (None, None) => return Err(no_row()),
             }
         }
-        Ok(body.into())
+        let length = i32::try_from(message.len() - 1).map_err(|_| internal("a row is too long"))?;
+        if let Some(place) = message.get_mut(1..HEADER_BYTES) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        self.message = message;
+        Ok(())
     }
 }
 

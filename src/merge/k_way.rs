@@ -1,8 +1,10 @@
 //! Sorted inputs become one sorted output.
 //!
 //! A binary heap holds the shards whose first row is known, ordered by that row's keys and then by the
-//! shard's number. Keys are decoded once a row, when it becomes its shard's first; the two key
-//! buffers of a shard are reused, so a row costs no allocation beyond its keys' own.
+//! shard's number. Rows stay where they were read, as runs of messages. Keys are decoded once a row, when it becomes its
+//! shard's first, and no cell behind the last key is looked at; the two key buffers of a shard are reused, so a row costs
+//! no allocation beyond its keys' own. A row that was given is left only when the next one is asked for: behind the last
+//! row of a LIMIT nothing is decoded.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -11,7 +13,7 @@ use bytes::Bytes;
 
 use super::order::{Keys, SortOrder};
 use super::row::{Cells, Layout};
-use super::{Next, internal};
+use super::{Next, internal, malformed, message_end};
 use crate::error::ClientError;
 use crate::invariant;
 use crate::plan::OrderKey;
@@ -27,22 +29,37 @@ pub(super) struct KWay {
     waiting: usize,
     queue_bytes_max: usize,
     cells: Cells,
+    /// Cells of a row that are looked at.
+    columns: usize,
+    /// The row at the front was given.
+    is_given: bool,
     /// Keys of the row that was given last; only kept when runs of equal keys matter.
     last: Option<Keys>,
 }
 
 #[derive(Debug, Default)]
 struct Input {
+    /// Runs of rows behind the present one.
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     finished: bool,
-    head: Option<Bytes>,
-    head_visible_end: usize,
+    /// The run of the head; behind the head are rows that wait.
+    run: Bytes,
+    head: Option<Head>,
     /// Of the head; when there is none, of the row before.
     keys: Keys,
     spare: Keys,
     /// A row was seen, so `keys` are to be compared with the next.
     begun: bool,
+}
+
+/// A row within its run.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    start: usize,
+    end: usize,
+    /// Where its visible columns end, if all columns are looked at.
+    visible_end: Option<usize>,
 }
 
 impl KWay {
@@ -53,13 +70,18 @@ impl KWay {
         queue_bytes_max: usize,
         runs_matter: bool,
     ) -> Result<Self, ClientError> {
+        let order = SortOrder::new(keys, layout)?;
+        // Where hidden columns follow, the end of the visible ones has to be found in any case.
+        let columns = if layout.is_all_visible() { order.columns_looked_at() } else { layout.column_count() };
         Ok(Self {
-            order: SortOrder::new(keys, layout)?,
+            order,
             inputs: (0..shard_count).map(|_| Input::default()).collect(),
             heap: Vec::with_capacity(shard_count),
             waiting: shard_count,
             queue_bytes_max,
             cells: Cells::default(),
+            columns,
+            is_given: false,
             last: runs_matter.then(Keys::new),
         })
     }
@@ -68,17 +90,22 @@ impl KWay {
         self.inputs.get(shard).is_some_and(|input| !input.finished && input.queued_bytes < self.queue_bytes_max)
     }
 
-    pub(super) fn push(&mut self, shard: usize, row: Bytes, layout: &Layout) -> Result<(), ClientError> {
+    pub(super) fn waits_for(&self, shard: usize) -> bool {
+        self.inputs.get(shard).is_some_and(|input| !input.finished && input.head.is_none())
+    }
+
+    pub(super) fn push(&mut self, shard: usize, rows: Bytes, layout: &Layout) -> Result<(), ClientError> {
         let input = self.inputs.get_mut(shard).ok_or_else(|| internal("a row came from no shard of this merge"))?;
         if input.finished {
             return Err(internal("a row came from a shard that was finished"));
         }
+        input.queued_bytes += rows.len();
         if input.head.is_some() {
-            input.queued_bytes += row.len();
-            input.queue.push_back(row);
+            input.queue.push_back(rows);
             return Ok(());
         }
-        self.set_head(shard, row, layout)?;
+        input.run = rows;
+        self.set_head(shard, 0, layout)?;
         self.waiting -= 1;
         self.heap.push(shard);
         self.sift_up(self.heap.len() - 1);
@@ -98,14 +125,15 @@ impl KWay {
         self.waiting == 0 && self.heap.is_empty()
     }
 
-    pub(super) fn next(&mut self, layout: &Layout) -> Result<Next, ClientError> {
+    pub(super) fn next(&mut self, layout: &Layout) -> Result<Next<'_>, ClientError> {
+        if std::mem::take(&mut self.is_given) {
+            self.advance(layout)?;
+        }
         if self.waiting > 0 {
             return Ok(Next::Pending);
         }
-        let Some(shard) = self.heap.first().copied() else { return Ok(Next::Done) };
-        let Some(input) = self.inputs.get_mut(shard) else { return Ok(Next::Done) };
-        let Some(body) = input.head.take() else { return Err(internal("a shard in the merge has no row")) };
-        let visible_end = Some(input.head_visible_end);
+        let Some(input) = self.heap.first().and_then(|shard| self.inputs.get(*shard)) else { return Ok(Next::Done) };
+        let Some(head) = input.head else { return Err(internal("a shard in the merge has no row")) };
         let same_keys = match &mut self.last {
             None => false,
             Some(last) => {
@@ -114,33 +142,40 @@ impl KWay {
                 same
             }
         };
-        self.advance(shard, layout)?;
-        Ok(Next::Row { body, visible_end, same_keys })
+        self.is_given = true;
+        let message = input.run.get(head.start..head.end).ok_or_else(malformed)?;
+        Ok(Next::Row { message, visible_end: head.visible_end, same_keys })
     }
 
-    /// The first shard of the heap lost its head: gives it the next one, or takes it out.
-    fn advance(&mut self, shard: usize, layout: &Layout) -> Result<(), ClientError> {
-        let queued = self.inputs.get_mut(shard).and_then(|input| {
-            let row = input.queue.pop_front()?;
-            input.queued_bytes -= row.len();
-            Some(row)
-        });
-        if let Some(row) = queued {
-            self.set_head(shard, row, layout)?;
-        } else {
-            self.heap.swap_remove(0);
-            if self.inputs.get(shard).is_some_and(|input| !input.finished) {
+    /// The first shard of the heap goes on to its next row, or leaves the heap.
+    fn advance(&mut self, layout: &Layout) -> Result<(), ClientError> {
+        let Some(shard) = self.heap.first().copied() else { return Ok(()) };
+        let Some(input) = self.inputs.get_mut(shard) else { return Ok(()) };
+        let Some(head) = input.head.take() else { return Ok(()) };
+        input.queued_bytes -= head.end - head.start;
+        let mut start = head.end;
+        if start == input.run.len() {
+            input.run = input.queue.pop_front().unwrap_or_default();
+            start = 0;
+        }
+        if input.run.is_empty() {
+            if !input.finished {
                 self.waiting += 1;
             }
+            self.heap.swap_remove(0);
+        } else {
+            self.set_head(shard, start, layout)?;
         }
         self.sift_down();
         Ok(())
     }
 
-    fn set_head(&mut self, shard: usize, row: Bytes, layout: &Layout) -> Result<(), ClientError> {
+    fn set_head(&mut self, shard: usize, start: usize, layout: &Layout) -> Result<(), ClientError> {
         let Some(input) = self.inputs.get_mut(shard) else { return Ok(()) };
-        self.cells.read(&row, layout)?;
-        self.order.decode(&row, &self.cells, layout, &mut input.spare)?;
+        let end = message_end(&input.run, start).ok_or_else(malformed)?;
+        let row = input.run.get(..end).ok_or_else(malformed)?;
+        self.cells.read_some(row, start, layout, self.columns)?;
+        self.order.decode(&input.run, &self.cells, layout, &mut input.spare)?;
         let sorted = !input.begun || self.order.compare(&input.keys, &input.spare) != Ordering::Greater;
         if !invariant!(sorted, "merge inputs are sorted by the output's comparator") {
             return Err(internal("a shard's rows are not in the order of the merge")
@@ -148,8 +183,8 @@ impl KWay {
         }
         std::mem::swap(&mut input.keys, &mut input.spare);
         input.begun = true;
-        input.head_visible_end = self.cells.visible_end();
-        input.head = Some(row);
+        let visible_end = (!layout.is_all_visible()).then(|| self.cells.visible_end() - start);
+        input.head = Some(Head { start, end, visible_end });
         Ok(())
     }
 

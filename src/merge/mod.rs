@@ -1,7 +1,8 @@
 //! Rows of several shards become one result, as [`MergeSpec`] says: streaming, bounded, pure.
 //!
-//! A [`Merger`] is fed DataRow bodies and gives whole DataRow messages back. Rows of a plain or sorted
-//! merge pass by their bytes; only aggregates write new cells. Whatever cannot be compared or combined
+//! A [`Merger`] is fed runs of DataRow messages, as they were read, and gives DataRow messages back. Rows of a plain or
+//! sorted merge pass by their bytes: a plain merge does not look into them, a sorted one reads its sort keys. Only
+//! aggregates write new cells. Whatever cannot be compared or combined
 //! exactly as PostgreSQL would is refused before the first row. Must not know: SQL text, shards'
 //! names, connections.
 //!
@@ -17,7 +18,7 @@ mod order;
 mod row;
 mod window;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use crate::error::{ClientError, ErrorId};
 use crate::plan::{MergeSpec, Slot};
@@ -31,6 +32,9 @@ use row::Layout;
 use window::Window;
 
 pub use having::Constant;
+
+/// Tag and length before the body of a message.
+const HEADER_BYTES: usize = 5;
 
 /// Bytes of rows that are queued for a shard before it should not be read for a while.
 const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -49,8 +53,8 @@ pub struct Budget {
 /// What [`Merger::pop`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pop {
-    /// One DataRow message was appended.
-    Row,
+    /// So many DataRow messages were appended, at least one.
+    Rows(u64),
     /// Nothing can be said before a shard that [`Merger::needs`] more sends a row or ends.
     Pending,
     /// There are no more rows.
@@ -79,12 +83,12 @@ enum Source {
 
 /// What a source gives.
 #[derive(Debug)]
-enum Next {
-    /// A row's body.
+enum Next<'s> {
+    /// A row.
     Row {
-        /// DataRow body, hidden columns included.
-        body: Bytes,
-        /// Where the visible columns end, if it is known already.
+        /// The whole DataRow message, hidden columns included.
+        message: &'s [u8],
+        /// Where its visible columns end, if it is known already.
         visible_end: Option<usize>,
         /// All sort keys are as in the row before.
         same_keys: bool,
@@ -146,19 +150,33 @@ impl Merger {
             }
     }
 
-    /// Takes the body of a DataRow message of a shard.
+    /// Whether nothing more can be said before this shard, which is still sending, is read; to read another one first
+    /// would only fill memory.
+    pub fn waits_for(&self, shard: usize) -> bool {
+        match &self.source {
+            Source::KWay(source) => source.waits_for(shard),
+            Source::Concatenate(_) | Source::Aggregate(_) => self.needs(shard),
+        }
+    }
+
+    /// Whether any shard that sends a row lets the merge go on; otherwise all that it waits for have to.
+    pub fn goes_on_with_any(&self) -> bool {
+        matches!(self.source, Source::Concatenate(_))
+    }
+
+    /// Takes whole DataRow messages of a shard.
     ///
     /// # Errors
-    /// The row is malformed, a value cannot be read, the budget is exceeded, or the shard's rows are not
+    /// A row is malformed, a value cannot be read, the budget is exceeded, or the shard's rows are not
     /// sorted. The merge is of no use afterwards.
-    pub fn push(&mut self, shard: usize, row_body: Bytes) -> Result<(), ClientError> {
+    pub fn push(&mut self, shard: usize, rows: Bytes) -> Result<(), ClientError> {
         match &mut self.source {
             Source::Concatenate(source) => {
-                source.push(row_body);
+                source.push(rows);
                 Ok(())
             }
-            Source::KWay(source) => source.push(shard, row_body, &self.layout),
-            Source::Aggregate(source) => source.push(&row_body, &self.layout),
+            Source::KWay(source) => source.push(shard, rows, &self.layout),
+            Source::Aggregate(source) => source.push(&rows, &self.layout),
         }
     }
 
@@ -171,30 +189,37 @@ impl Merger {
         }
     }
 
-    /// Appends the result's next DataRow message, tag and length included.
+    /// Appends the result's next DataRow messages, as they are sent.
     ///
     /// # Errors
     /// As [`Merger::push`]; also when a combined number is out of its type's range. Nothing is appended.
     pub fn pop(&mut self, out: &mut BytesMut) -> Result<Pop, ClientError> {
+        if let Source::Concatenate(source) = &mut self.source
+            && self.distinct.is_none()
+            && self.window.admits_all()
+            && self.layout.is_all_visible()
+        {
+            return Ok(source.pop_run(out));
+        }
         while !self.window.is_over() {
             let next = match &mut self.source {
-                Source::Concatenate(source) => source.next(),
+                Source::Concatenate(source) => source.next()?,
                 Source::KWay(source) => source.next(&self.layout)?,
                 Source::Aggregate(source) => source.next(&self.layout)?,
             };
-            let (body, visible_end, same_keys) = match next {
-                Next::Row { body, visible_end, same_keys } => (body, visible_end, same_keys),
+            let (message, visible_end, same_keys) = match next {
+                Next::Row { message, visible_end, same_keys } => (message, visible_end, same_keys),
                 Next::Pending => return Ok(Pop::Pending),
                 Next::Done => return Ok(Pop::Done),
             };
             if let Some(distinct) = &mut self.distinct
-                && !distinct.admit(&body, same_keys, &self.layout)?
+                && !distinct.admit(message, same_keys, &self.layout)?
             {
                 continue;
             }
             if self.window.admit() {
-                self.layout.write_visible(&body, visible_end, out)?;
-                return Ok(Pop::Row);
+                self.layout.write_visible(message, visible_end, out)?;
+                return Ok(Pop::Rows(1));
             }
         }
         Ok(Pop::Done)
@@ -212,14 +237,11 @@ impl Merger {
     }
 }
 
-/// Appends a DataRow message with this body.
-fn write_message(body: &[u8], out: &mut BytesMut) -> Result<(), ClientError> {
-    let length = i32::try_from(body.len() + 4).map_err(|_| malformed())?;
-    out.reserve(5 + body.len());
-    out.put_u8(crate::wire::server_message::tag::DATA_ROW);
-    out.put_i32(length);
-    out.put_slice(body);
-    Ok(())
+/// The end of the message that starts at this place of a run.
+fn message_end(run: &[u8], start: usize) -> Option<usize> {
+    let length = run.get(start + 1..start + HEADER_BYTES)?;
+    let end = start + 1 + usize::try_from(u32::from_be_bytes(length.try_into().ok()?)).ok()?;
+    (start + HEADER_BYTES <= end && end <= run.len()).then_some(end)
 }
 
 fn malformed() -> ClientError {

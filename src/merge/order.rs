@@ -58,7 +58,12 @@ impl SortOrder {
         self.columns.iter().map(|column| column.index)
     }
 
-    /// Replaces `keys` with those of a row.
+    /// So many columns from the left hold all keys.
+    pub(super) fn columns_looked_at(&self) -> usize {
+        self.columns.iter().map(|column| column.index + 1).max().unwrap_or(0)
+    }
+
+    /// Replaces `keys` with those of a row, whose cells are places in `row`.
     pub(super) fn decode(
         &self,
         row: &Bytes,

@@ -1,11 +1,14 @@
 //! Where the cells of a row are, and which of them the client sees.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-use super::{internal, malformed, write_message};
+use super::{HEADER_BYTES, internal, malformed};
 use crate::error::ClientError;
 use crate::plan::ColumnRef;
 use crate::wire::server_message::Field;
+
+/// Where the first cell of a DataRow message is: behind tag, length and number of cells.
+const FIRST_CELL: usize = HEADER_BYTES + 2;
 
 /// The columns of the shards' rows.
 #[derive(Debug)]
@@ -48,22 +51,27 @@ impl Layout {
         self.fields.get(index).ok_or_else(|| internal("the merge names a column that the shards' rows lack"))
     }
 
-    /// Appends the DataRow message that the client gets. Without hidden columns these are the row's
-    /// own bytes.
+    /// The client sees every column.
+    pub(super) fn is_all_visible(&self) -> bool {
+        self.visible == self.fields.len()
+    }
+
+    /// Appends the DataRow message that the client gets. Without hidden columns it is the shard's own.
     pub(super) fn write_visible(
         &self,
-        body: &Bytes,
+        message: &[u8],
         visible_end: Option<usize>,
         out: &mut BytesMut,
     ) -> Result<(), ClientError> {
-        if self.visible == self.fields.len() {
-            return write_message(body, out);
+        if self.is_all_visible() {
+            out.extend_from_slice(message);
+            return Ok(());
         }
         let end = match visible_end {
             Some(end) => end,
-            None => self.visible_end(body)?,
+            None => self.visible_end(message)?,
         };
-        let cells = body.get(2..end).ok_or_else(malformed)?;
+        let cells = message.get(FIRST_CELL..end).ok_or_else(malformed)?;
         let count = u16::try_from(self.visible).map_err(|_| malformed())?;
         let length = i32::try_from(cells.len() + 6).map_err(|_| malformed())?;
         out.reserve(7 + cells.len());
@@ -74,17 +82,17 @@ impl Layout {
         Ok(())
     }
 
-    /// Offset in the body after the last visible cell.
-    fn visible_end(&self, body: &[u8]) -> Result<usize, ClientError> {
-        let mut offset = 2;
+    /// Offset in the message after the last visible cell.
+    fn visible_end(&self, message: &[u8]) -> Result<usize, ClientError> {
+        let mut offset = FIRST_CELL;
         for _ in 0..self.visible {
-            offset = read_cell(body, offset).ok_or_else(malformed)?.1;
+            offset = read_cell(message, offset).ok_or_else(malformed)?.1;
         }
         Ok(offset)
     }
 }
 
-/// The cells of one row as ranges of its body; kept and filled again for each row.
+/// The cells of one row as ranges of what it was read from; kept and filled again for each row.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
     ranges: Vec<Option<std::ops::Range<usize>>>,
@@ -92,37 +100,50 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    /// Finds all cells of a row.
-    pub(super) fn read(&mut self, body: &[u8], layout: &Layout) -> Result<(), ClientError> {
+    /// Finds all cells of a message.
+    pub(super) fn read(&mut self, message: &[u8], layout: &Layout) -> Result<(), ClientError> {
+        self.read_some(message, 0, layout, layout.column_count())
+    }
+
+    /// Finds so many cells of the message that begins at `start` and ends with the slice; whoever needs the first ones
+    /// only need not walk over all.
+    pub(super) fn read_some(
+        &mut self,
+        run: &[u8],
+        start: usize,
+        layout: &Layout,
+        columns: usize,
+    ) -> Result<(), ClientError> {
         self.ranges.clear();
-        let count = match body {
-            [high, low, ..] => usize::from(u16::from_be_bytes([*high, *low])),
+        let count = match run.get(start + HEADER_BYTES..start + FIRST_CELL) {
+            Some([high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
             _ => return Err(malformed()),
         };
         if count != layout.column_count() {
             return Err(malformed());
         }
-        let mut offset = 2;
-        self.visible_end = 2;
-        for column in 0..count {
-            let (range, next) = read_cell(body, offset).ok_or_else(malformed)?;
+        let mut offset = start + FIRST_CELL;
+        self.visible_end = offset;
+        for column in 0..columns.min(count) {
+            let (range, next) = read_cell(run, offset).ok_or_else(malformed)?;
             self.ranges.push(range);
             offset = next;
             if column + 1 == layout.visible_count() {
                 self.visible_end = offset;
             }
         }
-        if offset == body.len() { Ok(()) } else { Err(malformed()) }
+        let is_whole = columns < count || offset == run.len();
+        if is_whole { Ok(()) } else { Err(malformed()) }
     }
 
-    /// The cell's place in the body; `None` for NULL.
+    /// The cell's place; `None` for NULL.
     pub(super) fn range(&self, column: usize) -> Option<std::ops::Range<usize>> {
         self.ranges.get(column).cloned().flatten()
     }
 
     /// The cell's bytes; `None` for NULL.
-    pub(super) fn bytes<'row>(&self, body: &'row [u8], column: usize) -> Option<&'row [u8]> {
-        body.get(self.range(column)?)
+    pub(super) fn bytes<'row>(&self, row: &'row [u8], column: usize) -> Option<&'row [u8]> {
+        row.get(self.range(column)?)
     }
 
     pub(super) fn visible_end(&self) -> usize {

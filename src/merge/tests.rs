@@ -34,16 +34,20 @@ fn row(cells: &[&str]) -> Row {
     cells.iter().map(|cell| (*cell != "NULL").then(|| (*cell).to_owned())).collect()
 }
 
-fn body_of(cells: &[Option<Vec<u8>>]) -> Bytes {
+fn message_of(cells: &[Option<Vec<u8>>]) -> Bytes {
     let mut body = (cells.len() as u16).to_be_bytes().to_vec();
     for cell in cells {
         accumulator::write_cell(cell.as_deref(), &mut body).unwrap();
     }
-    body.into()
+    message_with(&body)
 }
 
-fn body(row: &Row) -> Bytes {
-    body_of(&row.iter().map(|cell| cell.clone().map(String::into_bytes)).collect::<Vec<_>>())
+fn message_with(body: &[u8]) -> Bytes {
+    [b"D", &(body.len() as u32 + 4).to_be_bytes()[..], body].concat().into()
+}
+
+fn message(row: &Row) -> Bytes {
+    message_of(&row.iter().map(|cell| cell.clone().map(String::into_bytes)).collect::<Vec<_>>())
 }
 
 /// Splits DataRow messages.
@@ -52,14 +56,14 @@ fn read_messages(mut bytes: &[u8]) -> Vec<Row> {
     while !bytes.is_empty() {
         assert_eq!(bytes[0], b'D');
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
-        let body = &bytes[5..=length];
+        let message = &bytes[..=length];
         bytes = &bytes[length + 1..];
-        let count = usize::from(u16::from_be_bytes(body[..2].try_into().unwrap()));
+        let count = usize::from(u16::from_be_bytes(message[5..7].try_into().unwrap()));
         let columns = fields(&vec![t::TEXT; count]);
         let mut cells = row::Cells::default();
-        cells.read(body, &Layout::new(&columns, 0).unwrap()).unwrap();
+        cells.read(message, &Layout::new(&columns, 0).unwrap()).unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        rows.push((0..count).map(|column| cells.bytes(body, column).map(text)).collect());
+        rows.push((0..count).map(|column| cells.bytes(message, column).map(text)).collect());
     }
     rows
 }
@@ -98,7 +102,7 @@ fn drive(mut merger: Merger, shards: &[Vec<Row>], seed: u64) -> Result<Vec<Row>,
     loop {
         let popped = loop {
             match merger.pop(&mut out)? {
-                Pop::Row => {}
+                Pop::Rows(_) => {}
                 other => break other,
             }
         };
@@ -111,15 +115,27 @@ fn drive(mut merger: Merger, shards: &[Vec<Row>], seed: u64) -> Result<Vec<Row>,
         assert!(!needed.is_empty(), "the merge waits for nothing");
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let shard = needed[(state >> 33) as usize % needed.len()];
+        // As many rows as one read may bring, in one run or in several.
+        let mut run = BytesMut::new();
+        let mut is_over = false;
         for _ in 0..=(state >> 60) {
             match shards[shard].get(next[shard]) {
-                Some(row) => merger.push(shard, body(row))?,
+                Some(row) => run.extend_from_slice(&message(row)),
                 None => {
-                    merger.finish(shard);
+                    is_over = true;
                     break;
                 }
             }
             next[shard] += 1;
+            if state >> 59 & 1 == 0 {
+                merger.push(shard, run.split().freeze())?;
+            }
+        }
+        if !run.is_empty() {
+            merger.push(shard, run.freeze())?;
+        }
+        if is_over {
+            merger.finish(shard);
         }
     }
 }
@@ -207,11 +223,11 @@ fn hidden_columns_sort_and_do_not_reach_the_client() {
 #[test]
 fn rows_without_hidden_columns_pass_by_their_bytes() {
     let mut merger = Case::new(ordered(vec![visible(0)]), &[t::NUMERIC]).merger(1).unwrap();
-    let sent = body(&row(&["+01.50"]));
+    let sent = message(&row(&["+01.50"]));
     merger.push(0, sent.clone()).unwrap();
     let mut out = BytesMut::new();
-    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Row);
-    assert_eq!(&out[5..], &sent[..]);
+    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Rows(1));
+    assert_eq!(&out[..], &sent[..]);
     assert_eq!(merger.pop(&mut out).unwrap(), Pop::Pending);
 }
 
@@ -223,10 +239,10 @@ fn a_satisfied_limit_ends_the_merge_early() {
     let mut merger = case.merger(2).unwrap();
     let mut out = BytesMut::new();
     for shard in 0..2 {
-        merger.push(shard, body(&row(&["1"]))).unwrap();
-        merger.push(shard, body(&row(&["2"]))).unwrap();
+        merger.push(shard, message(&row(&["1"]))).unwrap();
+        merger.push(shard, message(&row(&["2"]))).unwrap();
     }
-    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Row);
+    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Rows(1));
     assert!(merger.is_done() && !merger.needs(0) && !merger.needs(1));
     assert_eq!(merger.pop(&mut out).unwrap(), Pop::Done);
     assert_eq!(read_messages(&out), [row(&["1"])]);
@@ -238,7 +254,7 @@ fn a_satisfied_limit_ends_the_merge_early() {
 fn a_shard_with_a_full_queue_is_not_read() {
     for spec in [ordered(vec![visible(0)]), MergeSpec::default()] {
         let mut merger = Case::new(spec, &[t::TEXT]).merger(2).unwrap();
-        let long = body(&vec![Some("x".repeat(1000))]);
+        let long = message(&vec![Some("x".repeat(1000))]);
         let mut pushed = 0;
         while merger.needs(0) {
             merger.push(0, long.clone()).unwrap();
@@ -421,12 +437,12 @@ fn combined_cells_come_in_the_format_of_the_column() {
     let mut merger = Merger::new(&aggregate(0, &functions), &columns, 2, None, 0, &no_constants, ROOMY).unwrap();
     let numeric = |text: &str| Some(crate::base::numeric::Numeric::from_text(text).unwrap().to_binary());
     for (shard, sum) in ["1.5", "2.25"].into_iter().enumerate() {
-        merger.push(shard, body_of(&[Some(5i64.to_be_bytes().to_vec()), numeric(sum)])).unwrap();
+        merger.push(shard, message_of(&[Some(5i64.to_be_bytes().to_vec()), numeric(sum)])).unwrap();
         merger.finish(shard);
     }
     let mut out = BytesMut::new();
-    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Row);
-    assert_eq!(&out[5..], &body_of(&[Some(10i64.to_be_bytes().to_vec()), numeric("3.75")])[..]);
+    assert_eq!(merger.pop(&mut out).unwrap(), Pop::Rows(1));
+    assert_eq!(&out[..], &message_of(&[Some(10i64.to_be_bytes().to_vec()), numeric("3.75")])[..]);
 }
 
 #[test]
@@ -503,10 +519,10 @@ fn groups_are_sorted_by_combined_values_then_limited() {
 fn malformed_rows_are_errors() {
     for broken in [&[][..], &[0, 2, 0, 0, 0, 1, b'1'], &[0, 1, 0, 0, 0, 9, b'1'], &[0, 1, 0, 0, 0, 1, b'1', 0]] {
         let mut merger = Case::new(ordered(vec![visible(0)]), &[t::INT4]).merger(1).unwrap();
-        assert_eq!(merger.push(0, Bytes::copy_from_slice(broken)).unwrap_err().sqlstate(), "08P01");
+        assert_eq!(merger.push(0, message_with(broken)).unwrap_err().sqlstate(), "08P01");
     }
     let mut merger = Case::new(ordered(vec![visible(0)]), &[t::DATE]).merger(1).unwrap();
-    assert_eq!(merger.push(0, body(&row(&["29.02.2024"]))).unwrap_err().sqlstate(), "0A000");
+    assert_eq!(merger.push(0, message(&row(&["29.02.2024"]))).unwrap_err().sqlstate(), "0A000");
 }
 
 /// A row of a small integer, a short text and a tag that tells rows apart.

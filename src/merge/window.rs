@@ -29,6 +29,11 @@ impl Window {
         }
     }
 
+    /// No row is held back, now or later.
+    pub(super) fn admits_all(&self) -> bool {
+        self.to_skip == 0 && self.left.is_none()
+    }
+
     /// LIMIT is satisfied.
     pub(super) fn is_over(&self) -> bool {
         self.left == Some(0)

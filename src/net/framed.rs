@@ -10,11 +10,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::wire::frame::{Frame, take_frame};
+use crate::wire::frame::{Frame, take_frame, take_run};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::startup::{StartupPacket, take_startup};
 
@@ -203,6 +203,11 @@ impl Framed {
     /// Malformed or over-long frame.
     pub fn try_take_frame(&mut self) -> Result<Option<Frame>, NetError> {
         Ok(take_frame(&mut self.input, self.message_bytes_max)?)
+    }
+
+    /// The whole frames of this tag that have been read, as one run; see [`take_run`].
+    pub fn take_run(&mut self, tag: u8) -> Bytes {
+        take_run(&mut self.input, tag)
     }
 
     /// The first packet of a client; `None` when it closed without one.

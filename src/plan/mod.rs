@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::sql::ast::{CopyOptions, TokenRange};
-use crate::topology::{KeyType, TableName};
+use crate::topology::{KeyType, KeyValue, TableName};
 
 pub use gather::{GatherColumn, GatherPlan, GatherSource, Partial, PartialColumn, PartialPlan};
 pub use steps::Steps;
@@ -118,6 +118,8 @@ pub enum Slot {
     Param(u32),
     /// NULL.
     Null,
+    /// This value, which a view's definition gives.
+    Known(KeyValue),
     /// The value that the proxy fills in for this row: index into [`InsertPlan::fills`].
     Fill(usize),
 }

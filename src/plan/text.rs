@@ -89,6 +89,7 @@ pub fn slot(slot: &Slot) -> String {
         Slot::Literal { index, negative: true } => format!("-#{index}"),
         Slot::Param(number) => format!("${number}"),
         Slot::Null => "null".to_owned(),
+        Slot::Known(_) => "known".to_owned(),
         Slot::Fill(fill) => format!("fill {fill}"),
     }
 }

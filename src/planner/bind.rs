@@ -185,7 +185,7 @@ fn read_elements_of(part: &KeyPart, values: &dyn Values) -> Option<Vec<KeyValue>
             _ => None,
         },
         Slot::Null => Some(Vec::new()),
-        Slot::Literal { .. } | Slot::Fill(_) => None,
+        Slot::Literal { .. } | Slot::Fill(_) | Slot::Known(_) => None,
     }
 }
 
@@ -309,6 +309,7 @@ fn read(part: &KeyPart, values: &dyn Values, row: Option<usize>) -> Read {
     }
     let value = match &part.slot {
         Slot::Null => return Read::Null,
+        Slot::Known(value) => Some(value.clone()),
         Slot::Fill(fill) => match row.and_then(|row| values.fill(*fill, row)) {
             Some(Filled::Text(None)) => return Read::Null,
             Some(filled) => read_filled(&filled, part.key_type),
@@ -337,7 +338,8 @@ pub fn read_filled(filled: &Filled, key_type: KeyType) -> Option<KeyValue> {
     }
 }
 
-fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<KeyValue> {
+/// A literal as a key, when it can be read here.
+pub(super) fn read_literal(literal: &Literal, negative: bool, key_type: KeyType) -> Option<KeyValue> {
     match literal.kind {
         LiteralKind::Integer => key_type.read_number(&literal.value, false, negative),
         LiteralKind::Decimal => key_type.read_number(&literal.value, true, negative),

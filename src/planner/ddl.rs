@@ -3,6 +3,7 @@
 use super::Subject;
 use super::functions::{self, Kind};
 use super::place::{self, Place};
+use super::views;
 use super::write::write_plan;
 use crate::error::ClientError;
 use crate::plan::{Class, Plan, Route, Several};
@@ -24,7 +25,12 @@ pub fn plan(subject: &Subject<'_>, ddl: &Ddl) -> Result<Plan, ClientError> {
         check_alter_table(subject, ddl)?;
     }
     check_index(subject, ddl)?;
-    let mut plan = write_plan(Route::All, Several::Same, "every shard has the same schema".to_owned());
+    let several = match &ddl.query {
+        // Each shard stores its part of the rows, which are counted.
+        Some(query) if ddl.object == "MATERIALIZED VIEW" && views::reads_sharded(subject, query) => Several::Sum,
+        _ => Several::Same,
+    };
+    let mut plan = write_plan(Route::All, several, "every shard has the same schema".to_owned());
     plan.class = Class::Ddl;
     plan.outside_transaction = ddl.outside_transaction;
     plan.changes_schema = changes_schema(ddl);

@@ -26,12 +26,14 @@ mod insert_rows;
 mod insert_select;
 mod merge_aggregate;
 mod merge_expr;
+mod merge_into;
 mod merge_rows;
 mod move_rows;
 mod names;
 mod place;
 mod predicate;
 mod queries_first;
+mod relocate;
 pub mod rewrite;
 mod route;
 mod schema_check;
@@ -40,6 +42,7 @@ mod select;
 mod select_facts;
 pub mod sequences;
 mod temporary;
+mod views;
 mod visit;
 mod walk;
 mod walk_finish;
@@ -126,6 +129,33 @@ pub fn plan(context: &Context<'_>, lexed: &Lexed, statement: &Statement) -> Resu
 
 /// As [`plan`], with several shards.
 fn plan_across(
+    context: &Context<'_>,
+    subject: &Subject<'_>,
+    lexed: &Lexed,
+    statement: &Statement,
+) -> Result<Plan, ClientError> {
+    let Some(expanded) = views::expand(subject, statement)? else {
+        return plan_tables(context, subject, lexed, statement);
+    };
+    let inner = Context { text: &expanded.text, ..*context };
+    let plan = plan_tables(&inner, &Subject::new(&inner, &expanded.lexed), &expanded.lexed, &expanded.statement)?;
+    let relocation = relocate::Relocation {
+        text: &expanded.text,
+        lexed: &expanded.lexed,
+        literals: lexed.literals.len(),
+        expansions: &expanded.expansions,
+    };
+    let plan = relocation.plan(expanded.check(plan)?);
+    plan.ok_or_else(|| {
+        ClientError::refused(
+            "this use of a view over sharded tables is not supported across shards",
+            "Write the view's query into the statement.",
+        )
+    })
+}
+
+/// As [`plan_across`], of tables and of views that are each on one shard or everywhere.
+fn plan_tables(
     context: &Context<'_>,
     subject: &Subject<'_>,
     lexed: &Lexed,

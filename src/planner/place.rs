@@ -43,17 +43,19 @@ pub fn is_catalog_name(name: &ObjectName) -> bool {
     }
 }
 
+/// True when a name means one of PostgreSQL's own relations under the session's search path.
+pub fn is_catalog(subject: &Subject<'_>, name: &ObjectName) -> bool {
+    let is_catalog_first = !subject.search_path.iter().any(|schema| schema == "pg_catalog");
+    is_catalog_name(name) && (name.schema.is_some() || is_catalog_first)
+}
+
 /// Finds a relation's place.
 ///
 /// # Errors
 /// A view over sharded tables, a sharded table whose key cannot be used.
 pub fn resolve(subject: &Subject<'_>, name: &ObjectName) -> Result<Place, ClientError> {
-    let is_catalog_name = builtins::CATALOG_RELATIONS.binary_search(&name.name.as_str()).is_ok();
-    let is_catalog_first = !subject.search_path.iter().any(|schema| schema == "pg_catalog");
-    match name.schema.as_deref() {
-        Some("pg_catalog" | "information_schema" | "pg_toast") => return Ok(Place::Catalog),
-        None if is_catalog_name && is_catalog_first => return Ok(Place::Catalog),
-        _ => {}
+    if is_catalog(subject, name) {
+        return Ok(Place::Catalog);
     }
     let Some(relation) = subject.schema.resolve(name.schema.as_deref(), &name.name, subject.search_path) else {
         return Ok(Place::Catalog);
@@ -69,9 +71,12 @@ pub fn place(subject: &Subject<'_>, relation: &Arc<Relation>) -> Result<Place, C
     let home = subject.topology.home();
     match relation.kind {
         RelationKind::View => view(subject, relation),
-        RelationKind::MaterializedView | RelationKind::Foreign => {
-            Ok(Place::Single(Arc::clone(relation), declared_home(subject, relation)))
-        }
+        // Where its tables are; what is made of copies is read in one place only.
+        RelationKind::MaterializedView => match view(subject, relation)? {
+            Place::Reference(relation) => Ok(Place::Single(relation, home)),
+            place => Ok(place),
+        },
+        RelationKind::Foreign => Ok(Place::Single(Arc::clone(relation), declared_home(subject, relation))),
         RelationKind::Sequence => {
             let home = sequences::home(subject.topology, subject.schema, &relation.name);
             Ok(Place::Single(Arc::clone(relation), home))
@@ -109,7 +114,7 @@ fn view(subject: &Subject<'_>, relation: &Arc<Relation>) -> Result<Place, Client
     let mut reads_reference = false;
     for read in &relation.view_reads {
         let Some(read) = subject.schema.relations.get(read) else { continue };
-        if read.kind == RelationKind::View {
+        if matches!(read.kind, RelationKind::View | RelationKind::MaterializedView | RelationKind::Sequence) {
             continue; // What it reads is listed too.
         }
         match place(subject, read)? {

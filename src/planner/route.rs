@@ -98,6 +98,7 @@ fn slot_text(slot: &Slot) -> String {
         Slot::Literal { .. } => "a literal".to_owned(),
         Slot::Param(number) => format!("${number}"),
         Slot::Null => "NULL".to_owned(),
+        Slot::Known(_) => "a constant of a view".to_owned(),
         Slot::Fill(_) => "a new id".to_owned(),
     }
 }

@@ -1,5 +1,6 @@
 //! What a changed schema may not promise: uniqueness that no shard can keep alone, keys that do not exist.
 
+use super::views;
 use crate::error::ClientError;
 use crate::sql::ast::{CopySource, InsertSource, ObjectName, Statement, TableRef};
 use crate::sql::walk;
@@ -171,8 +172,16 @@ fn word(placement: &Placement) -> String {
     }
 }
 
-/// Rows of a materialized view are made on each shard from what that shard has; it is read on its home shard.
+/// Rows of a materialized view are made on each shard from what that shard has.
 fn check_materialized(topology: &Topology, schema: &Schema, relation: &Relation) -> Result<(), ClientError> {
+    let placed = |name: &TableName| {
+        let read = schema.relations.get(name)?;
+        let is_table = matches!(read.kind, RelationKind::Table | RelationKind::Partitioned);
+        is_table.then(|| schema.placement(topology, read))
+    };
+    if relation.view_reads.iter().filter_map(placed).any(|place| matches!(place, Placement::Sharded { .. })) {
+        return views::check_materialized(topology, schema, relation);
+    }
     for read in relation.view_reads.iter().filter_map(|name| schema.relations.get(name)) {
         let is_whole = match schema.placement(topology, read) {
             Placement::Sharded { .. } => false,

@@ -8,6 +8,7 @@ use super::bind::missing_key;
 use super::calls::Calls;
 use super::env::{Env, Node};
 use super::insert;
+use super::merge_into;
 use super::move_rows::{self, KeyChange};
 use super::place::{self, Place};
 use super::predicate;
@@ -289,7 +290,7 @@ fn refuse_modifying_reference() -> ClientError {
     )
 }
 
-/// Plans MERGE. What it inserts cannot be followed, so a sharded target is refused.
+/// Plans MERGE.
 ///
 /// # Errors
 /// A refusal.
@@ -298,8 +299,10 @@ pub fn plan_merge(subject: &Subject<'_>, statement: &Statement, merge: &Merge) -
     let mut walk = Walk::new(subject);
     calls.apply(subject, &mut walk)?;
     let ctes = walk.with(&merge.with, is_recursive(subject), None, &Env::default(), &Ctes::default());
-    if let place @ Place::Reference(_) = place::resolve(subject, &merge.table)? {
-        return merge_reference(&mut walk, &calls, statement, merge, &place, &ctes);
+    match place::resolve(subject, &merge.table)? {
+        place @ Place::Reference(_) => return merge_reference(&mut walk, &calls, statement, merge, &place, &ctes),
+        Place::Sharded(relation, key) => return merge_into::plan(&mut walk, merge, &relation, &key, &ctes),
+        Place::Single(..) | Place::Catalog => {}
     }
     walk.merge(merge, &Env::default(), &ctes);
     let routed = walk.route()?;

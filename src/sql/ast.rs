@@ -530,6 +530,21 @@ pub struct Merge {
     pub on: Expr,
     /// Every other expression of the statement.
     pub others: Vec<Expr>,
+    /// Columns that WHEN MATCHED THEN UPDATE assigns.
+    pub assigned: Vec<String>,
+    /// WHEN NOT MATCHED THEN INSERT.
+    pub inserts: Vec<MergeInsert>,
+    /// WHEN NOT MATCHED BY SOURCE is used.
+    pub by_source: bool,
+}
+
+/// What a MERGE inserts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeInsert {
+    /// Column list; empty when not written.
+    pub columns: Vec<String>,
+    /// The row; empty for DEFAULT VALUES.
+    pub values: Vec<Expr>,
 }
 
 /// COPY.

@@ -1,13 +1,14 @@
 //! Where the topology is kept: records with revisions, compare-and-set, watch and leases.
 //!
-//! [`MemoryStore`] is for tests and simulation, [`EmbeddedStore`] for one proxy. Every implementation
-//! passes one conformance suite (`tests/store`). Persisted records are not core types: `records`
-//! translates, and serde lives only there.
+//! [`MemoryStore`] is for tests and simulation, [`EmbeddedStore`] for one proxy, [`EtcdStore`] for several.
+//! Every implementation passes one conformance suite (`tests/store`). Persisted records are not core types:
+//! `records` translates.
 //!
 //! Must not know: backends, sessions, who asks.
 
 mod clock;
 mod embedded;
+mod etcd;
 mod lease;
 mod memory;
 mod records;
@@ -22,6 +23,7 @@ use crate::topology::validate::Problem;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdSettings, EtcdStore, EtcdTls, endpoint_is_tls};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use records::{TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology};

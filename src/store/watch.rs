@@ -30,6 +30,14 @@ impl Change {
             Self::Deleted { key, .. } => key,
         }
     }
+
+    /// When it changed.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Deleted { revision, .. } => *revision,
+        }
+    }
 }
 
 /// What a watcher gets.
@@ -45,7 +53,9 @@ pub enum WatchEvent {
 #[derive(Debug)]
 pub struct Watch {
     prefix: String,
-    changes: broadcast::Receiver<Change>,
+    changes: broadcast::Receiver<WatchEvent>,
+    /// Up to here nothing is told: it happened before the watch began.
+    after: Revision,
 }
 
 impl Watch {
@@ -56,19 +66,29 @@ impl Watch {
     pub async fn next(&mut self) -> Option<WatchEvent> {
         loop {
             match self.changes.recv().await {
-                Ok(change) if change.key().starts_with(&self.prefix) => return Some(WatchEvent::Change(change)),
-                Ok(_) => {}
+                Ok(WatchEvent::Missed) => return Some(WatchEvent::Missed),
+                Ok(WatchEvent::Change(change)) if self.is_told(&change) => return Some(WatchEvent::Change(change)),
+                Ok(WatchEvent::Change(_)) => {}
                 Err(RecvError::Lagged(_)) => return Some(WatchEvent::Missed),
                 Err(RecvError::Closed) => return None,
             }
         }
+    }
+
+    fn is_told(&self, change: &Change) -> bool {
+        change.key().starts_with(&self.prefix) && change.revision() > self.after
+    }
+
+    /// For stores whose changes arrive later than they happen.
+    pub(super) fn leave_out_until(&mut self, revision: Revision) {
+        self.after = revision;
     }
 }
 
 /// The sending side, one for each store.
 #[derive(Debug)]
 pub(super) struct Watchers {
-    sender: broadcast::Sender<Change>,
+    sender: broadcast::Sender<WatchEvent>,
 }
 
 impl Default for Watchers {
@@ -79,12 +99,17 @@ impl Default for Watchers {
 
 impl Watchers {
     pub(super) fn watch(&self, prefix: &str) -> Watch {
-        Watch { prefix: prefix.to_owned(), changes: self.sender.subscribe() }
+        Watch { prefix: prefix.to_owned(), changes: self.sender.subscribe(), after: Revision(0) }
     }
 
     /// Tells everyone; the caller keeps changes in the order of their revisions.
     pub(super) fn publish(&self, change: Change) {
         // Without watchers there is nobody to tell.
-        let _ = self.sender.send(change);
+        let _ = self.sender.send(WatchEvent::Change(change));
+    }
+
+    /// Tells everyone that changes are lost.
+    pub(super) fn publish_missed(&self) {
+        let _ = self.sender.send(WatchEvent::Missed);
     }
 }

@@ -43,10 +43,21 @@ pub struct Relation {
     pub foreign_keys: Vec<ForeignKey>,
     /// Relations that a view reads, directly or through other views.
     pub view_reads: Vec<TableName>,
+    /// What a view or materialized view selects.
+    pub view: Option<ViewDefinition>,
     /// Parent of a partition or inheritance child.
     pub parent: Option<TableName>,
     /// Has user triggers (not those of foreign keys).
     pub has_triggers: bool,
+}
+
+/// What a view selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewDefinition {
+    /// The query; every name outside pg_catalog stands with its schema.
+    pub sql: String,
+    /// A table that it reads has row security: who reads the view may see other rows than who reads the table.
+    pub has_row_security: bool,
 }
 
 /// A unique index.

@@ -41,6 +41,19 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
     Ok(Some(Frame { tag, bytes: buffer.split_to(bytes).freeze() }))
 }
 
+/// Takes the whole frames of this tag off the front of the buffer, as one run and without copying; empty when another
+/// frame comes first or none is whole.
+pub fn take_run(buffer: &mut BytesMut, tag: u8) -> Bytes {
+    let mut bytes = 0;
+    while let Ok(Some((found, length))) = header(buffer.get(bytes..).unwrap_or_default()) {
+        if found != tag || length > buffer.len() - bytes {
+            break;
+        }
+        bytes += length;
+    }
+    if bytes == 0 { Bytes::new() } else { buffer.split_to(bytes).freeze() }
+}
+
 /// Tag and bytes of the frame that starts here, both with the header; `None` until five bytes are there.
 fn header(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
     let Some((&[tag, length @ ..], _)) = buffer.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
@@ -141,6 +154,20 @@ mod tests {
         assert_eq!((frame.tag, &frame.bytes[..], &frame.body()[..]), (b'Z', &whole[..], &b"I"[..]));
         assert_eq!(take_frame(&mut buffer, 100).unwrap().unwrap().tag, b'S');
         assert_eq!(&buffer[..], b"rest");
+    }
+
+    #[test]
+    fn a_run_ends_before_another_tag_and_before_what_is_not_whole() {
+        let rows = b"D\0\0\0\x05aD\0\0\0\x05b";
+        let mut buffer = BytesMut::from(&[rows, &b"C\0\0\0\x04"[..], b"D\0\0\0\x05c"].concat()[..]);
+        assert_eq!(&take_run(&mut buffer, b'D')[..], rows);
+        assert!(take_run(&mut buffer, b'D').is_empty());
+        assert_eq!(take_frame(&mut buffer, 100).unwrap().unwrap().tag, b'C');
+        for cut in 0..6 {
+            assert!(take_run(&mut BytesMut::from(&buffer[..cut]), b'D').is_empty());
+        }
+        assert_eq!(take_run(&mut buffer, b'D').len(), 6);
+        assert!(take_run(&mut BytesMut::from(&b"D\0\0\0\x03"[..]), b'D').is_empty(), "a malformed length");
     }
 
     #[test]

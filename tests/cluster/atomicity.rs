@@ -14,7 +14,7 @@ const WRITERS: u64 = 4;
 
 /// What the writer was told about a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+pub enum Told {
     Committed,
     RolledBack,
     /// The connection broke, or the proxy said that it does not know.
@@ -23,17 +23,17 @@ enum Told {
 
 /// Everything the checker looks at.
 #[derive(Clone, Debug, Default)]
-struct Record {
+pub struct Record {
     told: BTreeMap<i64, Told>,
     /// Balance of each account.
     balances: BTreeMap<i64, i64>,
     /// Transfer, account, amount.
-    ledger: Vec<(i64, i64, i64)>,
+    pub ledger: Vec<(i64, i64, i64)>,
     prepared_left: usize,
 }
 
 /// What is wrong with a record.
-fn complaints(record: &Record) -> Vec<String> {
+pub fn complaints(record: &Record) -> Vec<String> {
     let mut found = Vec::new();
     if record.prepared_left > 0 {
         found.push(format!("{} prepared transactions are left", record.prepared_left));
@@ -104,13 +104,19 @@ fn transfer(session: &mut Raw, number: i64, from: i64, to: i64, amount: i64) -> 
     }
 }
 
-struct Writers {
+/// Makes transfers until told to stop.
+pub struct Writers {
     stop: AtomicBool,
     next: AtomicI64,
     told: Mutex<BTreeMap<i64, Told>>,
 }
 
 impl Writers {
+    /// Transfers that were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.told.lock().unwrap().values().filter(|told| **told == Told::Committed).count()
+    }
+
     /// Transfers between two accounts until told to stop; a broken session is opened anew.
     fn work(&self, port: u16, seed: u64) {
         let mut state = seed;
@@ -137,7 +143,7 @@ impl Writers {
     }
 }
 
-fn create(session: &mut Raw) {
+pub fn create(session: &mut Raw) {
     session.must("CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL)");
     session.must(
         "CREATE TABLE ledger (account bigint, transfer bigint, amount bigint NOT NULL, PRIMARY KEY (account, transfer))",
@@ -147,14 +153,14 @@ fn create(session: &mut Raw) {
 }
 
 /// Reads the shards themselves; waits until nothing is in doubt any more.
-fn read(shards: &[Server], told: BTreeMap<i64, Told>) -> Record {
+pub fn read(shards: &[Server], told: BTreeMap<i64, Told>) -> Record {
     let mut record = Record { told, ..Record::default() };
     let mut sessions: Vec<Raw> = shards.iter().map(Server::superuser).collect();
     let mut prepared = || -> usize {
         let count = |s: &mut Raw| s.must("SELECT count(*) FROM pg_prepared_xacts").value().parse::<usize>().unwrap();
         sessions.iter_mut().map(count).sum()
     };
-    eventually(Duration::from_secs(30), || prepared() == 0);
+    eventually(Duration::from_secs(10), || prepared() == 0);
     record.prepared_left = prepared();
     for session in &mut sessions {
         for row in session.must("SELECT id, balance FROM accounts").texts() {
@@ -167,7 +173,7 @@ fn read(shards: &[Server], told: BTreeMap<i64, Told>) -> Record {
     record
 }
 
-fn summary(record: &Record) -> String {
+pub fn summary(record: &Record) -> String {
     let count = |told: Told| record.told.values().filter(|value| **value == told).count();
     format!(
         "{} acknowledged, {} rolled back, {} unknown, {} ledger rows",
@@ -179,20 +185,20 @@ fn summary(record: &Record) -> String {
 }
 
 /// Runs the writers while `disturb` works.
-fn write_while(port: u16, disturb: impl FnOnce()) -> BTreeMap<i64, Told> {
+pub fn write_while(port: u16, count: u64, disturb: impl FnOnce(&Writers)) -> BTreeMap<i64, Told> {
     let writers = Writers { stop: AtomicBool::new(false), next: AtomicI64::new(1), told: Mutex::default() };
     std::thread::scope(|scope| {
-        for seed in 1..=WRITERS {
+        for seed in 1..=count {
             let writers = &writers;
             scope.spawn(move || writers.work(port, seed));
         }
-        disturb();
+        disturb(&writers);
         writers.stop.store(true, Ordering::Relaxed);
     });
     writers.told.into_inner().unwrap()
 }
 
-const TABLES: [(&str, Placement); 2] =
+pub const TABLES: [(&str, Placement); 2] =
     [("accounts", Placement::Key(&["id"])), ("ledger", Placement::Key(&["account"]))];
 
 #[test]
@@ -201,7 +207,7 @@ fn transfers_over_two_shards_are_whole_after_the_proxy_is_killed() {
     create(&mut cluster.app());
     let rounds = if std::env::var_os("OSTRAKON_FULL").is_some() { 30 } else { 5 };
     let port = cluster.port;
-    let told = write_while(port, || {
+    let told = write_while(port, WRITERS, |_| {
         for round in 0..rounds {
             std::thread::sleep(Duration::from_millis(400 + 137 * (round % 5)));
             cluster.kill_proxy();
@@ -256,7 +262,7 @@ fn a_half_transfer_a_lost_one_and_a_leftover_are_seen_by_the_checker() {
 fn the_writers_are_whole_on_one_server() {
     let servers = Server::start_all(&["bank".into()]);
     create(&mut servers[0].app());
-    let told = write_while(servers[0].port, || std::thread::sleep(Duration::from_millis(700)));
+    let told = write_while(servers[0].port, WRITERS, |_| std::thread::sleep(Duration::from_millis(700)));
     let record = read(&servers, told);
     assert_eq!(complaints(&record), Vec::<String>::new(), "{}", summary(&record));
     assert!(record.ledger.len() > 50, "{}", summary(&record));

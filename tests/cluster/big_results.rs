@@ -117,14 +117,15 @@ fn a_sorted_result_streams_through_little_memory() {
             .iter()
             .filter(|shard| {
                 let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%ORDER BY value, id%' \
-                    AND pid <> pg_backend_pid()";
+                    AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
                 shard.superuser().must(active).value() == "1"
             })
             .count();
         assert_eq!(slow.count_sorted(first), rows as usize - 1);
     });
     println!(
-        "{rows} rows: {limited} KiB with LIMIT 10, {whole} KiB without, {working} shards at work at the first row"
+        "{rows} rows: {limited} KiB with LIMIT 10, {whole} KiB without, {working} shards at work at the first row, {} KiB in all",
+        status_kib(pid, "VmHWM:")
     );
     assert!(limited < MEMORY_KIB_MAX && whole < MEMORY_KIB_MAX, "{limited} {whole}");
     if is_full {

@@ -363,6 +363,12 @@ impl Cluster {
 
     /// Starts `ostrakon serve` and waits until it answers a statement.
     pub fn start_proxy(&mut self) {
+        self.launch_proxy();
+        self.await_proxy().unwrap();
+    }
+
+    /// Starts `ostrakon serve`; gives its process id.
+    pub fn launch_proxy(&mut self) -> u32 {
         fs::create_dir_all(self.data()).unwrap();
         let log = self.directory.path().join("log");
         let file = OpenOptions::new().create(true).append(true).open(&log).unwrap();
@@ -376,18 +382,26 @@ impl Cluster {
             .stderr(file)
             .spawn()
             .unwrap();
-        let mut proxy = Proxy { child, log };
+        let pid = child.id();
+        self.proxy = Some(Proxy { child, log });
+        pid
+    }
+
+    /// Waits until the proxy answers a statement.
+    pub fn await_proxy(&mut self) -> Result<(), String> {
         let end = Instant::now() + START_PATIENCE;
         loop {
             let answered = Raw::connect(self.port, "app", "app").and_then(|mut raw| raw.simple("SELECT 1"));
             if answered.as_ref().is_ok_and(|reply| reply.fault().is_none()) {
-                break;
+                return Ok(());
             }
+            let proxy = self.proxy.as_mut().expect("a launched proxy");
             let ended = proxy.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < end, "the proxy does not serve ({ended:?}): {answered:?}");
+            if ended.is_some() || Instant::now() >= end {
+                return Err(format!("the proxy does not serve ({ended:?}): {answered:?}"));
+            }
             std::thread::sleep(Duration::from_millis(30));
         }
-        self.proxy = Some(proxy);
     }
 
     /// Ends the proxy in order, when there is one.

@@ -58,3 +58,18 @@ fn a_temporary_table_of_a_function_keeps_the_connection() {
     let mut two = Wire::app(world.port(), "app").unwrap();
     assert_eq!(ask(&mut two, "SELECT count(*) FROM items WHERE false"), ["0"]);
 }
+
+#[test]
+fn temporary_objects_of_rare_kinds_keep_the_connection() {
+    for (make, end) in [
+        ("CREATE STATISTICS pg_temp.s ON id, n FROM items", "DROP STATISTICS pg_temp.s"),
+        ("CREATE COLLATION pg_temp.c FROM \"C\"", "DROP COLLATION pg_temp.c"),
+    ] {
+        let mut world = World::start(1, "size = 2");
+        let mut one = Wire::app(world.port(), "app").unwrap();
+        ask(&mut one, make);
+        assert_eq!(world.busy(), "1 used, 0 waiting", "{make}");
+        ask(&mut one, end);
+        assert_eq!(world.idles(), None, "{end}");
+    }
+}

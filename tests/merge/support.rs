@@ -139,7 +139,7 @@ pub fn merge(
     loop {
         let popped = loop {
             match merger.pop(&mut out)? {
-                Pop::Row => {}
+                Pop::Rows(_) => {}
                 other => break other,
             }
         };
@@ -153,14 +153,16 @@ pub fn merge(
                 merger.finish(shard);
                 break;
             };
-            merger.push(shard, row_body(row))?;
+            merger.push(shard, message(row))?;
             next[shard] += 1;
         }
     }
 }
 
-fn row_body(row: &[Cell]) -> Bytes {
+fn message(row: &[Cell]) -> Bytes {
     let mut body = BytesMut::new();
+    body.put_u8(b'D');
+    body.put_u32(0);
     body.put_u16(row.len() as u16);
     for cell in row {
         match cell {
@@ -171,6 +173,8 @@ fn row_body(row: &[Cell]) -> Bytes {
             }
         }
     }
+    let length = body.len() as u32 - 1;
+    body[1..5].copy_from_slice(&length.to_be_bytes());
     body.freeze()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ostrakon::base::{BucketId, Epoch, ShardId, Term};
 use ostrakon::topology::schema::{
-    Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, Volatility, WrittenType,
+    Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, ViewDefinition, Volatility, WrittenType,
 };
 use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
 
@@ -41,8 +41,37 @@ region | reference | r_regionkey int4, r_name bpchar, r_comment varchar | r_regi
 user_names | view of users | id int8, name text null |
 country_names | view of countries | code text, name text null |
 setting_names | view of settings | name text |
+german_users | view of users | id int8, name text null |
+user_orders | view of users orders | id int8, name text null, amount numeric null |
+status_totals | view of orders | status text null, n int8 |
+user_totals | view of orders | user_id int8, n int8 |
+user_five | view of users | id int8, name text null |
+named_twice | view of german_users users | id int8, name text null |
+latest | materialized of orders | user_id int8, last timestamptz null |
+totals | materialized of orders | status text null, n int8 |
 other.users | single | id int8, name text null | id
 ";
+
+/// What views select, as `pg_get_viewdef` prints it under an empty search path.
+const DEFINITIONS: &[(&str, &str)] = &[
+    ("user_names", " SELECT users.id,\n    users.name\n   FROM public.users;"),
+    ("country_names", " SELECT countries.code,\n    countries.name\n   FROM public.countries;"),
+    ("setting_names", " SELECT settings.name\n   FROM public.settings;"),
+    ("german_users", " SELECT users.id,\n    users.name\n   FROM public.users\n  WHERE (users.country = 'de'::text);"),
+    (
+        "user_orders",
+        " SELECT u.id,\n    u.name,\n    o.amount\n   FROM (public.users u\n     LEFT JOIN public.orders o ON ((o.user_id = u.id)));",
+    ),
+    ("status_totals", " SELECT orders.status,\n    count(*) AS n\n   FROM public.orders\n  GROUP BY orders.status;"),
+    ("user_totals", " SELECT orders.user_id,\n    count(*) AS n\n   FROM public.orders\n  GROUP BY orders.user_id;"),
+    ("user_five", " SELECT users.id,\n    users.name\n   FROM public.users\n  WHERE (users.id = 5);"),
+    ("named_twice", " SELECT german_users.id,\n    german_users.name\n   FROM public.german_users;"),
+    (
+        "latest",
+        " SELECT orders.user_id,\n    max(orders.placed_at) AS last\n   FROM public.orders\n  GROUP BY orders.user_id;",
+    ),
+    ("totals", " SELECT orders.status,\n    count(*) AS n\n   FROM public.orders\n  GROUP BY orders.status;"),
+];
 
 fn type_oid(name: &str) -> u32 {
     match name {
@@ -125,10 +154,16 @@ pub fn schema() -> (Schema, TableRules) {
             "reference" => {
                 rules.declared.insert(name.clone(), Placement::Reference);
             }
-            "view" => view_reads = words.skip(1).map(table_name).collect(),
+            "view" | "materialized" => view_reads = words.skip(1).map(table_name).collect(),
             _ => {}
         }
-        let kind = if view_reads.is_empty() { RelationKind::Table } else { RelationKind::View };
+        let kind = match placement.split_whitespace().next() {
+            Some("view") => RelationKind::View,
+            Some("materialized") => RelationKind::MaterializedView,
+            _ => RelationKind::Table,
+        };
+        let definition = DEFINITIONS.iter().find(|(view, _)| *view == name.name && name.schema == "public");
+        let view = definition.map(|(_, sql)| ViewDefinition { sql: (*sql).to_owned(), has_row_security: false });
         let relation = Relation {
             name: name.clone(),
             oid,
@@ -137,6 +172,7 @@ pub fn schema() -> (Schema, TableRules) {
             unique,
             foreign_keys: Vec::new(),
             view_reads,
+            view,
             parent: None,
             has_triggers: false,
         };

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostrakon::store::{Change, Revision, StoreError, WatchEvent};
+use ostrakon::store::{Change, Revision, StoreError, Watch, WatchEvent};
 
-use crate::every_kind;
+use crate::{Time, every_kind};
 
 fn conflict(key: &str, current: Option<Revision>) -> StoreError {
     StoreError::Conflict { key: key.into(), current }
@@ -104,14 +104,27 @@ async fn a_watch_sees_the_changes_under_its_prefix_in_order() {
     }
 }
 
+/// The changes of a watch up to this revision have been told, whether or not they were taken.
+async fn until_told(watch: &mut Watch, revision: Revision) {
+    loop {
+        match watch.next().await {
+            Some(WatchEvent::Change(change)) if change.revision() >= revision => return,
+            Some(_) => {}
+            None => panic!("the watch ended"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_slow_watcher_is_told_that_it_missed_changes() {
     for (kind, fresh) in every_kind() {
         let mut watch = fresh.store.watch("").await.unwrap();
+        let mut quick = fresh.store.watch("").await.unwrap();
         let mut revision = None;
         for _ in 0..300 {
             revision = Some(fresh.store.put("a", vec![], revision).await.unwrap());
         }
+        until_told(&mut quick, revision.unwrap()).await;
         assert_eq!(watch.next().await, Some(WatchEvent::Missed), "{kind}");
         let Some(WatchEvent::Change(change)) = watch.next().await else { panic!("{kind}: nothing after it") };
         assert_eq!(change.key(), "a");
@@ -127,30 +140,80 @@ async fn a_watch_ends_with_its_store() {
     }
 }
 
+fn held(holder: &str) -> StoreError {
+    StoreError::LeaseHeld { name: "lead".into(), holder: holder.into() }
+}
+
 #[tokio::test]
-async fn one_holder_has_a_lease_until_it_ends() {
-    let ttl = Duration::from_secs(10);
+async fn one_holder_has_a_lease_until_it_gives_it_back() {
+    let ttl = Duration::from_secs(60);
     for (kind, fresh) in every_kind() {
-        let (store, clock) = (&fresh.store, &fresh.clock);
-        let held = |holder: &str| StoreError::LeaseHeld { name: "lead".into(), holder: holder.into() };
-        let lost = StoreError::LeaseLost { name: "lead".into() };
+        let store = &fresh.store;
         let first = store.acquire("lead", "a", ttl).await.unwrap();
         assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
-        assert_eq!(store.acquire("lead", "a", ttl).await, Err(held("a")), "{kind}");
-        clock.advance(Duration::from_secs(9));
+        assert_eq!(store.acquire("lead", "a", ttl).await, Err(held("a")), "{kind}: a holder renews");
         store.renew(&first, ttl).await.unwrap();
-        clock.advance(Duration::from_secs(9));
-        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(store.renew(&first, ttl).await, Err(lost.clone()), "{kind}: it ran out");
+        store.release(&first).await.unwrap();
         let second = store.acquire("lead", "b", ttl).await.unwrap();
         assert!(second.token > first.token, "{kind}");
         store.release(&first).await.unwrap();
         assert_eq!(store.acquire("lead", "c", ttl).await, Err(held("b")), "{kind}: a stale release frees nothing");
+        let lost = StoreError::LeaseLost { name: "lead".into() };
+        assert_eq!(store.renew(&first, ttl).await, Err(lost.clone()), "{kind}: it is another's");
         store.release(&second).await.unwrap();
         assert_eq!(store.renew(&second, ttl).await, Err(lost), "{kind}");
         let third = store.acquire("lead", "c", ttl).await.unwrap();
         assert!(third.token > second.token, "{kind}");
         store.acquire("other", "c", ttl).await.unwrap();
+        assert_eq!(store.list("").await.unwrap(), [], "{kind}: a lease is no record");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_lasts_for_as_long_as_it_is_renewed() {
+    for (kind, fresh) in every_kind() {
+        let (store, ttl) = (&fresh.store, fresh.time.ttl());
+        let first = store.acquire("lead", "a", ttl).await.unwrap();
+        for _ in 0..12 {
+            fresh.time.pass(ttl / 8).await;
+            store.renew(&first, ttl).await.unwrap();
+        }
+        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
+        // How long a lease outlives its time is the store's affair; that it ends is not.
+        let mut second = None;
+        while second.is_none() {
+            fresh.time.pass(ttl / 8).await;
+            second = store.acquire("lead", "b", ttl).await.ok();
+        }
+        assert!(second.unwrap().token > first.token, "{kind}");
+        assert_eq!(store.renew(&first, ttl).await, Err(StoreError::LeaseLost { name: "lead".into() }), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_may_be_renewed_for_longer_than_it_was_taken_for() {
+    for (kind, fresh) in every_kind() {
+        let (store, ttl) = (&fresh.store, fresh.time.ttl());
+        let first = store.acquire("lead", "a", ttl).await.unwrap();
+        store.renew(&first, ttl * 100).await.unwrap();
+        fresh.time.pass(ttl * 2).await;
+        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
+        store.renew(&first, ttl).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_a_manual_clock_ends_to_the_second() {
+    let ttl = Duration::from_secs(10);
+    for (kind, fresh) in every_kind() {
+        let (store, Time::Manual(clock)) = (&fresh.store, &fresh.time) else { continue };
+        let first = store.acquire("lead", "a", ttl).await.unwrap();
+        clock.advance(Duration::from_secs(9));
+        store.renew(&first, ttl).await.unwrap();
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(store.acquire("lead", "b", ttl).await, Err(held("a")), "{kind}");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(store.renew(&first, ttl).await, Err(StoreError::LeaseLost { name: "lead".into() }), "{kind}");
+        store.acquire("lead", "b", ttl).await.unwrap();
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["base", "error"],
     &["wire", "sql", "topology", "auth"],
-    &["plan", "session"],
+    &["plan", "session", "failover"],
     &["planner", "merge", "cache"],
     &["telemetry"],
     &["net", "store", "host"],

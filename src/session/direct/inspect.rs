@@ -11,13 +11,16 @@ use crate::wire::server_message::read_data_row;
 /// Settings that belong to a transaction, or cannot be read back.
 const NOT_OF_SESSIONS: &str = "'transaction_isolation','transaction_read_only','transaction_deferrable','seed'";
 
-/// Whether anything of the session lives on its connection: temporary objects, cursors WITH HOLD, session
+/// Whether anything of the session lives on its connection: temporary objects (those of rarer kinds, statistics and
+/// operators for two, by what hangs on their schema), cursors WITH HOLD, session
 /// advisory locks, listeners, another session user. Asked outside of transactions, when every advisory lock is
 /// the session's.
 const PINS_SQL: &str = "SELECT 'p', '', (\
     EXISTS(SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \
     OR EXISTS(SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) \
     OR EXISTS(SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS(SELECT FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+    AND refobjid = pg_catalog.pg_my_temp_schema()) \
     OR EXISTS(SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
     OR EXISTS(SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
     OR EXISTS(SELECT FROM pg_catalog.pg_listening_channels()) \

@@ -1,8 +1,8 @@
 //! INSERT, UPDATE, DELETE, MERGE, each with or without WITH.
 
 use crate::sql::ast::{
-    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, ObjectName, OnConflict, SelectItem, Statement, Update,
-    UpdateTokens,
+    Assignment, Cte, Delete, Expr, Insert, InsertSource, Merge, MergeInsert, ObjectName, OnConflict, SelectItem,
+    Statement, Update, UpdateTokens,
 };
 use crate::sql::parse::cursor::Cursor;
 use crate::sql::parse::{Parsed, expression, from, items, query};
@@ -256,43 +256,52 @@ fn merge(cursor: &mut Cursor<'_, '_>, with: Vec<Cte>) -> Parsed<Merge> {
     let source = from::table(cursor)?;
     cursor.expect("on")?;
     let on = expression::parse(cursor.source, cursor.expression()?)?;
-    let mut others = Vec::new();
+    let (others, assigned, inserts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut merge = Merge { with, table, alias, source, on, others, assigned, inserts, by_source: false };
     while cursor.eat("when") {
         cursor.eat("not");
         cursor.expect("matched")?;
-        if cursor.eat("by") && cursor.eat_any(&["source", "target"]).is_none() {
-            return cursor.fail("SOURCE or TARGET is expected");
+        if cursor.eat("by") {
+            match cursor.eat_any(&["source", "target"]) {
+                Some(by) => merge.by_source |= by == "source",
+                None => return cursor.fail("SOURCE or TARGET is expected"),
+            }
         }
         if cursor.eat("and") {
-            others.push(expression::parse(cursor.source, cursor.expression()?)?);
+            merge.others.push(expression::parse(cursor.source, cursor.expression()?)?);
         }
         cursor.expect("then")?;
-        merge_action(cursor, &mut others)?;
+        merge_action(cursor, &mut merge)?;
     }
-    Ok(Merge { with, table, alias, source, on, others })
+    Ok(merge)
 }
 
-fn merge_action(cursor: &mut Cursor<'_, '_>, others: &mut Vec<Expr>) -> Parsed<()> {
+fn merge_action(cursor: &mut Cursor<'_, '_>, merge: &mut Merge) -> Parsed<()> {
     if cursor.eat("delete") || cursor.eat_all(&["do", "nothing"]) {
         return Ok(());
     }
     if cursor.eat("update") {
         cursor.expect("set")?;
-        others.extend(assignments(cursor)?.into_iter().map(|assignment| assignment.value));
+        for assignment in assignments(cursor)? {
+            merge.assigned.extend(assignment.columns);
+            merge.others.push(assignment.value);
+        }
         return Ok(());
     }
     cursor.expect("insert")?;
-    column_list(cursor)?;
+    let (columns, _) = column_list(cursor)?;
     if cursor.eat("overriding") {
         cursor.at += 1;
         cursor.expect("value")?;
     }
     if cursor.eat_all(&["default", "values"]) {
+        merge.inserts.push(MergeInsert { columns, values: Vec::new() });
         return Ok(());
     }
     cursor.expect("values")?;
     for row in query::values(cursor)? {
-        others.extend(row.values);
+        merge.others.extend(row.values.iter().cloned());
+        merge.inserts.push(MergeInsert { columns: columns.clone(), values: row.values });
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ impl<'w> Draft<'w> {
 
     /// A table with a sharding key.
     pub fn sharded(&mut self) -> &'w Table {
-        let has_views = self.dice.percent(10);
+        let has_views = self.dice.percent(20);
         let tables: Vec<&Table> =
             self.world.sharded().into_iter().filter(|table| has_views || !table.is_view).collect();
         tables[self.dice.below(tables.len())]
@@ -136,7 +136,7 @@ impl<'w> Draft<'w> {
 
     /// Tables of the same family, itself included; views now and then.
     pub fn relatives(&mut self, table: &Table) -> Vec<&'w Table> {
-        let has_views = self.dice.percent(10);
+        let has_views = self.dice.percent(20);
         let is_relative = |other: &&Table| other.family == table.family && (has_views || !other.is_view);
         self.world.sharded().into_iter().filter(is_relative).collect()
     }

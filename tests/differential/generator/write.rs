@@ -350,6 +350,11 @@ impl Draft<'_> {
     }
 
     fn merge(&mut self) -> Write {
+        match self.dice.below(3) {
+            0 => return self.merge_rows(),
+            1 => return self.merge_listed(),
+            _ => {}
+        }
         let table = self.written();
         let target = self.table(table, "x");
         let by_key = self.by_key(&target.key);
@@ -359,6 +364,92 @@ impl Draft<'_> {
             "MERGE INTO {0} x USING {0} y ON {1} AND {by_key} WHEN MATCHED THEN {tail}",
             table.name,
             pairs.join(" AND ")
+        );
+        Write::new(sql, "merge").loose()
+    }
+
+    /// Rows of a table with keys alike: what does not match is inserted with the same key.
+    fn merge_rows(&mut self) -> Write {
+        let table = self.written();
+        let of_family = self.relatives(table);
+        let other = of_family[self.dice.below(of_family.len())];
+        let source = self.table(other, "y");
+        let target = self.table(table, "x");
+        let mut names: Vec<String> = table.key.clone();
+        let mut values: Vec<String> = source.key.iter().map(|sight| sight.text.clone()).collect();
+        let mut terms: Vec<String> =
+            target.key.iter().zip(&source.key).map(|(a, b)| format!("{} = {}", a.text, b.text)).collect();
+        if table.primary.len() > table.key.len() {
+            let line = if other.primary.len() > other.key.len() { "y.line + 1".to_owned() } else { "70".to_owned() };
+            terms.push(format!("x.line = {line}"));
+            names.push("line".into());
+            values.push(line);
+        }
+        for column in table.writable() {
+            if column.not_null && !names.contains(&column.name) {
+                names.push(column.name.clone());
+                let text = column.kind.some(self.dice);
+                values.push(column.kind.literal(&text, self.dice));
+            }
+        }
+        let from = if self.dice.percent(50) {
+            let plain = self.table(other, "");
+            format!("(SELECT * FROM {}{}) y", other.name, self.filter(&plain))
+        } else {
+            source.from
+        };
+        let sql = format!(
+            "MERGE INTO {} x USING {from} ON {} WHEN MATCHED THEN UPDATE SET t = 'merged' WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})",
+            table.name,
+            terms.join(" AND "),
+            names.join(", "),
+            values.join(", "),
+        );
+        Write::new(sql, "merge").loose()
+    }
+
+    /// Listed rows.
+    fn merge_listed(&mut self) -> Write {
+        let table = self.written();
+        let target = self.table(table, "x");
+        let mut names: Vec<String> = table.key.clone();
+        let mut terms: Vec<String> =
+            target.key.iter().zip(&names).map(|(a, b)| format!("{} = v.{b}", a.text)).collect();
+        if table.primary.len() > table.key.len() {
+            terms.push("x.line = v.line".to_owned());
+            names.push("line".into());
+        }
+        let count = 1 + self.dice.below(4);
+        let mut rows = Vec::new();
+        for _ in 0..count {
+            let mut row: Vec<String> = Vec::new();
+            for name in &table.key {
+                let sight = sight_of(table, name);
+                row.push(format!("({})::{}", self.some(&sight), sight.kind.cast_name()));
+            }
+            if names.len() > row.len() {
+                row.push(self.dice.below(9).to_string());
+            }
+            rows.push(format!("({})", row.join(", ")));
+        }
+        let sources: Vec<String> = names.iter().map(|name| format!("v.{name}")).collect();
+        let (mut columns, mut values) = (names.clone(), sources);
+        for column in table.writable() {
+            if column.not_null && !columns.contains(&column.name) {
+                columns.push(column.name.clone());
+                let text = column.kind.some(self.dice);
+                values.push(column.kind.literal(&text, self.dice));
+            }
+        }
+        let matched = *self.dice.one(&["UPDATE SET t = 'listed'", "DELETE", "DO NOTHING"]);
+        let sql = format!(
+            "MERGE INTO {} x USING (VALUES {}) v({}) ON {} WHEN MATCHED THEN {matched} WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})",
+            table.name,
+            rows.join(", "),
+            names.join(", "),
+            terms.join(" AND "),
+            columns.join(", "),
+            values.join(", "),
         );
         Write::new(sql, "merge").loose()
     }
