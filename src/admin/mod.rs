@@ -5,17 +5,19 @@
 
 mod clients;
 mod command;
+mod control;
 mod drift;
 mod pool_views;
 mod reference;
 pub mod status_document;
 
 pub use clients::{Client, Clients, Listed};
+pub use control::{Reload, ReloadedSetting};
 pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 mod tables;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
@@ -34,6 +36,7 @@ pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
     clients: Clients,
+    reload: OnceLock<Arc<dyn Reload>>,
 }
 
 /// Rows of a view.
@@ -51,7 +54,7 @@ enum Answer {
 impl Admin {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
-        Self { cluster, store, clients: Clients::default() }
+        Self { cluster, store, clients: Clients::default(), reload: OnceLock::new() }
     }
 
     /// The clients that are shown.
@@ -88,6 +91,10 @@ impl Admin {
                 tracing::info!("server connections are replaced");
                 Ok(Answer::Done("RECONNECT"))
             }
+            Command::Pause(seconds) => self.pause(seconds).await,
+            Command::Resume => self.resume(),
+            Command::Kill(pid) => self.kill(pid).await,
+            Command::Reload { json } => self.reload(json).await.map(Answer::View),
             Command::Explain(sql) => {
                 // A session that never connects: planning needs no server.
                 let mut session = Session::new(

@@ -18,6 +18,7 @@ use crate::executor::MergeLimits;
 use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
+use crate::server::reload::ReadAgain;
 use crate::store::{self, EmbeddedStore, Store};
 
 /// Arguments of the command.
@@ -39,7 +40,10 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     port::check_free(listen, " or change [proxy] listen")?;
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&directory.join("store.redb"))?);
     let epoch = bring_up_to_date(&config, &arguments.config, store.as_ref()).await?;
-    let starting = Proxy::start(settings(&config, &arguments.config, listen)?, store);
+    let path = arguments.config.clone();
+    let read_again = ReadAgain::new(move || read_again(&path, listen).map_err(|failure| failure.to_string()));
+    let settings = settings(&config, &arguments.config, listen)?;
+    let starting = Proxy::start(Settings { read_again: Some(read_again), ..settings }, store);
     let mut proxy = tokio::select! {
         proxy = starting => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the proxy was ready")),
@@ -78,6 +82,13 @@ async fn bring_up_to_date(config: &Config, path: &Path, store: &dyn Store) -> Re
     Ok(topology.epoch.0)
 }
 
+/// The settings as the file says now. An address that says the same is the one in use.
+fn read_again(path: &Path, listen: SocketAddr) -> Result<Settings, Failure> {
+    let config = check::load(path)?;
+    let written = config.proxy.listen.parse().unwrap_or(listen);
+    settings(&config, path, written)
+}
+
 async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
     let failure = |reason: String| Failure::new(format!("[proxy] listen: {listen} is no address: {reason}"));
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| failure(error.to_string()))?;
@@ -106,6 +117,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             bytes_max: config.merge.bytes_max,
             gather_bytes_max: config.merge.gather_bytes_max,
         },
+        unix_socket_dir: config.proxy.unix_socket_dir.clone(),
         pool_mode: config.pool.mode,
         user_pool_modes: of_users(config, |user| user.pool_mode),
         clients: ClientLimits {

@@ -6,6 +6,7 @@ mod certificates;
 mod identity;
 mod ids;
 mod leading;
+pub mod reload;
 mod workers;
 
 use std::collections::HashMap;
@@ -47,6 +48,8 @@ pub use leading::LeadingSettings;
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Directory of a Unix-domain socket to listen on, too.
+    pub unix_socket_dir: Option<PathBuf>,
     /// Directory of the proxy's own files.
     pub data: PathBuf,
     /// Role that looks after the servers: reads catalogs, recovers transactions.
@@ -75,10 +78,12 @@ pub struct Settings {
     pub session_limits: SessionLimits,
     /// Threads that serve clients; `None`: as many as half of the processors.
     pub workers: Option<usize>,
-    /// SIGHUP reads certificates again instead of ending the process.
-    pub reload_on_hangup: bool,
     /// Primaries that are lost are replaced; `None`: they are waited for.
     pub leading: Option<LeadingSettings>,
+    /// SIGHUP reads certificates again, and the configuration where it can be, instead of ending the process.
+    pub reload_on_hangup: bool,
+    /// Reads all of this again, for RELOAD and SIGHUP.
+    pub read_again: Option<reload::ReadAgain>,
 }
 
 impl Settings {
@@ -86,6 +91,7 @@ impl Settings {
     pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
         Self {
             listen,
+            unix_socket_dir: None,
             data,
             control_user: control_user.to_owned(),
             control_password: None,
@@ -101,6 +107,7 @@ impl Settings {
             session_limits: SessionLimits::default(),
             workers: None,
             reload_on_hangup: false,
+            read_again: None,
             leading: None,
         }
     }
@@ -132,6 +139,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The Unix-domain socket cannot be listened on.
+    #[error("cannot listen in unix_socket_dir {}: {reason}", directory.display())]
+    ListenLocally {
+        /// The directory.
+        directory: PathBuf,
         /// The operating system's words.
         reason: String,
     },
@@ -216,17 +231,13 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
         tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
     }
     let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
-    let listener = Listener::bind(settings.listen, listening)
-        .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
-    let address = listener
-        .local_address()
-        .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
+    let (listener, address) = listen(&settings, sockets_max)?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
-    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
+    let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
+    let watching = certificates::watch(certificates.clone());
     let leaders = leading::start(&settings, &topology, &store, &servers_tls)?;
     let building = async {
         let topology = leading::wait_open(&leaders, &store, topology).await?;
@@ -238,16 +249,31 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     })??;
     let (stop, stopped) = watch::channel(false);
     let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
-    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
-        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
-        .with_limits(settings.session_limits);
+    let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
+    let frontend =
+        Frontend::new(Arc::clone(&cluster.shared), Arc::clone(&admin), cluster.access, settings.clients.clone())
+            .with_login(login)
+            .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
+    let reloader = Arc::new(reload::Reloader::new(
+        settings,
+        Arc::clone(&cluster.shared),
+        &frontend,
+        cluster.control,
+        Arc::clone(&store),
+        certificates,
+        listener.more_places(),
+    ));
+    if reloader.can_reload() {
+        admin.set_reload(Arc::clone(&reloader) as Arc<dyn crate::admin::Reload>);
+    }
     let tasks = vec![
         // Connections that are opened ahead belong to the threads that will use them.
         first.spawn(tend_pools(Arc::clone(&cluster.shared))),
         tokio::spawn(watching),
+        tokio::spawn(reload::on_hangup(reloader, hangups)),
         tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
         tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
         tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
@@ -259,11 +285,27 @@ pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running,
     Ok(Running { address, stop, serving, tasks, _workers: workers, _leaders: leaders })
 }
 
+/// Binds what clients connect to; gives the address, too.
+fn listen(settings: &Settings, sockets_max: usize) -> Result<(Listener, SocketAddr), StartError> {
+    let unusable = |error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() };
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
+    let mut listener = Listener::bind(settings.listen, listening).map_err(unusable)?;
+    let address = listener.local_address().map_err(unusable)?;
+    if let Some(directory) = &settings.unix_socket_dir {
+        let unusable =
+            |error: NetError| StartError::ListenLocally { directory: directory.clone(), reason: error.to_string() };
+        let path = listener.listen_locally(directory).map_err(unusable)?;
+        tracing::info!(path = %path.display(), "serving on a Unix-domain socket");
+    }
+    Ok((listener, address))
+}
+
 /// What `start` builds before it serves.
 struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
     access: Access,
+    control: ControlAccess,
 }
 
 async fn build(
@@ -312,8 +354,9 @@ async fn build(
             ..executor::Settings::default()
         },
     ));
-    let access = build_access(settings, &access, store.as_ref()).await?;
-    Ok(Built { shared, recovery, access })
+    let control = access;
+    let access = build_access(settings, &control, store.as_ref()).await?;
+    Ok(Built { shared, recovery, access, control })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.
