@@ -258,7 +258,7 @@ fn poll_both(
             Poll::Pending => {}
         }
     }
-    if server_bytes <= BUFFERED_BYTES_MAX && (takes_client || client.buffered_input() <= BUFFERED_BYTES_MAX) {
+    if server_bytes <= BUFFERED_BYTES_MAX && may_read_more(client, takes_client) {
         match client.poll_fill(context) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Woken::ClientGone)),
             Poll::Ready(Ok(_)) => moved = true,
@@ -267,6 +267,12 @@ fn poll_both(
         }
     }
     if moved { Poll::Ready(Ok(Woken::Moved)) } else { Poll::Pending }
+}
+
+/// What stands in the buffer is little, or the session waits for the rest of one long message. Otherwise what is whole
+/// goes on first: of a client that is faster than its server each read may bring more than went on before it.
+fn may_read_more(client: &mut Framed, takes_client: bool) -> bool {
+    client.buffered_input() <= BUFFERED_BYTES_MAX || (takes_client && !has_frame(client))
 }
 
 /// Sends what is written and reads once: for exchanges of the proxy's own.
@@ -315,4 +321,34 @@ fn has_frame(client: &mut Framed) -> bool {
 fn violation(error: &crate::wire::WireError) -> Failure {
     tracing::debug!(%error, "a client broke the protocol");
     ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_whole_goes_on_before_more_is_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = Framed::new(socket);
+        let input = |client: &mut Framed, message_bytes: usize, bytes: usize| {
+            let (input, _) = client.buffers();
+            input.clear();
+            while input.len() < bytes {
+                input.extend_from_slice(b"d");
+                input.extend_from_slice(&u32::try_from(message_bytes).unwrap().to_be_bytes());
+                input.resize(input.len() + (message_bytes - 4).min(bytes), 0);
+            }
+        };
+        for takes_client in [false, true] {
+            input(&mut client, 8_192, BUFFERED_BYTES_MAX / 2);
+            assert!(may_read_more(&mut client, takes_client));
+            input(&mut client, 8_192, BUFFERED_BYTES_MAX + 1);
+            assert!(!may_read_more(&mut client, takes_client));
+            // The rest of a message that is longer than the bound.
+            input(&mut client, BUFFERED_BYTES_MAX * 4, BUFFERED_BYTES_MAX + 1);
+            assert_eq!(may_read_more(&mut client, takes_client), takes_client);
+        }
+    }
 }
