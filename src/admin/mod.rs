@@ -5,6 +5,7 @@
 
 mod clients;
 mod command;
+mod control;
 mod drift;
 mod pool_views;
 mod proxies;
@@ -12,11 +13,12 @@ mod reference;
 pub mod status_document;
 
 pub use clients::{Client, Clients, Listed};
+pub use control::{Reload, ReloadedSetting};
 pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 mod tables;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
@@ -37,6 +39,7 @@ pub struct Admin {
     /// The name of this proxy among those that share the store.
     proxy_name: Option<String>,
     clients: Clients,
+    reload: OnceLock<Arc<dyn Reload>>,
 }
 
 /// Rows of a view.
@@ -54,7 +57,7 @@ enum Answer {
 impl Admin {
     /// Puts the parts together; `proxy_name` is that of this proxy among those that share the store.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, proxy_name: Option<String>) -> Self {
-        Self { cluster, store, proxy_name, clients: Clients::default() }
+        Self { cluster, store, proxy_name, clients: Clients::default(), reload: OnceLock::new() }
     }
 
     /// The clients that are shown.
@@ -95,6 +98,10 @@ impl Admin {
                 tracing::info!("server connections are replaced");
                 Ok(Answer::Done("RECONNECT"))
             }
+            Command::Pause(seconds) => self.pause(seconds).await,
+            Command::Resume => self.resume(),
+            Command::Kill(pid) => self.kill(pid).await,
+            Command::Reload { json } => self.reload(json).await.map(Answer::View),
             Command::Explain(sql) => {
                 // A session that never connects: planning needs no server.
                 let mut session = Session::new(

@@ -129,6 +129,22 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
     ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
+    (
+        "PAUSE [seconds]",
+        "lets nobody begin anything new on a server (clients wait), and returns when every transaction has ended and no \
+         server connection is open; ends by itself after so many seconds (60), and is taken back when a transaction \
+         lasts as long",
+    ),
+    ("RESUME", "ends the pause"),
+    (
+        "KILL pid",
+        "ends the session with that number of SHOW CLIENTS: its client is told 57P01, what it has open is rolled back",
+    ),
+    (
+        "RELOAD [FORMAT JSON]",
+        "reads the configuration again, as SIGHUP does, and lists the settings that have changed: `in force` from now on, \
+         or `after a restart`",
+    ),
 ];
 
 /// The page of the reference.

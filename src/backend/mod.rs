@@ -10,6 +10,7 @@ mod defaults;
 pub mod error;
 pub mod gate;
 mod open;
+pub mod pause;
 pub mod pool;
 pub mod pools;
 pub mod replicas;

@@ -19,6 +19,7 @@ use crate::executor::reads::ReadSettings;
 use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
+use crate::server::reload::ReadAgain;
 use crate::store::{self, Store, StoreError};
 
 /// Arguments of the command.
@@ -44,7 +45,10 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
         Some(listen) => Some(resolve("[http]", listen).await?),
         None => None,
     };
-    let settings = Settings { proxy_name, http, ..settings(&config, &arguments.config, listen)? };
+    let path = arguments.config.clone();
+    let read_again = ReadAgain::new(move || read_again(&path, listen, http).map_err(|failure| failure.to_string()));
+    let settings = settings(&config, &arguments.config, listen)?;
+    let settings = Settings { proxy_name, http, read_again: Some(read_again), ..settings };
     let starting = Proxy::start(settings, store);
     let mut proxy = tokio::select! {
         proxy = starting => proxy?,
@@ -102,6 +106,14 @@ async fn bring_up_to_date(config: &Config, path: &Path, store: &dyn Store) -> Re
     }
 }
 
+/// The settings as the file says now. An address that says the same is the one in use.
+fn read_again(path: &Path, listen: SocketAddr, http: Option<SocketAddr>) -> Result<Settings, Failure> {
+    let config = check::load(path)?;
+    let written = config.proxy.listen.parse().unwrap_or(listen);
+    let http = config.http.listen.as_ref().and_then(|text| text.parse().ok().or(http));
+    Ok(Settings { http, ..settings(&config, path, written)? })
+}
+
 async fn resolve(section: &str, listen: &str) -> Result<SocketAddr, Failure> {
     let failure = |reason: String| Failure::new(format!("{section} listen: {listen} is no address: {reason}"));
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| failure(error.to_string()))?;
@@ -138,6 +150,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             zone: config.replicas.zone.clone(),
             ..ReplicaSettings::default()
         },
+        unix_socket_dir: config.proxy.unix_socket_dir.clone(),
         pool_mode: config.pool.mode,
         user_pool_modes: of_users(config, |user| user.pool_mode),
         clients: ClientLimits {

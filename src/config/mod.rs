@@ -70,6 +70,8 @@ pub struct Config {
 pub struct ProxyConfig {
     /// Address and port that clients connect to; default `127.0.0.1:6432`.
     pub listen: String,
+    /// Directory of a Unix-domain socket that clients may connect to, too; default none.
+    pub unix_socket_dir: Option<PathBuf>,
     /// Directory of the embedded store.
     pub data: PathBuf,
     /// The database that is served, of the same name on every node.

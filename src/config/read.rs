@@ -88,6 +88,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
 fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     let mut proxy = ProxyConfig {
         listen: "127.0.0.1:6432".to_owned(),
+        unix_socket_dir: None,
         data: PathBuf::new(),
         database: String::new(),
         other_databases: false,
@@ -107,6 +108,13 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     };
     if let Some(listen) = read_address(&mut section, "127.0.0.1:6432", report) {
         proxy.listen = listen;
+    }
+    if let Some(directory) = section.text("unix_socket_dir", report) {
+        if !directory.value.starts_with('/') {
+            let hint = "write an absolute path: \"/var/run/postgresql\"".to_owned();
+            report.at_offset(directory.offset, "unix_socket_dir is no absolute path", Some(hint));
+        }
+        proxy.unix_socket_dir = Some(PathBuf::from(directory.value));
     }
     if let Some(data) = section.required_text("data", "/var/lib/ostrakon", report) {
         proxy.data = PathBuf::from(data.value);

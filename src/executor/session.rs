@@ -332,6 +332,9 @@ impl Session {
     /// is done.
     pub(super) async fn refresh_topology(&mut self) {
         if self.epoch_guard.is_none() {
+            if self.links.is_empty() {
+                self.cluster.pools.pause().over().await;
+            }
             self.epoch_guard = Some(Arc::clone(&self.cluster.epoch_gate).read_owned().await);
             self.topology = self.cluster.topology.load_full();
         }
@@ -367,13 +370,15 @@ impl Session {
             None
         };
         if let Some(identified) = &identified {
-            lexed = lex(&identified.text)?;
+            lexed = lex(identified.text.text())?;
             signals.clone_from(&identified.signals);
         }
-        let text = identified.as_ref().map_or(text, |identified| identified.text.as_str());
+        let made = identified.map(|identified| Box::new((identified.text, text.to_owned())));
+        let changed = made.as_ref().map(|made| made.0.text().to_owned());
+        let text = changed.as_deref().unwrap_or(text);
         if !has_shared_tree(text, &lexed) {
             let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
-            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals });
+            return Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals, made });
         }
         let fingerprint = fingerprint::fingerprint(text, &lexed);
         let statement = match self.cluster.trees.get(&fingerprint) {
@@ -384,7 +389,7 @@ impl Session {
                 statement
             }
         };
-        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals })
+        Ok(Parsed { text: text.to_owned(), lexed, statement, fingerprint: Some(fingerprint), signals, made })
     }
 
     /// Reads the search path and the client's encoding from the settings in force.

@@ -21,7 +21,7 @@ impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
-        client.set_message_bytes_max(self.limits.message_bytes_max);
+        client.set_message_bytes_max(self.limits.load().message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
         let place = self.seats.take(&wanted.user, is_admin);
         let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, minor)?))) {
@@ -84,7 +84,7 @@ impl Frontend {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
-            .with_idle_limit(self.limits.idle_transaction_ms)
+            .with_idle_limit(self.limits.load().idle_transaction_ms)
             .in_database(&wanted.database);
         match Box::pin(direct.open()).await {
             Ok(parameters) => {
@@ -141,7 +141,7 @@ impl Frontend {
     ) -> Result<(), NetError> {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
-            let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
+            let limit = self.limits.load().idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
                 frame = next_frame(client, &mut stop, limit) => Heard::Client(frame?),

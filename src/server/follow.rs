@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use crate::base::Secret;
 use crate::control::recovery::{Recovery, prepare_database};
+use crate::control::sampling;
 use crate::executor::Cluster;
 use crate::store::members::{BARRIER_KEY, Barrier, Member, read_barrier, register, say_resting, touch};
 use crate::store::{
     Change, Lease, Revision, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology,
 };
+use tokio::task::JoinHandle;
+
 use crate::topology::Topology;
 
 use super::known::Known;
+use super::{RECOVERY_PAUSE_MS, watch_schema};
 
 /// Pause before something that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -28,10 +32,10 @@ const RECOVERY_LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// Where the last known topology is kept.
 #[derive(Clone)]
-pub(super) struct Keeper {
-    pub(super) file: PathBuf,
-    pub(super) cluster_id: u64,
-    pub(super) mock_key: Secret,
+struct Keeper {
+    file: PathBuf,
+    cluster_id: u64,
+    mock_key: Secret,
 }
 
 impl Keeper {
@@ -46,8 +50,62 @@ impl Keeper {
     }
 }
 
+/// The nodes that are sampled for reads, by the topology in force.
+pub(super) fn find_nodes(cluster: &Arc<Cluster>) -> sampling::FindNodes {
+    let cluster = Arc::clone(cluster);
+    Arc::new(move || {
+        let topology = cluster.topology.load();
+        let sampled = |node: &crate::topology::Node| sampling::Sampled {
+            shard: node.shard,
+            zone: node.zone.clone(),
+            is_primary: node.role == crate::topology::Role::Primary,
+            target: cluster.node_target(&topology, node, cluster.control.clone()),
+        };
+        topology.nodes.iter().map(sampled).collect()
+    })
+}
+
+/// How a proxy shares its store with others.
+pub(super) struct Sharing {
+    member: Member,
+    /// The others know of it.
+    is_known: bool,
+    keeper: Keeper,
+}
+
+impl Sharing {
+    pub(super) fn new(member: Member, file: PathBuf, known: &Known) -> Self {
+        let keeper = Keeper { file, cluster_id: known.cluster_id, mock_key: known.mock_key.clone() };
+        Self { member, is_known: known.is_confirmed, keeper }
+    }
+}
+
+/// The tasks that look at the store.
+pub(super) fn follow_store(
+    cluster: &Arc<Cluster>,
+    recovery: Recovery,
+    store: &Arc<dyn Store>,
+    sharing: Option<Sharing>,
+) -> Vec<JoinHandle<()>> {
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let (of, at) = (|| Arc::clone(cluster), || Arc::clone(store));
+    let mut tasks = vec![tokio::spawn(watch_schema(of(), Arc::clone(&changed)))];
+    let Some(sharing) = sharing else {
+        tasks.push(tokio::spawn(watch_topology(of(), at(), None)));
+        tasks.push(tokio::spawn(recovery.run(RECOVERY_PAUSE_MS)));
+        return tasks;
+    };
+    let name = sharing.member.name.clone();
+    let pause = Duration::from_millis(RECOVERY_PAUSE_MS);
+    tasks.push(tokio::spawn(watch_topology(of(), at(), Some(sharing.keeper))));
+    tasks.push(tokio::spawn(take_part(of(), at(), sharing.member, sharing.is_known)));
+    tasks.push(tokio::spawn(share_schema_changes(of(), at(), name.clone(), changed)));
+    tasks.push(tokio::spawn(recover_by_turns(recovery, at(), name, pause)));
+    tasks
+}
+
 /// Follows the topology in the store.
-pub(super) async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>, keeper: Option<Keeper>) {
+async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>, keeper: Option<Keeper>) {
     loop {
         match store.watch(TOPOLOGY_KEY).await {
             Ok(mut watch) => {
@@ -96,7 +154,7 @@ async fn take_over(cluster: &Cluster, topology: Option<Topology>, keeper: Option
 
 /// Makes this proxy known to the others, however long the store takes to be there, and then rests whenever one
 /// of them asks for it.
-pub(super) async fn take_part(cluster: Arc<Cluster>, store: Arc<dyn Store>, member: Member, is_known: bool) {
+async fn take_part(cluster: Arc<Cluster>, store: Arc<dyn Store>, member: Member, is_known: bool) {
     let mut is_known = is_known;
     loop {
         if let Err(error) = follow_barriers(&cluster, store.as_ref(), &member, &mut is_known).await {
@@ -185,7 +243,7 @@ const SCHEMA_KEY: &str = "schema";
 const TELL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tells the others that the schema has changed, and `changed` when they tell it.
-pub(super) async fn share_schema_changes(
+async fn share_schema_changes(
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
     name: String,
@@ -224,7 +282,7 @@ async fn mark_schema(store: &dyn Store, name: &str) -> Result<(), StoreError> {
 
 /// Brings transactions in doubt to an end, one proxy at a time. That it is one spares the others work; two at the
 /// same time do no harm. So where the store cannot say whose turn it is, everybody goes on.
-pub(super) async fn recover_by_turns(mut recovery: Recovery, store: Arc<dyn Store>, name: String, pause: Duration) {
+async fn recover_by_turns(mut recovery: Recovery, store: Arc<dyn Store>, name: String, pause: Duration) {
     let mut lease: Option<Lease> = None;
     loop {
         let is_ours = match &lease {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{StartError, identity};
 use crate::base::Secret;
+use crate::store::members::{self, Member};
 use crate::store::{Store, StoreError, decode_topology, encode_topology, load_topology};
 use crate::topology::Topology;
 
@@ -52,6 +53,24 @@ pub(super) async fn load(store: &dyn Store, file: Option<&Path>) -> Result<Known
         }
         (asked, _) => asked,
     }
+}
+
+/// What is known, with this proxy among those that the others know of, before the topology is read that it
+/// serves by.
+pub(super) async fn join(store: &dyn Store, member: Option<&Member>, file: &Path) -> Result<Known, StartError> {
+    let Some(member) = member else { return load(store, None).await };
+    match members::register(store, member).await {
+        Ok(()) => return load(store, Some(file)).await,
+        Err(StoreError::Unavailable { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let known = load(store, Some(file)).await?;
+    if !known.is_confirmed {
+        return Ok(known);
+    }
+    // The store has come back in between.
+    members::register(store, member).await?;
+    load(store, Some(file)).await
 }
 
 async fn ask(store: &dyn Store) -> Result<Known, StartError> {

@@ -8,11 +8,12 @@ mod identity;
 mod ids;
 mod known;
 mod leading;
+pub mod reload;
 mod workers;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ use workers::{Workers, usual_count};
 
 pub use leading::LeadingSettings;
 
-use follow::{Keeper, watch_topology};
+use follow::{Sharing, find_nodes, follow_store};
 use known::Known;
 
 /// How a proxy runs.
@@ -56,6 +57,8 @@ use known::Known;
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Directory of a Unix-domain socket to listen on, too.
+    pub unix_socket_dir: Option<PathBuf>,
     /// Directory of the proxy's own files.
     pub data: PathBuf,
     /// Role that looks after the servers: reads catalogs, recovers transactions.
@@ -88,14 +91,16 @@ pub struct Settings {
     pub session_limits: SessionLimits,
     /// Threads that serve clients; `None`: as many as half of the processors.
     pub workers: Option<usize>,
-    /// SIGHUP reads certificates again instead of ending the process.
-    pub reload_on_hangup: bool,
     /// Primaries that are lost are replaced; `None`: they are waited for.
     pub leading: Option<LeadingSettings>,
     /// The name of this proxy among those that share the store; `None`: no other does.
     pub proxy_name: Option<String>,
     /// Where health is asked for.
     pub http: Option<SocketAddr>,
+    /// SIGHUP reads certificates again, and the configuration where it can be, instead of ending the process.
+    pub reload_on_hangup: bool,
+    /// Reads all of this again, for RELOAD and SIGHUP.
+    pub read_again: Option<reload::ReadAgain>,
 }
 
 impl Settings {
@@ -103,6 +108,7 @@ impl Settings {
     pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
         Self {
             listen,
+            unix_socket_dir: None,
             data,
             control_user: control_user.to_owned(),
             control_password: None,
@@ -120,6 +126,7 @@ impl Settings {
             session_limits: SessionLimits::default(),
             workers: None,
             reload_on_hangup: false,
+            read_again: None,
             leading: None,
             proxy_name: None,
             http: None,
@@ -153,6 +160,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The Unix-domain socket cannot be listened on.
+    #[error("cannot listen in unix_socket_dir {}: {reason}", directory.display())]
+    ListenLocally {
+        /// The directory.
+        directory: PathBuf,
         /// The operating system's words.
         reason: String,
     },
@@ -261,23 +276,16 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
         tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
     }
     let file = known::path(&settings.data);
-    let known = join(store.as_ref(), member.as_ref(), &file).await?;
-    let sharing = member.map(|member| Sharing {
-        member,
-        is_known: known.is_confirmed,
-        keeper: Keeper { file, cluster_id: known.cluster_id, mock_key: known.mock_key.clone() },
-    });
-    let refused =
-        |address: SocketAddr| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
-    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
-    let listener = Listener::bind(settings.listen, listening).map_err(refused(settings.listen))?;
-    let address = listener.local_address().map_err(refused(settings.listen))?;
+    let known = known::join(store.as_ref(), member.as_ref(), &file).await?;
+    let sharing = member.map(|member| Sharing::new(member, file, &known));
+    let (listener, address) = listen(&settings, sockets_max)?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
-    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
+    let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
     let leaders = leading::start(&settings, &known.topology, &store, &servers_tls)?;
+    let mock_key = known.mock_key.clone();
     let building = async {
         let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
         build(&settings, Known { topology, ..known }, servers_tls, leading::primaries(&leaders)).await
@@ -287,19 +295,33 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
         reason: "they did not answer in time".to_owned(),
     })??;
     let (stop, stopped) = watch::channel(false);
+    let refused = |address| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
     let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
     let name = settings.proxy_name.clone();
     let admin = Arc::new(Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()));
-    let frontend = Frontend::new(Arc::clone(&built.shared), admin, built.access, settings.clients)
-        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+    let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
+    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
+        .with_login(login)
         .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
+    let reloader = Arc::new(reload::Reloader::new(
+        settings,
+        Arc::clone(&built.shared),
+        &frontend,
+        (built.control, mock_key),
+        certificates.clone(),
+        listener.more_places(),
+    ));
+    if reloader.can_reload() {
+        admin.set_reload(Arc::clone(&reloader) as Arc<dyn crate::admin::Reload>);
+    }
     let mut tasks = vec![
         // Connections that are opened ahead belong to the threads that will use them.
         first.spawn(tend_pools(Arc::clone(&built.shared))),
-        tokio::spawn(watching),
+        tokio::spawn(certificates::watch(certificates)),
+        tokio::spawn(reload::on_hangup(reloader, hangups)),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
@@ -315,53 +337,6 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     Ok(Running { address, http, stop, serving, tasks, leaving, _workers: workers, _leaders: leaders })
 }
 
-/// The nodes that are sampled for reads, by the topology in force.
-fn find_nodes(cluster: &Arc<Cluster>) -> sampling::FindNodes {
-    let cluster = Arc::clone(cluster);
-    Arc::new(move || {
-        let topology = cluster.topology.load();
-        let sampled = |node: &crate::topology::Node| sampling::Sampled {
-            shard: node.shard,
-            zone: node.zone.clone(),
-            is_primary: node.role == crate::topology::Role::Primary,
-            target: cluster.node_target(&topology, node, cluster.control.clone()),
-        };
-        topology.nodes.iter().map(sampled).collect()
-    })
-}
-
-/// How a proxy shares its store with others.
-struct Sharing {
-    member: Member,
-    /// The others know of it.
-    is_known: bool,
-    keeper: Keeper,
-}
-
-/// The tasks that look at the store.
-fn follow_store(
-    cluster: &Arc<Cluster>,
-    recovery: Recovery,
-    store: &Arc<dyn Store>,
-    sharing: Option<Sharing>,
-) -> Vec<JoinHandle<()>> {
-    let changed = Arc::new(tokio::sync::Notify::new());
-    let (of, at) = (|| Arc::clone(cluster), || Arc::clone(store));
-    let mut tasks = vec![tokio::spawn(watch_schema(of(), Arc::clone(&changed)))];
-    let Some(sharing) = sharing else {
-        tasks.push(tokio::spawn(watch_topology(of(), at(), None)));
-        tasks.push(tokio::spawn(recovery.run(RECOVERY_PAUSE_MS)));
-        return tasks;
-    };
-    let name = sharing.member.name.clone();
-    let pause = Duration::from_millis(RECOVERY_PAUSE_MS);
-    tasks.push(tokio::spawn(watch_topology(of(), at(), Some(sharing.keeper))));
-    tasks.push(tokio::spawn(follow::take_part(of(), at(), sharing.member, sharing.is_known)));
-    tasks.push(tokio::spawn(follow::share_schema_changes(of(), at(), name.clone(), changed)));
-    tasks.push(tokio::spawn(follow::recover_by_turns(recovery, at(), name, pause)));
-    tasks
-}
-
 /// Answers who asks for health: ready until it is told to stop.
 fn health(address: SocketAddr, stopped: &watch::Receiver<bool>) -> Result<(SocketAddr, JoinHandle<()>), NetError> {
     let is_stopping = stopped.clone();
@@ -372,29 +347,27 @@ fn health(address: SocketAddr, stopped: &watch::Receiver<bool>) -> Result<(Socke
     Ok((address, tokio::spawn(health.run())))
 }
 
+/// Binds what clients connect to; gives the address, too.
+fn listen(settings: &Settings, sockets_max: usize) -> Result<(Listener, SocketAddr), StartError> {
+    let unusable = |error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() };
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
+    let mut listener = Listener::bind(settings.listen, listening).map_err(unusable)?;
+    let address = listener.local_address().map_err(unusable)?;
+    if let Some(directory) = &settings.unix_socket_dir {
+        let unusable =
+            |error: NetError| StartError::ListenLocally { directory: directory.clone(), reason: error.to_string() };
+        let path = listener.listen_locally(directory).map_err(unusable)?;
+        tracing::info!(path = %path.display(), "serving on a Unix-domain socket");
+    }
+    Ok((listener, address))
+}
+
 /// What `start` builds before it serves.
 struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
     access: Access,
-}
-
-/// What is known, with this proxy among those that the others know of, before the topology is read that it
-/// serves by.
-async fn join(store: &dyn Store, member: Option<&Member>, file: &Path) -> Result<Known, StartError> {
-    let Some(member) = member else { return known::load(store, None).await };
-    match members::register(store, member).await {
-        Ok(()) => return known::load(store, Some(file)).await,
-        Err(StoreError::Unavailable { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let known = known::load(store, Some(file)).await?;
-    if !known.is_confirmed {
-        return Ok(known);
-    }
-    // The store has come back in between.
-    members::register(store, member).await?;
-    known::load(store, Some(file)).await
+    control: ControlAccess,
 }
 
 async fn build(
@@ -448,8 +421,9 @@ async fn build(
             ..executor::Settings::default()
         },
     ));
-    let access = build_access(settings, &access, known.mock_key);
-    Ok(Built { shared, recovery, access })
+    let control = access;
+    let access = build_access(settings, &control, known.mock_key);
+    Ok(Built { shared, recovery, access, control })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.

@@ -261,6 +261,7 @@ impl Direct {
         if self.held.is_some() {
             return Ok(());
         }
+        self.cluster.pools.pause().over().await;
         let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
@@ -284,6 +285,9 @@ impl Direct {
 
     /// Takes an idle connection, if there is one: `false` when it has to be waited for, or cannot be had.
     fn attach_now(&mut self, to_client: &mut BytesMut) -> bool {
+        if self.cluster.pools.pause().is_on() {
+            return false;
+        }
         let Ok(epoch) = Arc::clone(&self.cluster.epoch_gate).try_read_owned() else { return false };
         let topology = self.cluster.topology.load();
         let shard = topology.home();

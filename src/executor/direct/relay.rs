@@ -41,6 +41,11 @@ pub(super) struct Ends<'a> {
     pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
 }
 
+/// What a session is told that somebody ends.
+fn ended() -> ClientError {
+    ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command")
+}
+
 /// Why the session wakes.
 enum Woken {
     /// Bytes came or left.
@@ -67,7 +72,7 @@ impl Direct {
             }
             return Ok(Turn::MoreShards);
         }
-        if self.take_client(client).await? {
+        if self.take_client(client, ends).await? {
             client.flush().await?;
             return Ok(Turn::Gone);
         }
@@ -116,8 +121,7 @@ impl Direct {
                 Err(self.lost(&error))
             }
             Woken::Stopped | Woken::Terminated => {
-                let text = "terminating connection due to administrator command";
-                send_away(client, &ClientError::new(ErrorId::ShuttingDown, text)).await;
+                send_away(client, &ended()).await;
                 Ok(Turn::Gone)
             }
             Woken::Idle => {
@@ -129,7 +133,7 @@ impl Direct {
     }
 
     /// Takes the messages that are here. True: the client says good-bye.
-    async fn take_client(&mut self, client: &mut Framed) -> Result<bool, Failure> {
+    async fn take_client(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<bool, Failure> {
         while self.machine.takes_client() && !self.is_batch_over {
             let frame = match self.waiting.pop_front() {
                 Some(frame) => frame,
@@ -168,7 +172,7 @@ impl Direct {
                         self.give_again(frame);
                     } else {
                         // In a box: its state is large, and a session at rest has no use for it.
-                        Box::pin(self.attach_for(client, frame, reading)).await?;
+                        Box::pin(self.attach_for(client, frame, reading, ends)).await?;
                     }
                 }
             }
@@ -194,7 +198,13 @@ impl Direct {
     }
 
     /// Takes a connection for a message; one that cannot be had is the message's error.
-    async fn attach_for(&mut self, client: &mut Framed, frame: Frame, reading: Option<Reading>) -> Result<(), Failure> {
+    async fn attach_for(
+        &mut self,
+        client: &mut Framed,
+        frame: Frame,
+        reading: Option<Reading>,
+        ends: &mut Ends<'_>,
+    ) -> Result<(), Failure> {
         // What the session was told so far must not wait for the pool.
         client.flush().await?;
         let slot = std::sync::Arc::clone(&self.slot);
@@ -206,6 +216,7 @@ impl Direct {
                 let text = "canceling statement due to user request";
                 Err(ClientError::new(ErrorId::QueryCanceled, text).into())
             }
+            () = ends.terminated.as_mut() => return Err(ended().into()),
             gone = client_gone(client) => return Err(Failure::Client(gone)),
         };
         client.output().extend_from_slice(&to_client);

@@ -23,7 +23,9 @@ fn queries(run: i64) -> Vec<Exchange> {
             .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'ö'), (1, 3, nothing), (1, 4, 'x')")
             .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'x'), ('one', 3, 'x') RETURNING nothing")
             .query("UPDATE items SET n = nothing WHERE n = 77")
-            .query("SELECT name, count(nothing) FROM items GROUP BY name ORDER BY 2 LIMIT 3"),
+            .query("SELECT name, count(nothing) FROM items GROUP BY name ORDER BY 2 LIMIT 3")
+            .query("SELECT pg_backend_pid() > 0 AS 'ä'")
+            .query("PREPARE p AS SELECT nothing FROM items"),
         Exchange::new("simple: unknown table and column")
             .query("SELECT * FROM nowhere")
             .query("SELECT nothing FROM items"),
