@@ -431,6 +431,7 @@ enum CopyEnd {
 }
 
 /// Where a row goes.
+#[derive(Clone, Copy)]
 enum RowPlace {
     /// To the shard of its key.
     Shard(ShardId),
