@@ -21,6 +21,16 @@ pub(super) enum Command {
     Explain(String),
     /// RECONNECT
     Reconnect,
+    /// FORGET PROXY name
+    ForgetProxy { name: String },
+    /// PAUSE [seconds]
+    Pause(u64),
+    /// RESUME
+    Resume,
+    /// KILL pid
+    Kill(u32),
+    /// RELOAD [FORMAT JSON]
+    Reload { json: bool },
     /// SHARD ADD … · RESHARD …
     Reshard(Reshard),
 }
@@ -38,6 +48,12 @@ pub(super) enum Reshard {
     Cancel,
     Verify,
 }
+
+/// How long a pause lasts that names no time.
+const PAUSE_S: u64 = 60;
+
+/// Longest pause.
+const PAUSE_S_MAX: u64 = 3_600;
 
 /// A placement as written: the home shard by its name.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +84,18 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Reshard(read_reshard(&mut words)?)
     } else if words.take("SHARD") {
         Command::Reshard(read_shard(&mut words)?)
+    } else if words.take("FORGET") {
+        words.expect("PROXY")?;
+        Command::ForgetProxy { name: words.name()? }
+    } else if words.take("PAUSE") {
+        let seconds = if words.is_over() { PAUSE_S } else { words.number(1..=PAUSE_S_MAX)? };
+        Command::Pause(seconds)
+    } else if words.take("RESUME") {
+        Command::Resume
+    } else if words.take("KILL") {
+        Command::Kill(u32::try_from(words.number(1..=u64::from(u32::MAX))?).unwrap_or(u32::MAX))
+    } else if words.take("RELOAD") {
+        Command::Reload { json: words.take("FORMAT") && words.expect("JSON")? }
     } else if words.take("TABLE") {
         read_table(&mut words)?
     } else {
@@ -133,6 +161,13 @@ impl Words<'_> {
 
     pub(super) fn expect(&mut self, wanted: &str) -> Result<bool, ClientError> {
         if self.take(wanted) { Ok(true) } else { Err(self.unknown()) }
+    }
+
+    fn number(&mut self, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, ClientError> {
+        let number = self.word().and_then(|word| word.parse().ok()).filter(|number| bounds.contains(number));
+        let number = number.ok_or_else(|| self.unknown())?;
+        self.at += 1;
+        Ok(number)
     }
 
     pub(super) fn name(&mut self) -> Result<String, ClientError> {
@@ -225,6 +260,16 @@ mod tests {
             Ok(Command::Reshard(Reshard::Start { empty: Some("s2".to_owned()) }))
         );
         assert!(read("SHARD ADD s3 NODES (s3a 5433)").is_err());
+    }
+
+    #[test]
+    fn numbers_stay_within_bounds() {
+        assert_eq!(read("pause"), Ok(Command::Pause(60)));
+        assert_eq!(read("PAUSE 5;"), Ok(Command::Pause(5)));
+        assert!(read("PAUSE 0").is_err() && read("PAUSE 5s").is_err() && read("PAUSE 86400").is_err());
+        assert_eq!(read("KILL 4711"), Ok(Command::Kill(4_711)));
+        assert!(read("KILL").is_err() && read("KILL -1").is_err() && read("KILL 4294967296").is_err());
+        assert_eq!(read("RELOAD FORMAT JSON"), Ok(Command::Reload { json: true }));
     }
 
     #[test]

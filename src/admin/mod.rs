@@ -5,18 +5,21 @@
 
 mod clients;
 mod command;
+mod control;
 mod drift;
 mod pool_views;
+mod proxies;
 mod reference;
 mod reshard;
 pub mod status_document;
 
 pub use clients::{Client, Clients, Listed};
+pub use control::{Reload, ReloadedSetting};
 pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 mod tables;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
@@ -35,8 +38,11 @@ pub const DATABASE: &str = "ostrakon";
 pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
+    /// The name of this proxy among those that share the store.
+    proxy_name: Option<String>,
     clients: Clients,
     reshard: Option<Handle>,
+    reload: OnceLock<Arc<dyn Reload>>,
 }
 
 /// Rows of a view.
@@ -52,9 +58,9 @@ enum Answer {
 }
 
 impl Admin {
-    /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
-        Self { cluster, store, clients: Clients::default(), reshard: None }
+    /// Puts the parts together; `proxy_name` is that of this proxy among those that share the store.
+    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, proxy_name: Option<String>) -> Self {
+        Self { cluster, store, proxy_name, clients: Clients::default(), reshard: None, reload: OnceLock::new() }
     }
 
     /// Shards may join and buckets move.
@@ -94,11 +100,19 @@ impl Admin {
                 Ok(Answer::Done("TABLE"))
             }
             Command::Reshard(command) => self.obey_reshard(command).await,
+            Command::ForgetProxy { name } => {
+                self.forget_proxy(&name).await?;
+                Ok(Answer::Done("FORGET PROXY"))
+            }
             Command::Reconnect => {
                 self.cluster.pools.retire_all();
                 tracing::info!("server connections are replaced");
                 Ok(Answer::Done("RECONNECT"))
             }
+            Command::Pause(seconds) => self.pause(seconds).await,
+            Command::Resume => self.resume(),
+            Command::Kill(pid) => self.kill(pid).await,
+            Command::Reload { json } => self.reload(json).await.map(Answer::View),
             Command::Explain(sql) => {
                 // A session that never connects: planning needs no server.
                 let mut session = Session::new(

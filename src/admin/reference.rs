@@ -122,6 +122,16 @@ pub(super) const VIEWS: &[ViewSpec] = &[
         ],
     },
     ViewSpec {
+        name: "proxies",
+        about: "The proxies that share the store; none where it is embedded.",
+        columns: &[
+            ("name", "the proxy's name"),
+            ("listen", "where its clients connect"),
+            ("version", "its version"),
+            ("this", "it is the one that answers"),
+        ],
+    },
+    ViewSpec {
         name: "help",
         about: "All commands.",
         columns: &[("command", "what to write"), ("about", "what it does")],
@@ -146,7 +156,24 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("RESHARD CANCEL", "ends a job where it is: buckets that have moved stay where they are"),
     ("RESHARD VERIFY", "looks at every row of every shard: is it where it belongs?"),
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
+    ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
+    (
+        "PAUSE [seconds]",
+        "lets nobody begin anything new on a server (clients wait), and returns when every transaction has ended and no \
+         server connection is open; ends by itself after so many seconds (60), and is taken back when a transaction \
+         lasts as long",
+    ),
+    ("RESUME", "ends the pause"),
+    (
+        "KILL pid",
+        "ends the session with that number of SHOW CLIENTS: its client is told 57P01, what it has open is rolled back",
+    ),
+    (
+        "RELOAD [FORMAT JSON]",
+        "reads the configuration again, as SIGHUP does, and lists the settings that have changed: `in force` from now on, \
+         or `after a restart`",
+    ),
 ];
 
 /// The page of the reference.

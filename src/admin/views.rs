@@ -34,6 +34,7 @@ impl Admin {
             "pools" => self.pool_rows(),
             "reshard" => self.reshard_rows(),
             "help" => help_rows(),
+            "proxies" => self.proxy_rows().await?,
             "servers" => self.server_rows(&topology),
             "clients" => self.client_rows(&topology),
             _ => json!([{ "version": env!("CARGO_PKG_VERSION") }]),

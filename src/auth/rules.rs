@@ -206,6 +206,11 @@ impl Rule {
         }
     }
 
+    /// A rule for all databases and users on Unix-domain sockets.
+    pub fn local(method: Method) -> Self {
+        Self { kind: ConnectionKind::Local, ..Self::host(AddressRule::All, method) }
+    }
+
     fn matches(&self, peer: &Peer<'_>) -> bool {
         let kind_matches = match (self.kind, peer.address) {
             (ConnectionKind::Local, None) => return self.names_match(peer),
@@ -253,12 +258,12 @@ impl Rules {
 
     /// What holds where nothing is written: clients on this machine are trusted, nobody else comes in.
     pub fn trust_loopback() -> Self {
-        Self::new(vec![Rule::host(AddressRule::Loopback, Method::Trust)])
+        Self::new(vec![Rule::local(Method::Trust), Rule::host(AddressRule::Loopback, Method::Trust)])
     }
 
     /// What holds where passwords are written, but no rules: everybody proves to know one.
     pub fn scram_everywhere() -> Self {
-        Self::new(vec![Rule::host(AddressRule::All, Method::ScramSha256)])
+        Self::new(vec![Rule::local(Method::ScramSha256), Rule::host(AddressRule::All, Method::ScramSha256)])
     }
 
     /// The first that matches.

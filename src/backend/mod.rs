@@ -10,8 +10,10 @@ mod defaults;
 pub mod error;
 pub mod gate;
 mod open;
+pub mod pause;
 pub mod pool;
 pub mod pools;
+pub mod replicas;
 pub mod schema;
 mod servers_tls;
 

@@ -161,7 +161,7 @@ type Granted<K> = Grant<<K as Connector>::Connection, <K as Connector>::Kind, <K
 /// A pool.
 pub struct Pool<K: Connector> {
     connector: K,
-    limits: Limits,
+    limits: Mutex<Limits>,
     gate: Arc<Gate>,
     /// Spreads the ends of connections that were opened together.
     dice: Mutex<u64>,
@@ -173,11 +173,11 @@ pub struct Pool<K: Connector> {
 impl<K: Connector> Pool<K> {
     /// An empty pool whose connections are opened through a gate; `seed` spreads their ages.
     pub fn new(connector: K, limits: Limits, gate: Arc<Gate>, seed: u64) -> Arc<Self> {
-        let limits = Limits { size: limits.size.max(1), size_min: limits.size_min.min(limits.size), ..limits };
+        let limits = sound(limits);
         let state = Mutex::new(Places::new(limits));
         Arc::new(Self {
             connector,
-            limits,
+            limits: Mutex::new(limits),
             gate,
             dice: Mutex::new(seed | 1),
             state,
@@ -291,13 +291,14 @@ impl<K: Connector> Pool<K> {
 
     /// When a connection that was opened now is too old: its lifetime, give or take a tenth.
     fn expiry(&self, now: Instant) -> Instant {
-        let tenth = self.limits.lifetime_ms / 10;
+        let lifetime_ms = self.limits.lock().lifetime_ms;
+        let tenth = lifetime_ms / 10;
         let mut dice = self.dice.lock();
         *dice ^= *dice << 13;
         *dice ^= *dice >> 7;
         *dice ^= *dice << 17;
         let jitter_ms = *dice % (2 * tenth + 1);
-        now + Duration::from_millis(self.limits.lifetime_ms - tenth + jitter_ms)
+        now + Duration::from_millis(lifetime_ms - tenth + jitter_ms)
     }
 
     /// Closes connections that are idle too long or too old, and opens those that a pool in use
@@ -327,6 +328,14 @@ impl<K: Connector> Pool<K> {
         self.is_replaced.load(Ordering::Acquire)
     }
 
+    /// Other limits from now on. Of connections that are too many, idle ones are closed at once and those in use when
+    /// they come back; who waits already waits as long as it was told.
+    pub fn set_limits(self: &Arc<Self>, limits: Limits) {
+        let limits = sound(limits);
+        *self.limits.lock() = limits;
+        self.change(|state| ((), state.set_limits(limits)));
+    }
+
     /// A look at the pool.
     pub fn counts(&self) -> Counts {
         self.state.lock().counts(Instant::now())
@@ -344,8 +353,13 @@ impl<K: Connector> Pool<K> {
 
     /// Largest number of connections.
     pub fn size(&self) -> usize {
-        self.limits.size
+        self.limits.lock().size
     }
+}
+
+/// A pool has a place, and keeps no more ready than it may have.
+fn sound(limits: Limits) -> Limits {
+    Limits { size: limits.size.max(1), size_min: limits.size_min.min(limits.size), ..limits }
 }
 
 /// A place in the queue; given up when dropped, together with what was granted meanwhile.
@@ -358,11 +372,12 @@ struct Wait<K: Connector> {
 
 impl<K: Connector> Wait<K> {
     async fn granted(mut self) -> Result<Pooled<K>, PoolError<K::Error>> {
-        let mut waited_ms = self.pool.limits.checkout_timeout_ms;
+        let limits = *self.pool.limits.lock();
+        let mut waited_ms = limits.checkout_timeout_ms;
         let mut outcome = tokio::time::timeout(Duration::from_millis(waited_ms), &mut self.receiver).await;
         if outcome.is_err() && self.pool.state.lock().is_only_opening() {
             // What it waits for is the server, which has its own limit and its own error.
-            let more_ms = self.pool.limits.connect_timeout_ms;
+            let more_ms = limits.connect_timeout_ms;
             waited_ms += more_ms;
             outcome = tokio::time::timeout(Duration::from_millis(more_ms), &mut self.receiver).await;
         }

@@ -11,6 +11,7 @@ use crate::net::deadline;
 use crate::wire::frame::Frame;
 
 use super::gate::Gate;
+use super::pause::Pause;
 use super::pool::{ConnectFailure, Connector, Counts, Ended, Limits, Member, Pool, PoolError, PoolLease};
 use super::{BackendError, ConnectTarget, Connection};
 
@@ -233,14 +234,15 @@ struct NodePools {
 /// All pools.
 #[derive(Default)]
 pub struct Pools {
-    settings: PoolSettings,
+    settings: RwLock<PoolSettings>,
     by_node: RwLock<HashMap<NodeId, NodePools>>,
+    pause: Pause,
 }
 
 impl Pools {
     /// No pools yet; they come with the first checkout.
     pub fn new(settings: PoolSettings) -> Self {
-        Self { settings, by_node: RwLock::default() }
+        Self { settings: RwLock::new(settings), by_node: RwLock::default(), pause: Pause::default() }
     }
 
     /// A connection to the target, pooled by node, database and user; one with other startup parameters
@@ -270,7 +272,7 @@ impl Pools {
             return pool;
         }
         let mut by_node = self.by_node.write();
-        let PoolSettings { connects_max, connects_per_s, seed, .. } = self.settings;
+        let PoolSettings { connects_max, connects_per_s, seed, .. } = *self.settings.read();
         let node = by_node.entry(target.node).or_insert_with(|| NodePools {
             gate: Arc::new(Gate::new(connects_max, connects_per_s)),
             pools: Vec::new(),
@@ -289,12 +291,12 @@ impl Pools {
     }
 
     fn connector(&self, target: &ConnectTarget) -> ServerConnector {
-        let connect_timeout_ms = target.connect_timeout_ms.min(self.settings.connect_timeout_ms);
+        let connect_timeout_ms = target.connect_timeout_ms.min(self.settings.read().connect_timeout_ms);
         ServerConnector { target: ConnectTarget { parameters: Vec::new(), connect_timeout_ms, ..target.clone() } }
     }
 
     fn limits(&self, user: &str) -> Limits {
-        let settings = &self.settings;
+        let settings = self.settings.read();
         Limits {
             size: settings.user_sizes.get(user).copied().unwrap_or(settings.size),
             size_min: settings.size_min,
@@ -303,6 +305,26 @@ impl Pools {
             idle_timeout_ms: settings.idle_timeout_ms,
             lifetime_ms: settings.lifetime_ms,
         }
+    }
+
+    /// Takes over other settings: the pools that are there have other limits from now on. How fast connections are
+    /// opened stays as it was for nodes that have been connected to.
+    pub fn change(&self, settings: PoolSettings) {
+        let seed = self.settings.read().seed;
+        *self.settings.write() = PoolSettings { seed, ..settings };
+        for pool in self.all() {
+            pool.set_limits(self.limits(&pool.connector().target.user));
+        }
+    }
+
+    /// Who may use the pools, and when not.
+    pub fn pause(&self) -> &Pause {
+        &self.pause
+    }
+
+    /// Connections that sessions hold, or that are wiped behind them.
+    pub fn busy_count(&self) -> usize {
+        self.all().iter().map(|pool| pool.counts()).map(|counts| counts.used + counts.resetting).sum()
     }
 
     fn all(&self) -> Vec<ServerPool> {

@@ -21,6 +21,7 @@ mod proxy;
 mod reshard;
 mod serve;
 mod shard;
+mod shared;
 mod signals;
 mod status;
 mod table;

@@ -9,5 +9,6 @@ pub mod probe;
 pub mod recovery;
 pub mod reshard;
 pub mod roles;
+pub mod sampling;
 pub mod sequences;
 mod tls;

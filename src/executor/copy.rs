@@ -1,6 +1,8 @@
 //! COPY: passed through on one shard; split by sharding key on the way in, joined on the way out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,9 +22,9 @@ use crate::sql::ast;
 use crate::topology::{KeyType, KeyValue};
 use crate::wire::client_message;
 use crate::wire::copy::{
-    CopyError, CopyEvent, CopyField, CopyFormat, CopyJoiner, CopyRow, CopyShape, CopySplitter, append_field,
+    CopyError, CopyEvent, CopyFormat, CopyJoiner, CopyKey, CopyPiece, CopyShape, CopySplitter, append_field,
 };
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, scan};
 use crate::wire::server_message::{self, tag};
 
 /// Rows are sent to a shard once this much is gathered for it.
@@ -30,6 +32,12 @@ use crate::wire::server_message::{self, tag};
 /// # Units
 /// Bytes.
 const CHUNK_BYTES: usize = 32 << 10;
+
+/// What waits for a shard that does not take it, before the client is kept waiting.
+///
+/// # Units
+/// Bytes.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// Ids taken at a time for rows that need one.
 const IDS_AT_ONCE: usize = 1_000;
@@ -152,33 +160,41 @@ impl Session {
         let shape = shape_of(&copy.options);
         let fields = copy.key.iter().map(|(field, _)| *field).filter(|field| *field < copy.columns).collect();
         let mut splitter = CopySplitter::new(shape.clone(), fields);
-        let mut gathered: BTreeMap<ShardId, BytesMut> = BTreeMap::new();
+        let mut chunks = Chunks { shape, shards, bytes: vec![BytesMut::new(); shards.len()] };
         let mut ids = vec![VecDeque::new(); copy.fills.len()];
         loop {
-            let frame = client.read_frame().await?.ok_or(NetError::Closed)?;
-            match frame.tag {
-                b'd' => splitter.push(&frame.body()),
-                b'c' => splitter.finish(),
-                b'f' => {
-                    let reason = frame.body();
-                    let reason = reason.strip_suffix(&[0]).unwrap_or(&reason);
-                    return Ok(CopyEnd::Failed(String::from_utf8_lossy(reason).into_owned()));
+            // What one read brought is dealt with at once, be it one message or many.
+            let run = client.take_run(b'd');
+            let over = if run.is_empty() {
+                let frame = client.read_frame().await?.ok_or(NetError::Closed)?;
+                match frame.tag {
+                    b'd' => splitter.push(&frame.body()),
+                    b'c' => splitter.finish(),
+                    b'f' => {
+                        let reason = frame.body();
+                        let reason = reason.strip_suffix(&[0]).unwrap_or(&reason);
+                        return Ok(CopyEnd::Failed(String::from_utf8_lossy(reason).into_owned()));
+                    }
+                    // Flush and Sync are ignored during COPY, as in PostgreSQL.
+                    b'H' | b'S' => continue,
+                    other => {
+                        return Err(ClientError::new(
+                            ErrorId::ProtocolViolation,
+                            format!("unexpected message type 0x{other:02X} during COPY from stdin"),
+                        )
+                        .into());
+                    }
                 }
-                // Flush and Sync are ignored during COPY, as in PostgreSQL.
-                b'H' | b'S' => continue,
-                other => {
-                    return Err(ClientError::new(
-                        ErrorId::ProtocolViolation,
-                        format!("unexpected message type 0x{other:02X} during COPY from stdin"),
-                    )
-                    .into());
+                frame.tag == b'c'
+            } else {
+                for header in scan(&run) {
+                    splitter.push(header.map_err(NetError::from)?.body(&run));
+                    self.place_rows(&mut splitter, copy, &mut ids, &mut chunks).await?;
                 }
-            }
-            while let Some(event) = splitter.next_event().or_else(|error| row_for_postgres(error, copy))? {
-                self.place_event(event, copy, &shape, shards, &mut ids, &mut gathered).await?;
-            }
-            let over = frame.tag == b'c';
-            for (shard, chunk) in &mut gathered {
+                false
+            };
+            self.place_rows(&mut splitter, copy, &mut ids, &mut chunks).await?;
+            for (shard, chunk) in chunks.shards.iter().zip(&mut chunks.bytes) {
                 if chunk.len() >= CHUNK_BYTES || (over && !chunk.is_empty()) {
                     self.send_chunk(*shard, chunk).await?;
                 }
@@ -189,16 +205,47 @@ impl Session {
         }
     }
 
-    /// Puts a header, row or end marker with the shards that must have it.
-    async fn place_event(
+    /// Puts what the splitter has with the shards that must have it.
+    async fn place_rows(
+        &mut self,
+        splitter: &mut CopySplitter,
+        copy: &CopyPlan,
+        ids: &mut [VecDeque<i64>],
+        chunks: &mut Chunks<'_>,
+    ) -> Result<(), Failure> {
+        if copy.fills.is_empty() {
+            let mut key = Vec::with_capacity(copy.key.len());
+            loop {
+                match splitter.next_piece() {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(CopyPiece::Header(bytes) | CopyPiece::End(bytes))) => chunks.put_everywhere(bytes),
+                    Ok(Some(CopyPiece::Row { bytes, keys, .. })) => {
+                        let place = self.place_of_row(keys.iter(), copy, &[], &mut key)?;
+                        chunks.put_row(place, bytes)?;
+                    }
+                    // PostgreSQL is better at complaining about such a row.
+                    Err(CopyError::MissingField { row, .. } | CopyError::UnterminatedQuote { row }) => {
+                        chunks.put_row(RowPlace::First, &row)?;
+                    }
+                    Err(error) => return Err(copy_failure(error)),
+                }
+            }
+        }
+        while let Some(event) = splitter.next_event().map_err(copy_failure)? {
+            self.place_filled(event, copy, ids, chunks).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::place_rows`], of rows that are given ids first.
+    async fn place_filled(
         &mut self,
         event: CopyEvent,
         copy: &CopyPlan,
-        shape: &CopyShape,
-        shards: &[ShardId],
         ids: &mut [VecDeque<i64>],
-        gathered: &mut BTreeMap<ShardId, BytesMut>,
+        chunks: &mut Chunks<'_>,
     ) -> Result<(), Failure> {
+        let shape = &chunks.shape;
         match event {
             CopyEvent::Header(mut bytes) => {
                 if shape.format != CopyFormat::Binary {
@@ -206,23 +253,18 @@ impl Session {
                         bytes = append_field(shape, &bytes, fill.column.as_bytes()).map_err(copy_failure)?.into();
                     }
                 }
-                to_all(shards, &bytes, gathered);
+                chunks.put_everywhere(&bytes);
             }
-            CopyEvent::End(bytes) => to_all(shards, &bytes, gathered),
+            CopyEvent::End(bytes) => chunks.put_everywhere(&bytes),
             CopyEvent::Row(mut row) => {
                 let filled = self.ids_of_row(&copy.fills, ids).await?;
                 for (fill, id) in copy.fills.iter().zip(&filled) {
                     let value = id_value(fill, *id, shape.format)?;
                     row.bytes = append_field(shape, &row.bytes, &value).map_err(copy_failure)?.into();
                 }
-                match self.shard_of_row(&row, copy, &filled, shards)? {
-                    Some(shard) => put_row(gathered.entry(shard).or_default(), &row.bytes, shape),
-                    None => {
-                        for shard in shards {
-                            put_row(gathered.entry(*shard).or_default(), &row.bytes, shape);
-                        }
-                    }
-                }
+                let keys = row.keys.iter().map(CopyKey::from);
+                let place = self.place_of_row(keys, copy, &filled, &mut Vec::new())?;
+                chunks.put_row(place, &row.bytes)?;
             }
         }
         Ok(())
@@ -245,47 +287,59 @@ impl Session {
         Ok(taken)
     }
 
-    /// The shard of a row; `None`: every shard has it.
-    fn shard_of_row(
+    /// Where a row goes; `key` is room for the values of its key.
+    fn place_of_row<'k>(
         &self,
-        row: &CopyRow,
+        mut fields: impl Iterator<Item = CopyKey<'k>>,
         copy: &CopyPlan,
         filled: &[i64],
-        shards: &[ShardId],
-    ) -> Result<Option<ShardId>, Failure> {
+        key: &mut Vec<KeyValue>,
+    ) -> Result<RowPlace, Failure> {
         if copy.key.is_empty() {
-            return Ok(None);
+            return Ok(RowPlace::Everywhere);
         }
-        let mut fields = row.keys.iter();
-        let mut key = Vec::with_capacity(copy.key.len());
+        key.clear();
         for (field, key_type) in &copy.key {
             let value = match field.checked_sub(copy.columns) {
                 Some(fill) => filled.get(fill).map(|id| KeyValue::Int(*id)),
                 None => match fields.next() {
                     // A row that is too short: any shard will say so.
-                    None => return Ok(shards.first().copied()),
-                    Some(CopyField::Null) if copy.key_is_not_null => return Ok(shards.first().copied()),
-                    Some(CopyField::Null) => return Err(key_missing(copy)),
-                    Some(CopyField::Text(text)) => match key_type.read_text(text) {
+                    None => return Ok(RowPlace::First),
+                    Some(CopyKey::Null) if copy.key_is_not_null => return Ok(RowPlace::First),
+                    Some(CopyKey::Null) => return Err(key_missing(copy)),
+                    Some(CopyKey::Text(text)) => match key_type.read_text(&text) {
                         // Any shard says so, and of which column.
-                        None if is_surely_malformed(text, *key_type) => return Ok(shards.first().copied()),
+                        None if is_surely_malformed(&text, *key_type) => return Ok(RowPlace::First),
                         value => value,
                     },
-                    Some(CopyField::Binary(bytes)) => key_type.read_binary(bytes),
+                    Some(CopyKey::Binary(bytes)) => key_type.read_binary(bytes),
                 },
             };
             key.push(value.ok_or_else(|| key_unreadable(copy))?);
         }
-        Ok(Some(self.topology.shard_of_key(&key)))
+        Ok(RowPlace::Shard(self.topology.shard_of_key(key)))
     }
 
+    /// Sends a chunk as far as the kernel takes it. The rest may wait while other shards are given theirs, up to a bound:
+    /// so a shard that is slow for a moment does not stop the others.
     async fn send_chunk(&mut self, shard: ShardId, chunk: &mut BytesMut) -> Result<(), Failure> {
-        let name = shard_name(&self.topology, shard);
         let link = self.held(shard)?;
         client_message::encode_copy_data(link.lease.output(), chunk);
         chunk.clear();
-        let outcome = link.lease.flush().await.map_err(|error| failure_of(error, &name));
-        self.after_exchange(shard, outcome)
+        let polled = poll_fn(|context| Poll::Ready(link.lease.poll_flush(context))).await;
+        let waiting_bytes = link.lease.output().len();
+        let sent = match polled {
+            Poll::Ready(sent) => sent,
+            Poll::Pending if waiting_bytes > WAITING_BYTES_MAX => link.lease.flush().await,
+            Poll::Pending => return Ok(()),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let name = shard_name(&self.topology, shard);
+                self.after_exchange(shard, Err(failure_of(error, &name)))
+            }
+        }
     }
 
     /// Ends the COPY on all shards and adds up what they took.
@@ -297,13 +351,19 @@ impl Session {
     ) -> Result<Done, Failure> {
         let mut count = 0;
         let mut first = None;
+        // All are told before the first is asked: they finish at the same time.
         for shard in shards {
-            let name = shard_name(&self.topology, *shard);
             let link = self.held(*shard)?;
             match failed {
                 None => client_message::encode_copy_done(link.lease.output()),
                 Some(reason) => client_message::encode_copy_fail(link.lease.output(), reason),
             }
+            // What breaks or stays behind here is told or sent when the answer is read.
+            let _later = poll_fn(|context| Poll::Ready(link.lease.poll_flush(context))).await;
+        }
+        for shard in shards {
+            let name = shard_name(&self.topology, *shard);
+            let link = self.held(*shard)?;
             let outcome = read_answer(link, &name).await;
             match self.after_exchange(*shard, outcome) {
                 Ok(tag) => {
@@ -370,13 +430,49 @@ enum CopyEnd {
     Failed(String),
 }
 
-/// A row that PostgreSQL is better at complaining about goes to a server as it is.
-fn row_for_postgres(error: CopyError, copy: &CopyPlan) -> Result<Option<CopyEvent>, Failure> {
-    match error {
-        CopyError::MissingField { row, .. } | CopyError::UnterminatedQuote { row } if copy.fills.is_empty() => {
-            Ok(Some(CopyEvent::Row(CopyRow { bytes: row, fields: None, keys: Vec::new() })))
+/// Where a row goes.
+#[derive(Clone, Copy)]
+enum RowPlace {
+    /// To the shard of its key.
+    Shard(ShardId),
+    /// To the first one, which will say what is wrong with it.
+    First,
+    /// To all.
+    Everywhere,
+}
+
+/// What is gathered for each shard.
+struct Chunks<'s> {
+    shape: CopyShape,
+    /// In ascending order.
+    shards: &'s [ShardId],
+    bytes: Vec<BytesMut>,
+}
+
+impl Chunks<'_> {
+    fn put_everywhere(&mut self, bytes: &[u8]) {
+        for chunk in &mut self.bytes {
+            chunk.extend_from_slice(bytes);
         }
-        other => Err(copy_failure(other)),
+    }
+
+    fn put_row(&mut self, place: RowPlace, row: &[u8]) -> Result<(), Failure> {
+        let format = self.shape.format;
+        let index = match place {
+            RowPlace::First => Ok(0),
+            RowPlace::Shard(shard) => self.shards.binary_search(&shard),
+            RowPlace::Everywhere => {
+                self.bytes.iter_mut().for_each(|chunk| put_row(chunk, row, format));
+                return Ok(());
+            }
+        };
+        match index.ok().and_then(|index| self.bytes.get_mut(index)) {
+            Some(chunk) => {
+                put_row(chunk, row, format);
+                Ok(())
+            }
+            None => Err(ClientError::new(ErrorId::Internal, "a row belongs to no shard of its COPY").into()),
+        }
     }
 }
 
@@ -396,16 +492,10 @@ pub(super) fn shape_of(options: &ast::CopyOptions) -> CopyShape {
 }
 
 /// A row may end without its line end only as the very last one.
-fn put_row(chunk: &mut BytesMut, row: &[u8], shape: &CopyShape) {
+fn put_row(chunk: &mut BytesMut, row: &[u8], format: CopyFormat) {
     chunk.extend_from_slice(row);
-    if shape.format != CopyFormat::Binary && !row.ends_with(b"\n") && !row.ends_with(b"\r") {
+    if format != CopyFormat::Binary && !row.ends_with(b"\n") && !row.ends_with(b"\r") {
         chunk.extend_from_slice(b"\n");
-    }
-}
-
-fn to_all(shards: &[ShardId], bytes: &[u8], gathered: &mut BTreeMap<ShardId, BytesMut>) {
-    for shard in shards {
-        gathered.entry(*shard).or_default().extend_from_slice(bytes);
     }
 }
 

@@ -70,7 +70,8 @@ mod tests {
     fn found(text: &str) -> Option<String> {
         let lexed = lexer::lex(text).unwrap();
         let statement = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
-        let parsed = Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals: Vec::new() };
+        let parsed =
+            Parsed { text: text.to_owned(), lexed, statement, fingerprint: None, signals: Vec::new(), made: None };
         let (start, end, password) = find_password(&parsed)?;
         Some(format!("{}|{}|{}", &text[..start], password.expose(), &text[end..]))
     }

@@ -1,6 +1,7 @@
 //! The place that an error names is one in the text that a server was sent: here it becomes one in the client's.
 
 use super::Failure;
+use crate::session::Parsed;
 use crate::sql::Spliced;
 use crate::wire::server_message;
 
@@ -8,6 +9,14 @@ use crate::wire::server_message;
 /// inserted has no place.
 pub(super) fn in_source(failure: Failure, made: &Spliced, source: &str) -> Failure {
     placed(failure, |position| made.source_position(source, position))
+}
+
+/// An error about a statement's text, which may not be the client's.
+pub(super) fn in_clients_text(failure: Failure, parsed: &Parsed) -> Failure {
+    match &parsed.made {
+        Some(made) => in_source(failure, &made.0, &made.1),
+        None => failure,
+    }
 }
 
 /// An error about a text that begins behind the first bytes of the client's.

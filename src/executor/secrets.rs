@@ -19,7 +19,7 @@ const LEARNED_MAX: usize = 10_000;
 /// Secrets by role.
 #[derive(Default)]
 pub struct Secrets {
-    configured: HashMap<String, ServerSecret>,
+    configured: RwLock<HashMap<String, ServerSecret>>,
     /// Of clients that have logged in, with what is configured for them.
     learned: RwLock<HashMap<String, ServerSecret>>,
     /// Grows when what is known changes.
@@ -29,13 +29,21 @@ pub struct Secrets {
 impl Secrets {
     /// What the configuration knows.
     pub fn new(configured: HashMap<String, ServerSecret>) -> Self {
-        Self { configured, ..Self::default() }
+        Self { configured: RwLock::new(configured), ..Self::default() }
+    }
+
+    /// Another configuration: what was learned of a role whose secret is another one now is forgotten.
+    pub fn configure(&self, configured: HashMap<String, ServerSecret>) {
+        let mut now = self.configured.write();
+        self.learned.write().retain(|user, _| now.get(user) == configured.get(user));
+        *now = configured;
+        self.stamp.fetch_add(1, Ordering::AcqRel);
     }
 
     /// What opens servers for a role; nothing when nothing is known.
     pub fn of(&self, user: &str) -> ServerSecret {
         let learned = self.learned.read().get(user).cloned();
-        learned.or_else(|| self.configured.get(user).cloned()).unwrap_or_default()
+        learned.or_else(|| self.configured.read().get(user).cloned()).unwrap_or_default()
     }
 
     /// As long as it is the same, [`Secrets::of`] answers the same.
@@ -51,7 +59,7 @@ impl Secrets {
         if fresh.is_none() || self.of(user).covers(fresh, user) {
             return;
         }
-        let both = match self.configured.get(user) {
+        let both = match self.configured.read().get(user) {
             Some(configured) => fresh.or(configured),
             None => fresh.clone(),
         };

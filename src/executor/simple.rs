@@ -67,7 +67,8 @@ impl Session {
             [_] => {
                 // One statement: the client's own bytes travel, comments and semicolon included.
                 let parsed = self.understand_lexed(text, whole)?;
-                let done = self.run(client, &parsed, Mode::Simple).await?;
+                let done = self.run(client, &parsed, Mode::Simple).await;
+                let done = done.map_err(|failure| places::in_clients_text(failure, &parsed))?;
                 self.finish_implicit(client, done).await
             }
             several => self.run_several(client, text, several).await,
@@ -95,7 +96,7 @@ impl Session {
                 .with_detail(format!("{reason}."));
                 let failure = self.refuse(client, parsed, &[], refusal).await;
                 if matches!(failure, Failure::Postgres(_)) {
-                    return Err(places::behind(failure, text, *start));
+                    return Err(places::behind(places::in_clients_text(failure, parsed), text, *start));
                 }
             }
         }
@@ -107,7 +108,8 @@ impl Session {
             }
             let done = self.run(client, parsed, Mode::Simple).await;
             // Each statement travels alone.
-            let done = done.map_err(|failure| places::behind(failure, text, *start))?;
+            let done =
+                done.map_err(|failure| places::behind(places::in_clients_text(failure, parsed), text, *start))?;
             if index == last {
                 self.finish_implicit(client, done).await?;
             } else {

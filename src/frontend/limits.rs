@@ -42,7 +42,7 @@ impl ClientLimits {
 /// The places of clients that are logged in.
 #[derive(Debug)]
 pub(super) struct Seats {
-    limits: ClientLimits,
+    limits: Mutex<ClientLimits>,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -62,7 +62,12 @@ pub(super) struct Seat {
 
 impl Seats {
     pub(super) fn new(limits: ClientLimits) -> Self {
-        Self { limits, taken: Arc::default() }
+        Self { limits: Mutex::new(limits), taken: Arc::default() }
+    }
+
+    /// Other limits; who is here stays.
+    pub(super) fn change(&self, limits: ClientLimits) {
+        *self.limits.lock() = limits;
     }
 
     /// A place for one client more.
@@ -73,7 +78,7 @@ impl Seats {
     /// # Errors
     /// There are too many clients, in PostgreSQL's words.
     pub(super) fn take(&self, user: &str, is_admin: bool) -> Result<Seat, ClientError> {
-        let limits = &self.limits;
+        let limits = self.limits.lock();
         let all_max = if is_admin { limits.max.saturating_add(limits.reserved) } else { limits.max };
         let user_max = if is_admin { usize::MAX } else { *limits.users.get(user).unwrap_or(&limits.max_per_user) };
         let mut taken = self.taken.lock();

@@ -63,7 +63,7 @@ impl Frontend {
     /// Lets a client in, as far as its startup packet and authentication; `None` when there is nothing to
     /// serve. Beside what the client wants, the minor version of the protocol that is spoken with it.
     pub(super) async fn greet(&self, client: &mut Framed) -> Result<Option<(Wanted, u16)>, NetError> {
-        let limit = Duration::from_millis(self.login.timeout_ms);
+        let limit = Duration::from_millis(self.login.load().timeout_ms);
         let mut place = match self.door.enter(client.peer().map(|peer| peer.ip()), Instant::now()) {
             Ok(place) => place,
             Err(error) => {
@@ -92,10 +92,10 @@ impl Frontend {
     }
 
     async fn let_in(&self, client: &mut Framed) -> Result<Option<(Wanted, u16)>, NetError> {
-        if client.peek_first().await? == Some(TLS_HANDSHAKE) {
+        if !client.is_local() && client.peek_first().await? == Some(TLS_HANDSHAKE) {
             // Without TLS there is nothing to say that such a client would understand.
-            let Some(acceptor) = &self.login.tls else { return Ok(None) };
-            client.accept_tls(acceptor, true).await?;
+            let Some(acceptor) = self.login.load().tls.clone() else { return Ok(None) };
+            client.accept_tls(&acceptor, true).await?;
         }
         let mut asked = Asked::default();
         loop {
@@ -124,7 +124,7 @@ impl Frontend {
                 }
                 StartupPacket::Startup { minor, parameters } => {
                     negotiate(client, minor, &parameters);
-                    if self.login.tls_required && client.tls().is_none() {
+                    if self.login.load().tls_required && client.tls().is_none() && !client.is_local() {
                         refuse(client, &tls_is_required()).await;
                         return Ok(None);
                     }
@@ -139,10 +139,12 @@ impl Frontend {
         if is_followed_by_plaintext(client, "SSL").await {
             return Ok(false);
         }
-        match &self.login.tls {
+        // As PostgreSQL, which encrypts nothing that does not leave the machine.
+        let acceptor = self.login.load().tls.clone().filter(|_| !client.is_local());
+        match acceptor {
             Some(acceptor) if client.tls().is_none() => {
                 answer(client, b"S").await?;
-                client.accept_tls(acceptor, false).await?;
+                client.accept_tls(&acceptor, false).await?;
             }
             _ => answer(client, b"N").await?,
         }
@@ -158,7 +160,8 @@ impl Frontend {
         };
         let database = value("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
         // Who a client is comes first: what exists here is told to nobody else.
-        let refusal = match self.access.authenticate(client, &user, &database).await {
+        let access = self.access.load_full();
+        let refusal = match access.authenticate(client, &user, &database).await {
             Ok(identity) => match self.unserved(&database, value("replication")) {
                 None => {
                     self.cluster.secrets.learn(&user, &identity.secret);
@@ -178,7 +181,7 @@ impl Frontend {
     fn unserved(&self, database: &str, replication: Option<String>) -> Option<ClientError> {
         let topology = self.cluster.topology.load();
         let (served, is_one_shard) = (topology.database.clone(), topology.shards.len() == 1);
-        let is_other_served = self.login.other_databases && is_one_shard;
+        let is_other_served = self.login.load().other_databases && is_one_shard;
         if database != served && database != ADMIN_DATABASE && !is_other_served {
             return Some(
                 ClientError::new(ErrorId::UndefinedDatabase, format!("database \"{database}\" does not exist"))

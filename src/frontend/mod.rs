@@ -15,9 +15,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::admin::Admin;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::direct::{send_away as refuse, stopped};
 use crate::executor::{CancelSlot, Cluster};
+use crate::net::stream::Stream;
 use crate::net::{Framed, listener::Listener};
 use crate::session::identity::PID_MIN;
 use crate::wire::limits::{CANCEL_SECRET_BYTES_MIN, MESSAGE_BYTES_MAX};
@@ -41,11 +42,11 @@ pub struct Frontend {
     cluster: Arc<Cluster>,
     admin: Arc<Admin>,
     sessions: Sessions,
-    access: Access,
+    access: ArcSwap<Access>,
     seats: limits::Seats,
-    login: LoginSettings,
+    login: ArcSwap<LoginSettings>,
     door: door::Door,
-    limits: SessionLimits,
+    limits: ArcSwap<SessionLimits>,
 }
 
 /// What a client that is logged in may do at most.
@@ -160,18 +161,36 @@ impl Frontend {
         let login = LoginSettings::default();
         let door = door::Door::new(login.max);
         let seats = limits::Seats::new(clients);
-        let limits = SessionLimits::default();
-        Self { cluster, admin, sessions: Sessions::default(), access, seats, login, door, limits }
+        Self {
+            cluster,
+            admin,
+            sessions: Sessions::default(),
+            access: ArcSwap::from_pointee(access),
+            seats,
+            login: ArcSwap::from_pointee(login),
+            door,
+            limits: ArcSwap::default(),
+        }
     }
 
     /// Sets how clients log in.
     pub fn with_login(self, login: LoginSettings) -> Self {
-        Self { door: door::Door::new(login.max), login, ..self }
+        Self { door: door::Door::new(login.max), login: ArcSwap::from_pointee(login), ..self }
     }
 
     /// Sets what clients may do at most.
     pub fn with_limits(self, limits: SessionLimits) -> Self {
-        Self { limits, ..self }
+        Self { limits: ArcSwap::from_pointee(limits), ..self }
+    }
+
+    /// Other rules and limits, for logins from now on; what idle transactions may do holds for all sessions. TLS and
+    /// the number of logins at a time stay.
+    pub fn change(&self, access: Access, clients: ClientLimits, login: &LoginSettings, limits: SessionLimits) {
+        self.access.store(Arc::new(access));
+        self.seats.change(clients);
+        let now = self.login.load_full();
+        self.login.store(Arc::new(LoginSettings { tls: now.tls.clone(), max: now.max, ..login.clone() }));
+        self.limits.store(Arc::new(limits));
     }
 
     /// Clients that have connected and not logged in yet.
@@ -215,7 +234,7 @@ impl Frontend {
                     Err(error) => Err(error.into()),
                 };
                 if let Err(error) = served {
-                    tracing::debug!(%peer, %error, "client gone");
+                    tracing::debug!(?peer, %error, "client gone");
                 }
             };
             clients.spawn_on(serving, worker);
@@ -231,9 +250,9 @@ impl Frontend {
 }
 
 /// A socket that was accepted by another runtime becomes this one's, which is woken by it from now on.
-fn move_here(stream: TcpStream) -> std::io::Result<Box<Framed>> {
+fn move_here(stream: Stream) -> std::io::Result<Box<Framed>> {
     // In a box: whatever serves a client would hold it several times over.
-    Ok(Box::new(Framed::new(TcpStream::from_std(stream.into_std()?)?)))
+    Ok(Box::new(Framed::new(stream.moved_here()?)))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
     pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
-        client.set_message_bytes_max(self.limits.message_bytes_max);
+        client.set_message_bytes_max(self.limits.load().message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
         let place = self.seats.take(&wanted.user, is_admin);
         let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, minor)?))) {
@@ -84,7 +84,7 @@ impl Frontend {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
-            .with_idle_limit(self.limits.idle_transaction_ms)
+            .with_idle_limit(self.limits.load().idle_transaction_ms)
             .in_database(&wanted.database);
         match Box::pin(direct.open()).await {
             Ok(parameters) => {
@@ -107,7 +107,7 @@ impl Frontend {
         let left = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut session = Box::new(Session::new(cluster, &wanted.user, left.settings, slot));
-        session.adopt(left.prepared, left.opening);
+        session.adopt(left.prepared, left.opening, left.seen);
         let outcome = Box::pin(self.serve_sharded(client, &mut session, &registered, stop)).await;
         Box::pin(session.close()).await;
         outcome
@@ -141,7 +141,7 @@ impl Frontend {
     ) -> Result<(), NetError> {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
-            let limit = self.limits.idle_transaction_ms.filter(|_| session.status_byte() != b'I');
+            let limit = self.limits.load().idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
                 frame = next_frame(client, &mut stop, limit) => Heard::Client(frame?),
@@ -161,7 +161,11 @@ impl Frontend {
                 }
             };
             let Some(frame) = session.receive(client, frame).await? else { continue };
-            match decode(client, &frame).await? {
+            let mut message = decode(client, &frame).await?;
+            if !session.begin_batch(client, &mut message).await? {
+                continue;
+            }
+            match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
                 // What is left of a COPY that an error has ended.

@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::runtime;
 
 use crate::wire::frame::{Frame, take_frame, take_run};
@@ -69,14 +68,18 @@ pub enum Idle {
 impl Framed {
     /// Takes a connected socket; Nagle's algorithm is switched off, keepalive on: a peer that vanished
     /// without a word is noticed.
-    pub fn new(stream: TcpStream) -> Self {
-        // A socket that cannot be set is broken, and the first read says so.
-        let _ = stream.set_nodelay(true);
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_PAUSE);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-        let peer = stream.peer_addr().ok();
+    pub fn new(stream: impl Into<Stream>) -> Self {
+        let stream = stream.into();
+        let mut peer = None;
+        if let Stream::Plain(stream) = &stream {
+            // A socket that cannot be set is broken, and the first read says so.
+            let _ = stream.set_nodelay(true);
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_PAUSE);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+            peer = stream.peer_addr().ok();
+        }
         Self {
-            stream: Stream::Plain(stream),
+            stream,
             tls: None,
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -98,10 +101,12 @@ impl Framed {
         if self.is_here() {
             return;
         }
-        let Ok(stream) = self.stream.take_plain() else { return };
+        if self.tls.is_some() {
+            return;
+        }
         // A socket that cannot be moved is gone, and the first read says so.
-        if let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) {
-            self.stream = Stream::Plain(stream);
+        if let Ok(stream) = std::mem::replace(&mut self.stream, Stream::Gone).moved_here() {
+            self.stream = stream;
             self.home = current_runtime();
         }
     }
@@ -162,6 +167,11 @@ impl Framed {
         let mut first = [0u8; 1];
         let read = stream.peek(&mut first).await?;
         Ok(first.first().copied().filter(|_| read > 0))
+    }
+
+    /// The other side is on a Unix-domain socket of this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.stream, Stream::Local(_))
     }
 
     /// One byte without frame round it, e.g. the answer to an SSLRequest; `None` at the end of the stream.
@@ -438,7 +448,7 @@ fn current_runtime() -> Option<runtime::Id> {
 mod tests {
     use super::*;
     use crate::wire::client_message::encode_query;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     async fn pair() -> (Framed, Framed) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! The byte stream under the frames: a TCP socket, in the clear or under TLS.
+//! The byte stream under the frames: a TCP socket, in the clear or under TLS, or a Unix-domain socket.
 //!
 //! Must not know: frames, certificates' files, who decides whether TLS is used.
 
@@ -9,13 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
 /// A connected socket.
 pub enum Stream {
     /// Without TLS.
     Plain(TcpStream),
+    /// A Unix-domain socket: nobody but this machine hears it, so it needs no TLS.
+    Local(UnixStream),
     /// Under TLS; the other side opened the connection.
     Accepted(Box<server::TlsStream<TcpStream>>),
     /// Under TLS; this side opened the connection.
@@ -46,11 +48,24 @@ pub struct PeerCertificate {
     pub der: Vec<u8>,
 }
 
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Local(stream)
+    }
+}
+
 impl Stream {
     /// The socket's number, good for as long as this lives; -1 when it is gone.
     pub fn raw_socket(&self) -> RawFd {
         match self {
             Self::Plain(stream) => stream.as_raw_fd(),
+            Self::Local(stream) => stream.as_raw_fd(),
             Self::Accepted(stream) => stream.get_ref().0.as_raw_fd(),
             Self::Connected(stream) => stream.get_ref().0.as_raw_fd(),
             Self::Gone => -1,
@@ -60,10 +75,22 @@ impl Stream {
     /// Nothing that was written waits for [`AsyncWrite::poll_flush`]: without TLS always true.
     pub fn is_flushed(&self) -> bool {
         match self {
-            Self::Plain(_) | Self::Gone => true,
+            Self::Plain(_) | Self::Local(_) | Self::Gone => true,
             Self::Accepted(stream) => !stream.get_ref().1.wants_write(),
             Self::Connected(stream) => !stream.get_ref().1.wants_write(),
         }
+    }
+
+    /// The same socket, woken by the runtime that calls this; under TLS it stays where it is.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn moved_here(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Plain(stream) => Self::Plain(TcpStream::from_std(stream.into_std()?)?),
+            Self::Local(stream) => Self::Local(UnixStream::from_std(stream.into_std()?)?),
+            other => other,
+        })
     }
 
     /// The socket without TLS, for a handshake; the stream is gone until the handshake puts it back.
@@ -82,6 +109,7 @@ impl fmt::Debug for Stream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Plain(_) => "Plain",
+            Self::Local(_) => "Local",
             Self::Accepted(_) => "Accepted",
             Self::Connected(_) => "Connected",
             Self::Gone => "Gone",
@@ -108,6 +136,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Accepted(stream) => end_is_end(Pin::new(stream.as_mut()).poll_read(context, buffer)),
             Self::Connected(stream) => end_is_end(Pin::new(stream.as_mut()).poll_read(context, buffer)),
             Self::Gone => Poll::Ready(Err(gone())),
@@ -119,6 +148,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
             Self::Connected(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
             Self::Gone => Poll::Ready(Err(gone())),
@@ -128,6 +158,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Local(stream) => Pin::new(stream).poll_flush(context),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_flush(context),
             Self::Connected(stream) => Pin::new(stream.as_mut()).poll_flush(context),
             Self::Gone => Poll::Ready(Err(gone())),
@@ -137,6 +168,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
             Self::Connected(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
             Self::Gone => Poll::Ready(Err(gone())),

@@ -1,6 +1,6 @@
-//! Certificates are read again when their files change, and on SIGHUP.
+//! Certificates are read again when their files change, and when somebody asks for it.
 //!
-//! Whoever renews certificates need not know of the proxy: it looks for itself. A signal is for those who
+//! Whoever renews certificates need not know of the proxy: it looks for itself. SIGHUP and RELOAD are for those who
 //! want to be sure that it has looked. Files that cannot be used are complained of once and change nothing.
 
 use std::sync::Arc;
@@ -14,6 +14,29 @@ use crate::net::tls::{Acceptor, TlsError};
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(3);
 
+/// The certificates of both sides.
+#[derive(Clone)]
+pub(super) struct Certificates {
+    pub(super) clients: Option<Arc<Acceptor>>,
+    pub(super) servers: ServersTls,
+}
+
+impl Certificates {
+    /// Reads them again, if they have changed or if `always`.
+    pub(super) async fn reload(&self, always: bool) {
+        let Self { clients, servers } = self.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            if let Some(acceptor) = clients {
+                report("clients", acceptor.reload(always));
+            }
+            report("servers", servers.reload(always));
+        });
+        if let Err(error) = looking.await {
+            tracing::warn!(%error, "certificates cannot be read again");
+        }
+    }
+}
+
 /// Begins to listen for SIGHUP, which from now on does not end the process.
 pub(super) fn listen() -> Option<Signal> {
     signal(SignalKind::hangup()).inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be listened for")).ok()
@@ -23,31 +46,10 @@ pub(super) fn listen() -> Option<Signal> {
 ///
 /// # Cancel safety
 /// Safe.
-pub(super) async fn watch(clients: Option<Arc<Acceptor>>, servers: ServersTls, mut hangups: Option<Signal>) {
+pub(super) async fn watch(certificates: Certificates) {
     loop {
-        let is_told = tokio::select! {
-            () = tokio::time::sleep(LOOK_PAUSE) => false,
-            () = hangup(&mut hangups) => true,
-        };
-        let (clients, servers) = (clients.clone(), servers.clone());
-        let looking = tokio::task::spawn_blocking(move || {
-            if let Some(acceptor) = clients {
-                report("clients", acceptor.reload(is_told));
-            }
-            report("servers", servers.reload(is_told));
-        });
-        if let Err(error) = looking.await {
-            tracing::warn!(%error, "certificates cannot be read again");
-        }
-    }
-}
-
-async fn hangup(hangups: &mut Option<Signal>) {
-    match hangups {
-        Some(hangups) => {
-            hangups.recv().await;
-        }
-        None => std::future::pending().await,
+        tokio::time::sleep(LOOK_PAUSE).await;
+        certificates.reload(false).await;
     }
 }
 

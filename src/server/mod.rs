@@ -3,9 +3,12 @@
 //! Must not know: command lines and files of settings.
 
 mod certificates;
+mod follow;
 mod identity;
 mod ids;
+mod known;
 mod leading;
+pub mod reload;
 mod workers;
 
 use std::collections::HashMap;
@@ -22,32 +25,41 @@ use tokio::task::JoinHandle;
 use crate::admin::Admin;
 use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
+use crate::backend::replicas::ReplicaSettings;
 use crate::backend::schema::read_schema;
 use crate::backend::{BackendError, ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::reshard;
 use crate::control::roles::Roles;
+use crate::control::sampling;
 use crate::control::sequences::Sequences;
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
 use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
+use crate::http::Health;
 use crate::net::NetError;
 use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
 use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
-use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
+use crate::store::members::{self, Member};
+use crate::store::{Store, StoreError};
 use crate::topology::Topology;
 use crate::wire::server_message::read_error;
 use workers::{Workers, usual_count};
 
 pub use leading::LeadingSettings;
 
+use follow::{Sharing, find_nodes, follow_store};
+use known::Known;
+
 /// How a proxy runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Directory of a Unix-domain socket to listen on, too.
+    pub unix_socket_dir: Option<PathBuf>,
     /// Directory of the proxy's own files.
     pub data: PathBuf,
     /// Role that looks after the servers: reads catalogs, recovers transactions.
@@ -60,6 +72,10 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// What one statement over several shards may hold.
     pub merge: executor::MergeLimits,
+    /// Where reads go.
+    pub reads: executor::reads::ReadSettings,
+    /// Which replicas they may go to.
+    pub replicas: ReplicaSettings,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for roles that have a mode of their own.
@@ -76,10 +92,16 @@ pub struct Settings {
     pub session_limits: SessionLimits,
     /// Threads that serve clients; `None`: as many as half of the processors.
     pub workers: Option<usize>,
-    /// SIGHUP reads certificates again instead of ending the process.
-    pub reload_on_hangup: bool,
     /// Primaries that are lost are replaced; `None`: they are waited for.
     pub leading: Option<LeadingSettings>,
+    /// The name of this proxy among those that share the store; `None`: no other does.
+    pub proxy_name: Option<String>,
+    /// Where health is asked for.
+    pub http: Option<SocketAddr>,
+    /// SIGHUP reads certificates again, and the configuration where it can be, instead of ending the process.
+    pub reload_on_hangup: bool,
+    /// Reads all of this again, for RELOAD and SIGHUP.
+    pub read_again: Option<reload::ReadAgain>,
 }
 
 impl Settings {
@@ -87,12 +109,15 @@ impl Settings {
     pub fn new(listen: SocketAddr, data: PathBuf, control_user: &str) -> Self {
         Self {
             listen,
+            unix_socket_dir: None,
             data,
             control_user: control_user.to_owned(),
             control_password: None,
             access: AccessSettings::default(),
             pool: PoolSettings::default(),
             merge: executor::MergeLimits::default(),
+            reads: executor::reads::ReadSettings::default(),
+            replicas: ReplicaSettings::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
@@ -102,7 +127,10 @@ impl Settings {
             session_limits: SessionLimits::default(),
             workers: None,
             reload_on_hangup: false,
+            read_again: None,
             leading: None,
+            proxy_name: None,
+            http: None,
         }
     }
 }
@@ -133,6 +161,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The Unix-domain socket cannot be listened on.
+    #[error("cannot listen in unix_socket_dir {}: {reason}", directory.display())]
+    ListenLocally {
+        /// The directory.
+        directory: PathBuf,
         /// The operating system's words.
         reason: String,
     },
@@ -171,12 +207,16 @@ const START_MS_MAX: u64 = 30_000;
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where health is asked for.
+    pub http: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     _workers: Workers,
     /// They end when they are dropped.
     _leaders: leading::Leaders,
+    /// To be told that this proxy is gone.
+    leaving: Option<(Arc<dyn Store>, String)>,
 }
 
 impl Running {
@@ -202,6 +242,11 @@ impl Running {
         for task in self.tasks {
             task.abort();
         }
+        if let Some((store, name)) = self.leaving
+            && let Err(error) = members::unregister(store.as_ref(), &name).await
+        {
+            tracing::warn!(%error, "the other proxies still count this one: FORGET PROXY tells them");
+        }
     }
 }
 
@@ -210,56 +255,114 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let member = settings.proxy_name.clone().map(|name| Member {
+        name,
+        listen: settings.listen.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let started = start_as(settings, Arc::clone(&store), member.clone()).await;
+    if let (Err(_), Some(member)) = (&started, &member)
+        && let Err(error) = members::unregister(store.as_ref(), &member.name).await
+    {
+        tracing::warn!(%error, "the other proxies count this one: FORGET PROXY tells them that it is gone");
+    }
+    started
+}
+
+async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Member>) -> Result<Running, StartError> {
     // Clients that have not logged in have places of their own.
     let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
     let descriptors = descriptors::raise_limit();
     if descriptors < sockets_max as u64 {
         tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
     }
-    let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
-    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
-    let listener = Listener::bind(settings.listen, listening)
-        .map_err(|error| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
-    let address = listener
-        .local_address()
-        .map_err(|error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() })?;
+    let file = known::path(&settings.data);
+    let known = known::join(store.as_ref(), member.as_ref(), &file).await?;
+    let sharing = member.map(|member| Sharing::new(member, file, &known));
+    let (listener, address) = listen(&settings, sockets_max)?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
-    let watching = certificates::watch(clients_tls.clone(), servers_tls.clone(), hangups);
-    let leaders = leading::start(&settings, &topology, &store, &servers_tls)?;
+    let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
+    let leaders = leading::start(&settings, &known.topology, &store, &servers_tls)?;
+    let mock_key = known.mock_key.clone();
     let building = async {
-        let topology = leading::wait_open(&leaders, &store, topology).await?;
-        build(&settings, topology, &store, servers_tls, leading::primaries(&leaders)).await
+        let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
+        build(&settings, Known { topology, ..known }, &store, servers_tls, leading::primaries(&leaders)).await
     };
-    let cluster = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
+    let built = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
         shard: "(all)".to_owned(),
         reason: "they did not answer in time".to_owned(),
     })??;
     let (stop, stopped) = watch::channel(false);
-    let reshard = cluster.reshard_context.map(|context| reshard::start(context, crate::reshard::Settings::default()));
-    let admin = Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)).with_reshard(reshard);
+    let refused = |address| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
+    let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
+    let name = settings.proxy_name.clone();
+    let reshard = built.reshard.map(|context| reshard::start(context, crate::reshard::Settings::default()));
+    let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()).with_reshard(reshard);
     let admin = Arc::new(admin);
-    let frontend = Frontend::new(Arc::clone(&cluster.shared), admin, cluster.access, settings.clients)
-        .with_login(LoginSettings { tls: clients_tls, ..settings.login })
+    let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
+    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
+        .with_login(login)
         .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
-    let tasks = vec![
+    let reloader = Arc::new(reload::Reloader::new(
+        settings,
+        Arc::clone(&built.shared),
+        &frontend,
+        (built.control, mock_key),
+        certificates.clone(),
+        listener.more_places(),
+    ));
+    if reloader.can_reload() {
+        admin.set_reload(Arc::clone(&reloader) as Arc<dyn crate::admin::Reload>);
+    }
+    let mut tasks = vec![
         // Connections that are opened ahead belong to the threads that will use them.
-        first.spawn(tend_pools(Arc::clone(&cluster.shared))),
-        tokio::spawn(watching),
-        tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
-        tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
-        tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
+        first.spawn(tend_pools(Arc::clone(&built.shared))),
+        tokio::spawn(certificates::watch(certificates)),
+        tokio::spawn(reload::on_hangup(reloader, hangups)),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
+    tasks.push(tokio::spawn(sampling::run(Arc::clone(&built.shared.replicas), find_nodes(&built.shared))));
+    tasks.extend(follow_store(&built.shared, built.recovery, &store, sharing));
+    let http = http.map(|(http, answering)| {
+        tasks.push(answering);
+        http
+    });
     let serving = tokio::spawn(frontend.run(listener, workers.handles().to_vec(), stopped));
     tracing::info!(%address, workers = workers.handles().len(), "serving");
-    Ok(Running { address, stop, serving, tasks, _workers: workers, _leaders: leaders })
+    let leaving = name.map(|name| (store, name));
+    Ok(Running { address, http, stop, serving, tasks, leaving, _workers: workers, _leaders: leaders })
+}
+
+/// Answers who asks for health: ready until it is told to stop.
+fn health(address: SocketAddr, stopped: &watch::Receiver<bool>) -> Result<(SocketAddr, JoinHandle<()>), NetError> {
+    let is_stopping = stopped.clone();
+    let not_ready = move || is_stopping.borrow().then(|| "stopping".to_owned());
+    let health = Health::bind(address, Arc::new(not_ready))?;
+    let address = health.address()?;
+    // It says that the proxy stops for as long as the process lives: it is ended with the other tasks.
+    Ok((address, tokio::spawn(health.run())))
+}
+
+/// Binds what clients connect to; gives the address, too.
+fn listen(settings: &Settings, sockets_max: usize) -> Result<(Listener, SocketAddr), StartError> {
+    let unusable = |error: NetError| StartError::Listen { address: settings.listen, reason: error.to_string() };
+    let listening = ListenerSettings { clients_max: sockets_max, ..ListenerSettings::default() };
+    let mut listener = Listener::bind(settings.listen, listening).map_err(unusable)?;
+    let address = listener.local_address().map_err(unusable)?;
+    if let Some(directory) = &settings.unix_socket_dir {
+        let unusable =
+            |error: NetError| StartError::ListenLocally { directory: directory.clone(), reason: error.to_string() };
+        let path = listener.listen_locally(directory).map_err(unusable)?;
+        tracing::info!(path = %path.display(), "serving on a Unix-domain socket");
+    }
+    Ok((listener, address))
 }
 
 /// What `start` builds before it serves.
@@ -267,17 +370,19 @@ struct Built {
     shared: Arc<Cluster>,
     recovery: Recovery,
     access: Access,
+    control: ControlAccess,
     /// `None`: other proxies may serve the same cluster.
-    reshard_context: Option<reshard::Context>,
+    reshard: Option<reshard::Context>,
 }
 
 async fn build(
     settings: &Settings,
-    topology: Topology,
+    known: Known,
     store: &Arc<dyn Store>,
     servers_tls: ServersTls,
     primaries: executor::Primaries,
 ) -> Result<Built, StartError> {
+    let topology = known.topology;
     let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
@@ -285,21 +390,25 @@ async fn build(
         tls: servers_tls.clone(),
     };
     prepare_shards(&topology, &access).await?;
-    let gate = Arc::<tokio::sync::RwLock<()>>::default();
-    let reshard_context = access.reshard_context(store, &gate);
-    reshard::settle(&reshard_context)
+    let context = access.reshard_context(store);
+    let (epoch_gate, replicas_rest) = (Arc::clone(&context.gate), Arc::clone(&context.replicas_rest));
+    let reshard = context
+        .settled(settings.proxy_name.is_some())
         .await
         .map_err(|error| StartError::Shard { shard: "(resharding)".to_owned(), reason: error.to_string() })?;
     let home = topology.home();
-    let schema = read_home_schema(&topology, &access.target(&topology, home)).await?;
-    let cluster_id = identity::cluster_id(store.as_ref()).await?;
+    let schema = read_home_schema(&topology, &access.target(&topology, home), known.is_confirmed).await?;
+    let cluster_id = known.cluster_id;
     let active = ActiveTransactions::default();
     let find_primaries = access.find_primaries();
     let find_primary = access.find_primary();
-    // Whatever an earlier process of this cluster left in doubt is settled before anyone is served.
-    let mut first = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), 0);
-    let report = first.run_once().await;
-    tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
+    if settings.proxy_name.is_none() {
+        // Whatever an earlier process of this cluster left in doubt is settled before anyone is served. Where there
+        // are other proxies, it may be theirs and under way.
+        let mut first = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), 0);
+        let report = first.run_once().await;
+        tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
+    }
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(access.find_home());
@@ -315,21 +424,24 @@ async fn build(
         executor::Settings {
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             merge: settings.merge,
+            reads: settings.reads.clone(),
+            replicas: settings.replicas.clone(),
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
             primaries,
-            epoch_gate: gate,
+            epoch_gate,
+            replicas_rest,
             ..executor::Settings::default()
         },
     ));
-    let access = build_access(settings, &access, store.as_ref()).await?;
-    let reshard_context = (!store.is_shared()).then_some(reshard_context);
-    Ok(Built { shared, recovery, access, reshard_context })
+    let control = access;
+    let access = build_access(settings, &control, known.mock_key);
+    Ok(Built { shared, recovery, access, control, reshard })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.
-async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn Store) -> Result<Access, StartError> {
+fn build_access(settings: &Settings, control: &ControlAccess, mock_key: Secret) -> Access {
     let mut access = settings.access.clone();
     if let Some(password) = &settings.control_password {
         let known = access.users.entry(settings.control_user.clone());
@@ -338,8 +450,7 @@ async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn 
     // What is in force was decided by what is written, not by this.
     access.rules = Some(settings.access.effective_rules());
     let roles = access.query.clone().map(|query| Roles::new(query, control.find_home()));
-    let mock_key = identity::mock_key(store).await?;
-    Ok(Access::new(access, &settings.control_user, roles, mock_key))
+    Access::new(access, &settings.control_user, roles, mock_key)
 }
 
 /// How the control role reaches the primaries of the topology in force.
@@ -353,8 +464,11 @@ struct ControlAccess {
 
 impl ControlAccess {
     fn target(&self, topology: &Topology, shard: ShardId) -> Option<ConnectTarget> {
-        let node = topology.primary(shard)?;
-        Some(ConnectTarget {
+        topology.primary(shard).map(|node| self.node_target(topology, node))
+    }
+
+    fn node_target(&self, topology: &Topology, node: &crate::topology::Node) -> ConnectTarget {
+        ConnectTarget {
             node: node.id,
             host: node.host.clone(),
             port: node.port,
@@ -364,7 +478,7 @@ impl ControlAccess {
             parameters: Vec::new(),
             connect_timeout_ms: 5_000,
             tls: self.tls.of(&node.name),
-        })
+        }
     }
 
     fn find_primaries(&self) -> crate::control::recovery::FindPrimaries {
@@ -375,13 +489,14 @@ impl ControlAccess {
         })
     }
 
-    fn reshard_context(&self, store: &Arc<dyn Store>, gate: &Arc<tokio::sync::RwLock<()>>) -> reshard::Context {
+    fn reshard_context(&self, store: &Arc<dyn Store>) -> reshard::Context {
         let access = self.clone();
         reshard::Context {
             store: Arc::clone(store),
             topology: Arc::clone(&self.topology),
-            gate: Arc::clone(gate),
-            find: Arc::new(move |topology, shard| access.target(topology, shard)),
+            gate: Arc::default(),
+            replicas_rest: Arc::default(),
+            find: Arc::new(move |topology, node| access.node_target(topology, node)),
         }
     }
 
@@ -415,10 +530,19 @@ async fn prepare_shards(topology: &Topology, access: &ControlAccess) -> Result<(
 async fn read_home_schema(
     topology: &Topology,
     target: &Option<ConnectTarget>,
+    is_confirmed: bool,
 ) -> Result<crate::topology::schema::Schema, StartError> {
     let failed = |reason: String| StartError::Shard { shard: executor::shard_name(topology, topology.home()), reason };
     let target = target.as_ref().ok_or_else(|| failed("it has no primary".to_owned()))?;
     let mut connection = Connection::connect(target).await.map_err(|error| failed(in_full(&error)))?;
+    if !is_confirmed {
+        // Nobody has said that it still is the primary.
+        let answer = connection.simple("SELECT pg_catalog.pg_is_in_recovery()").await;
+        let answer = answer.map_err(|error| failed(in_full(&error)))?;
+        if answer.rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some("f") {
+            return Err(failed("its last known primary is none any more, and the store cannot be asked".to_owned()));
+        }
+    }
     let schema = read_schema(&mut connection).await.map_err(|error| failed(error.to_string()))?;
     connection.close().await;
     Ok(schema)
@@ -430,51 +554,14 @@ fn in_full(error: &BackendError) -> String {
     said.map_or_else(|| error.to_string(), |said| format!("{error}: {}", said.message))
 }
 
-/// Follows the topology in the store.
-async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
-    loop {
-        match store.watch(TOPOLOGY_KEY).await {
-            Ok(mut watch) => {
-                let loaded = load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology);
-                take_over(&cluster, loaded).await;
-                while let Some(event) = watch.next().await {
-                    let topology = match event {
-                        WatchEvent::Change(Change::Put(entry)) if entry.key == TOPOLOGY_KEY => {
-                            decode_topology(&entry.value).ok()
-                        }
-                        _ => load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology),
-                    };
-                    take_over(&cluster, topology).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the topology cannot be watched"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// An epoch only grows. Where there is more than one shard now, two-phase commits find their decision table.
-async fn take_over(cluster: &Cluster, topology: Option<Topology>) {
-    let Some(topology) = topology else { return };
-    if topology.epoch > cluster.topology.load().epoch {
-        let was_alone = cluster.topology.load().shards.len() == 1;
-        for shard in topology.shard_ids().filter(|_| was_alone && topology.shards.len() > 1) {
-            let Ok(target) = cluster.control_target(&topology, shard) else { continue };
-            if let Err(error) = prepare_database(&target).await {
-                // A commit over several shards fails there, and is rolled back, until it can be made.
-                tracing::warn!(%shard, %error, "the decision table cannot be made");
-            }
-        }
-        tracing::info!(epoch = topology.epoch.0, "topology changed");
-        cluster.topology.store(Arc::new(topology));
-    }
-}
-
 /// Notices DDL that did not come through this proxy.
-async fn watch_schema(cluster: Arc<Cluster>) {
+async fn watch_schema(cluster: Arc<Cluster>, changed: Arc<tokio::sync::Notify>) {
     let mut connection: Option<Connection> = None;
     loop {
-        tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)) => {}
+            () = changed.notified() => {}
+        }
         let topology = cluster.topology.load_full();
         let Ok(target) = cluster.control_target(&topology, topology.home()) else { continue };
         if connection.as_ref().is_none_or(|connection| **connection.target() != target) {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use memchr::memchr2_iter;
 
 use crate::error::{ClientError, ErrorId};
-use crate::sql::{Lexed, TokenKind, split_tokens};
+use crate::sql::{Lexed, Spliced, TokenKind, split_tokens};
 
 /// The least process id that the proxy gives out. PostgreSQL's are far below on every system
 /// (`PID_MAX_LIMIT` is 2^22 on Linux), and it is positive as a signed number.
@@ -48,7 +48,7 @@ pub struct Signal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identified {
     /// The text to go on with.
-    pub text: String,
+    pub text: Spliced,
     /// To be done when the statement executes, before it does.
     pub signals: Vec<Signal>,
 }
@@ -75,14 +75,14 @@ pub fn identify(text: &str, lexed: &Lexed, own_pid: u32, knows: &dyn Fn(u32) -> 
     if found.splices.is_empty() {
         return None;
     }
-    let mut changed = String::with_capacity(text.len() + 64);
+    let mut changed = Spliced::with_capacity(text.len() + 64);
     let mut at = 0;
     for (bytes, replacement) in &found.splices {
-        changed.push_str(text.get(at..bytes.start).unwrap_or_default());
-        changed.push_str(replacement);
+        changed.keep(text, at..bytes.start);
+        changed.replace(bytes, replacement);
         at = bytes.end;
     }
-    changed.push_str(text.get(at..).unwrap_or_default());
+    changed.keep(text, at..text.len());
     Some(Identified { text: changed, signals: found.signals })
 }
 
@@ -407,7 +407,7 @@ mod tests {
     }
 
     fn text(text: &str) -> String {
-        changed(text).map_or_else(|| text.to_owned(), |changed| changed.text)
+        changed(text).map_or_else(|| text.to_owned(), |changed| changed.text.text().to_owned())
     }
 
     #[test]
@@ -474,10 +474,10 @@ mod tests {
         let other = PID_MIN + 9;
         let signal = |kind| vec![Signal { kind, pid: PidSource::Literal(other) }];
         let found = changed(&format!("SELECT pg_terminate_backend({other}, 1000) AS done")).unwrap();
-        assert_eq!(found.text, "SELECT (SELECT true AS pg_terminate_backend) AS done");
+        assert_eq!(found.text.text(), "SELECT (SELECT true AS pg_terminate_backend) AS done");
         assert_eq!(found.signals, signal(SignalKind::Terminate));
         let found = changed(&format!("SELECT pg_catalog.pg_cancel_backend('{other}'::int)")).unwrap();
-        assert_eq!(found.text, "SELECT (SELECT true AS pg_cancel_backend)");
+        assert_eq!(found.text.text(), "SELECT (SELECT true AS pg_cancel_backend)");
         assert_eq!(found.signals, signal(SignalKind::Cancel));
         let own = changed("SELECT pg_terminate_backend(pg_backend_pid())").unwrap();
         assert_eq!(own.signals, [Signal { kind: SignalKind::Terminate, pid: PidSource::Literal(OWN) }]);
@@ -487,7 +487,7 @@ mod tests {
     fn a_parameter_is_decided_by_its_value() {
         let found = changed("SELECT pg_terminate_backend($1::int, 10)").unwrap();
         assert_eq!(
-            found.text,
+            found.text.text(),
             "SELECT (SELECT CASE WHEN $1::int >= 1073741824 THEN true ELSE pg_terminate_backend($1::int, 10) END \
              AS pg_terminate_backend)"
         );

@@ -117,7 +117,7 @@ mod tests {
     fn parsed(text: &str) -> Parsed {
         let lexed = crate::sql::lex(text).unwrap();
         let statement = Arc::new(crate::sql::parse(text, &lexed).map_err(|error| error.to_string()));
-        Parsed { text: text.into(), lexed, statement, fingerprint: None, signals: Vec::new() }
+        Parsed { text: text.into(), lexed, statement, fingerprint: None, signals: Vec::new(), made: None }
     }
 
     #[test]

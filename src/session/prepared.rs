@@ -7,9 +7,9 @@ use super::columns::Told;
 use super::identity::Signal;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
-use crate::sql::Lexed;
 use crate::sql::ast::Statement;
 use crate::sql::fingerprint::Fingerprint;
+use crate::sql::{Lexed, Spliced};
 use crate::wire::client_message::Bind;
 
 /// One statement's text, taken apart once.
@@ -25,6 +25,8 @@ pub struct Parsed {
     pub fingerprint: Option<Fingerprint>,
     /// Other sessions that it ends or cancels when it executes.
     pub signals: Vec<Signal>,
+    /// How its text was made, and of which, when it is not the client's.
+    pub made: Option<Box<(Spliced, String)>>,
 }
 
 /// A prepared statement of a session.

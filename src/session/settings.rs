@@ -184,6 +184,10 @@ impl Settings {
             sql.push(';');
             sql.push_str(text);
         }
+        if self.changed.contains_key("standard_conforming_strings") {
+            // What a backslash means is not sure.
+            return sql;
+        }
         // The connection may have another session's encoding until this is done.
         in_ascii(&sql).into_owned()
     }

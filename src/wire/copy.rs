@@ -18,9 +18,12 @@ mod write;
 
 pub use append::append_field;
 pub use error::CopyError;
+pub use field::CopyKeys;
 pub use join::CopyJoiner;
 pub use split::CopySplitter;
 pub use write::{BINARY_HEADER, BINARY_TRAILER, write_row};
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
@@ -93,6 +96,55 @@ pub enum CopyField {
     Text(Vec<u8>),
     /// Value in binary format.
     Binary(Bytes),
+}
+
+/// A key field of a row, read where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyKey<'a> {
+    /// NULL.
+    Null,
+    /// Value in text format, without escapes and quotes.
+    Text(Cow<'a, [u8]>),
+    /// Value in binary format.
+    Binary(&'a [u8]),
+}
+
+impl From<CopyKey<'_>> for CopyField {
+    fn from(key: CopyKey<'_>) -> Self {
+        match key {
+            CopyKey::Null => Self::Null,
+            CopyKey::Text(text) => Self::Text(text.into_owned()),
+            CopyKey::Binary(bytes) => Self::Binary(Bytes::copy_from_slice(bytes)),
+        }
+    }
+}
+
+impl<'a> From<&'a CopyField> for CopyKey<'a> {
+    fn from(field: &'a CopyField) -> Self {
+        match field {
+            CopyField::Null => Self::Null,
+            CopyField::Text(text) => Self::Text(Cow::Borrowed(text)),
+            CopyField::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+/// What comes out of a splitter, as a part of what was pushed into it: as [`CopyEvent`], without copies.
+#[derive(Clone, Copy, Debug)]
+pub enum CopyPiece<'a> {
+    /// As [`CopyEvent::Header`].
+    Header(&'a [u8]),
+    /// As [`CopyEvent::Row`].
+    Row {
+        /// As received.
+        bytes: &'a [u8],
+        /// Number of fields where it is known without looking: in binary.
+        fields: Option<usize>,
+        /// Its key fields.
+        keys: CopyKeys<'a>,
+    },
+    /// As [`CopyEvent::End`].
+    End(&'a [u8]),
 }
 
 /// A row.

@@ -66,6 +66,19 @@ impl Entry {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Writes the configuration anew, with something in it replaced.
+    pub fn change_config(&self, from: &str, to: &str) {
+        let path = self.directory.path().join("ostrakon.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// A session of the admin database.
+    pub fn admin(&self) -> Raw {
+        Raw::connect(self.port, "postgres", "ostrakon").unwrap()
+    }
+
     pub fn is_alive(&self) -> bool {
         is_alive(self.proxy.id())
     }

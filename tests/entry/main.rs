@@ -3,6 +3,7 @@
 //! Real servers, the real binary, and libpq's own programs; what libpq would not send is written by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admin;
 mod auth;
 mod auth_ground;
 mod auth_servers;

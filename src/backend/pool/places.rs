@@ -4,7 +4,7 @@
 //! let go of the lock.
 //!
 //! # Invariants
-//! - `taken` = idle + in use + being reset + being opened, and never more than the size.
+//! - `taken` = idle + in use + being reset + being opened, and never grows beyond the size.
 //! - Nobody waits for a connection of a kind of which there is an idle one.
 //! - Of those who wait for the same kind, who came first is served first, by whatever connection is
 //!   there first: one that comes back or one that was opened.
@@ -341,7 +341,7 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
     /// Hands a clean connection on, or keeps it, or closes it for one of another kind.
     pub(super) fn put(&mut self, mut pooled: Pooled<C, K>, now: Instant) -> Effects<C, K> {
         self.alive_at = Some(now);
-        if self.is_expired(&pooled, now) {
+        if self.is_expired(&pooled, now) || self.taken > self.limits.size {
             return self.close(pooled);
         }
         loop {
@@ -375,6 +375,21 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
         self.known.remove(&pooled.id);
         let mut effects = self.open_for(0);
         effects.closed.push(pooled);
+        effects
+    }
+
+    /// Other limits. While more places are taken than there are now, who comes back is closed.
+    pub(super) fn set_limits(&mut self, limits: Limits) -> Effects<C, K> {
+        self.limits = limits;
+        let over = self.taken.saturating_sub(limits.size).min(self.idle.len());
+        // Those used longest ago stand first.
+        let closed: Vec<_> = self.idle.drain(..over).collect();
+        self.taken -= closed.len();
+        closed.iter().for_each(|pooled| {
+            self.known.remove(&pooled.id);
+        });
+        let mut effects = self.open_for(0);
+        effects.closed.extend(closed);
         effects
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockWriteGuard, mpsc, oneshot, watch};
@@ -312,7 +313,13 @@ impl Driver {
             Effect::Clean { ask } => {
                 self.links.clear();
                 let shards: Vec<ShardId> = self.context.topology.load().shard_ids().collect();
-                let cleaned = ready::clean(&self.context.find_primary(), &shards).await;
+                let find = self.context.find_primary();
+                let replicas = self.context.replicas();
+                let cleaned = async {
+                    ready::clean(&find, &shards).await?;
+                    ready::await_replicas(&find, &replicas).await
+                };
+                let cleaned = cleaned.await;
                 Some(match cleaned {
                     Ok(()) => Event::Cleaned { ask },
                     Err(reason) => Event::NotCleaned { ask, reason },
@@ -334,6 +341,9 @@ impl Driver {
 
     async fn write(&mut self, ask: u64, record: Option<Record>, expected: Option<u64>) -> Event {
         let expected = expected.map(Revision);
+        if record.is_some() {
+            self.context.replicas_rest.store(true, Ordering::Release);
+        }
         let written = match (&record, expected) {
             (Some(record), _) => match encode_reshard(record) {
                 Ok(bytes) => self.context.store.put(RESHARD_KEY, bytes, expected).await.map(Some),
@@ -344,6 +354,9 @@ impl Driver {
         };
         match written {
             Ok(revision) => {
+                if record.is_none() {
+                    self.context.replicas_rest.store(false, Ordering::Release);
+                }
                 // Connections and tables are looked after before anything is stopped.
                 if let Some(step) = record.and_then(|record| record.step) {
                     self.get_ready(&step).await;

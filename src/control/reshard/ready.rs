@@ -1,8 +1,11 @@
 //! What a job needs on the shards before buckets move, and what is taken away after it.
 
+use std::time::Duration;
+
 use super::links::{FindPrimary, SHORT_MS, connect, value};
 use super::rows::{GID_PREFIX, end_steps};
 use super::tables::{INDEX_PREFIX, MovedTable, Tables, quoted};
+use crate::backend::ConnectTarget;
 use crate::base::ShardId;
 use crate::control::client::{ControlClient, quote_identifier, quote_literal};
 use crate::topology::BUCKETS;
@@ -138,6 +141,31 @@ pub(super) async fn clean(find: &FindPrimary, shards: &[ShardId]) -> Result<(), 
         client.rows("SET lock_timeout = 0", SHORT_MS).await.map_err(words)?;
         for index in list_indexes(&client, "").await? {
             client.rows(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"), LONG_MS).await.map_err(words)?;
+        }
+    }
+    Ok(())
+}
+
+/// How long a replica may take to show what its primary has.
+const REPLAY_MS: u64 = 5_000;
+
+/// Waits until every replica shows what its primary shows now: statements read from them again afterwards.
+///
+/// # Errors
+/// In words; it can be done again.
+pub(super) async fn await_replicas(find: &FindPrimary, replicas: &[(ShardId, ConnectTarget)]) -> Result<(), String> {
+    for (shard, target) in replicas {
+        let behind = |reason: String| format!("a replica of shard {shard} does not show yet what has moved: {reason}");
+        let lsn = value(&connect(find, *shard).await?, "SELECT pg_current_wal_lsn()", SHORT_MS).await?;
+        let lsn = quote_literal(&lsn.unwrap_or_default());
+        let client = ControlClient::connect(target).await.map_err(|error| behind(error.to_string()))?;
+        let sql = format!("SELECT NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= {lsn}::pg_lsn");
+        let begun = tokio::time::Instant::now();
+        while value(&client, &sql, SHORT_MS).await.map_err(behind)?.as_deref() != Some("t") {
+            if begun.elapsed() > Duration::from_millis(REPLAY_MS) {
+                return Err(behind(format!("{REPLAY_MS} ms were not enough")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use super::{Direct, send_away};
 use crate::backend::{BackendError, Lease};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::Failure;
+use crate::executor::reads::Reading;
 use crate::net::{Framed, NetError};
 use crate::session::PoolMode;
 use crate::session::direct::Taken;
@@ -40,6 +41,11 @@ pub(super) struct Ends<'a> {
     pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
 }
 
+/// What a session is told that somebody ends.
+fn ended() -> ClientError {
+    ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command")
+}
+
 /// Why the session wakes.
 enum Woken {
     /// Bytes came or left.
@@ -66,7 +72,7 @@ impl Direct {
             }
             return Ok(Turn::MoreShards);
         }
-        if self.take_client(client).await? {
+        if self.take_client(client, ends).await? {
             client.flush().await?;
             return Ok(Turn::Gone);
         }
@@ -86,10 +92,23 @@ impl Direct {
             let error = ClientError::new(ErrorId::FeatureNotSupported, text);
             return Err(error.with_hint("Use pool mode \"transaction\" for this user.").into());
         }
-        if self.machine.takes_client() && !self.is_full(client) && (!self.waiting.is_empty() || has_frame(client)) {
+        let has_more = |session: &mut Self, client: &mut Framed| {
+            let takes = session.machine.takes_client() && !session.is_batch_over;
+            takes && !session.is_full(client) && (!session.waiting.is_empty() || has_frame(client))
+        };
+        if has_more(self, client) {
+            if self.may_read_elsewhere() {
+                self.release_if_possible();
+            }
             return Ok(Turn::Again);
         }
+        let was_over = self.is_batch_over;
         self.release_if_possible();
+        // Something of the session has stayed on the connection: it goes on there.
+        self.is_batch_over &= !self.machine.is_quiet();
+        if was_over && has_more(self, client) {
+            return Ok(Turn::Again);
+        }
         match self.wait(client, ends).await? {
             Woken::Moved => Ok(Turn::Again),
             Woken::ClientGone => Ok(Turn::Gone),
@@ -102,8 +121,7 @@ impl Direct {
                 Err(self.lost(&error))
             }
             Woken::Stopped | Woken::Terminated => {
-                let text = "terminating connection due to administrator command";
-                send_away(client, &ClientError::new(ErrorId::ShuttingDown, text)).await;
+                send_away(client, &ended()).await;
                 Ok(Turn::Gone)
             }
             Woken::Idle => {
@@ -115,8 +133,8 @@ impl Direct {
     }
 
     /// Takes the messages that are here. True: the client says good-bye.
-    async fn take_client(&mut self, client: &mut Framed) -> Result<bool, Failure> {
-        while self.machine.takes_client() {
+    async fn take_client(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<bool, Failure> {
+        while self.machine.takes_client() && !self.is_batch_over {
             let frame = match self.waiting.pop_front() {
                 Some(frame) => frame,
                 None => match next_frame(client)? {
@@ -124,6 +142,18 @@ impl Direct {
                     None => return Ok(false),
                 },
             };
+            let frame = match is_token_question(&frame) && self.machine.is_quiet() {
+                true => match Box::pin(self.answer_token(&frame)).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        self.machine.refuse(&frame, &error, client.output());
+                        continue;
+                    }
+                },
+                false => frame,
+            };
+            self.note_primary(&frame);
+            let ends_batch = self.is_on_replica && matches!(frame.tag, b'Q' | b'S');
             let taken = match &mut self.held {
                 Some(held) => {
                     let (mut side, _) = held.lease.relay();
@@ -133,12 +163,18 @@ impl Direct {
             };
             match taken.map_err(|error| violation(&error))? {
                 Taken::Done if self.machine.has_signals() => Box::pin(self.send_signals()).await,
-                Taken::Done => {}
+                Taken::Done => self.is_batch_over |= ends_batch,
                 Taken::Goodbye => return Ok(true),
                 Taken::Later(frame) => self.waiting.push_front(frame),
-                Taken::NeedsServer(frame) if self.attach_now(client.output()) => self.give_again(frame),
-                // In a box: its state is large, and a session at rest has no use for it.
-                Taken::NeedsServer(frame) => Box::pin(self.attach_for(client, frame)).await?,
+                Taken::NeedsServer(frame) => {
+                    let reading = self.reading_of(client, &frame);
+                    if reading.is_none() && self.attach_now(client.output()) {
+                        self.give_again(frame);
+                    } else {
+                        // In a box: its state is large, and a session at rest has no use for it.
+                        Box::pin(self.attach_for(client, frame, reading, ends)).await?;
+                    }
+                }
             }
             if self.is_full(client) {
                 break;
@@ -162,18 +198,25 @@ impl Direct {
     }
 
     /// Takes a connection for a message; one that cannot be had is the message's error.
-    async fn attach_for(&mut self, client: &mut Framed, frame: Frame) -> Result<(), Failure> {
+    async fn attach_for(
+        &mut self,
+        client: &mut Framed,
+        frame: Frame,
+        reading: Option<Reading>,
+        ends: &mut Ends<'_>,
+    ) -> Result<(), Failure> {
         // What the session was told so far must not wait for the pool.
         client.flush().await?;
         let slot = std::sync::Arc::clone(&self.slot);
         let mut to_client = BytesMut::new();
         let attached = tokio::select! {
             biased;
-            attached = self.attach(&mut to_client) => attached,
+            attached = self.attach(&mut to_client, reading) => attached,
             () = slot.cancelled() => {
                 let text = "canceling statement due to user request";
                 Err(ClientError::new(ErrorId::QueryCanceled, text).into())
             }
+            () = ends.terminated.as_mut() => return Err(ended().into()),
             gone = client_gone(client) => return Err(Failure::Client(gone)),
         };
         client.output().extend_from_slice(&to_client);
@@ -193,7 +236,7 @@ impl Direct {
     /// Sends and reads until something has moved.
     async fn wait(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Woken, Failure> {
         let may_stop = self.machine.is_quiet();
-        let takes_client = self.machine.takes_client() && self.waiting.is_empty();
+        let takes_client = self.machine.takes_client() && self.waiting.is_empty() && !self.is_batch_over;
         let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
         let moved = poll_fn(|context| {
@@ -253,7 +296,7 @@ fn poll_both(
             Poll::Pending => {}
         }
     }
-    if server_bytes <= BUFFERED_BYTES_MAX && (takes_client || client.buffered_input() <= BUFFERED_BYTES_MAX) {
+    if server_bytes <= BUFFERED_BYTES_MAX && may_read_more(client, takes_client) {
         match client.poll_fill(context) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Woken::ClientGone)),
             Poll::Ready(Ok(_)) => moved = true,
@@ -262,6 +305,12 @@ fn poll_both(
         }
     }
     if moved { Poll::Ready(Ok(Woken::Moved)) } else { Poll::Pending }
+}
+
+/// What stands in the buffer is little, or the session waits for the rest of one long message. Otherwise what is whole
+/// goes on first: of a client that is faster than its server each read may bring more than went on before it.
+fn may_read_more(client: &mut Framed, takes_client: bool) -> bool {
+    client.buffered_input() <= BUFFERED_BYTES_MAX || (takes_client && !has_frame(client))
 }
 
 /// Sends what is written and reads once: for exchanges of the proxy's own.
@@ -293,6 +342,23 @@ async fn client_gone(client: &mut Framed) -> NetError {
     gone.await
 }
 
+/// A question for the session's token.
+fn is_token_question(frame: &Frame) -> bool {
+    /// What is longer is none.
+    const TOKEN_TEXT_BYTES_MAX: usize = 96;
+    let nth = match frame.tag {
+        b'Q' => 0,
+        b'P' => 1,
+        _ => return false,
+    };
+    frame.bytes.len() <= TOKEN_TEXT_BYTES_MAX
+        && frame
+            .body()
+            .split(|byte| *byte == 0)
+            .nth(nth)
+            .is_some_and(|text| std::str::from_utf8(text).is_ok_and(crate::executor::reads::asks_for_token))
+}
+
 fn next_frame(client: &mut Framed) -> Result<Option<Frame>, Failure> {
     client.try_take_frame().map_err(|error| match error {
         NetError::Wire(error) => violation(&error),
@@ -310,4 +376,34 @@ fn has_frame(client: &mut Framed) -> bool {
 fn violation(error: &crate::wire::WireError) -> Failure {
     tracing::debug!(%error, "a client broke the protocol");
     ClientError::new(ErrorId::ProtocolViolation, "invalid message format").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_whole_goes_on_before_more_is_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = Framed::new(socket);
+        let input = |client: &mut Framed, message_bytes: usize, bytes: usize| {
+            let (input, _) = client.buffers();
+            input.clear();
+            while input.len() < bytes {
+                input.extend_from_slice(b"d");
+                input.extend_from_slice(&u32::try_from(message_bytes).unwrap().to_be_bytes());
+                input.resize(input.len() + (message_bytes - 4).min(bytes), 0);
+            }
+        };
+        for takes_client in [false, true] {
+            input(&mut client, 8_192, BUFFERED_BYTES_MAX / 2);
+            assert!(may_read_more(&mut client, takes_client));
+            input(&mut client, 8_192, BUFFERED_BYTES_MAX + 1);
+            assert!(!may_read_more(&mut client, takes_client));
+            // The rest of a message that is longer than the bound.
+            input(&mut client, BUFFERED_BYTES_MAX * 4, BUFFERED_BYTES_MAX + 1);
+            assert_eq!(may_read_more(&mut client, takes_client), takes_client);
+        }
+    }
 }

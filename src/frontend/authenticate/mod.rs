@@ -122,7 +122,10 @@ impl Access {
         user: &str,
         database: &str,
     ) -> Result<Identity, Denied> {
-        let address = client.peer().map(|peer| peer.ip().to_canonical());
+        // A socket that does not tell whom it leads to is none of this machine's own.
+        let unknown = IpAddr::from([0, 0, 0, 0]);
+        let address = client.peer().map_or(unknown, |peer| peer.ip().to_canonical());
+        let address = (!client.is_local()).then_some(address);
         let applicant = Applicant { user, database, address, is_encrypted: client.tls().is_some() };
         let outcome = self.admit(client, &applicant).await;
         if let Err(Denied::Refused { reason, error }) = &outcome {
@@ -152,7 +155,9 @@ impl Access {
                 self.check_certificate(client, rule, applicant, CertificateCheck::VerifyFull)?;
                 ServerSecret::default()
             }
-            Method::Password if !applicant.is_encrypted && !self.cleartext_without_tls => {
+            Method::Password
+                if !applicant.is_encrypted && applicant.address.is_some() && !self.cleartext_without_tls =>
+            {
                 return Err(not_in_clear());
             }
             Method::Password => self.people.ask_password(client, applicant.user).await?,

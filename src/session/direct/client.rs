@@ -11,6 +11,7 @@ use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
 use crate::session::identity::{self, PidSource, Signal};
 use crate::session::{Ensured, prepared};
+use crate::sql::Spliced;
 use crate::wire::WireError;
 use crate::wire::client_message::{self, Target};
 use crate::wire::frame::Frame;
@@ -133,7 +134,7 @@ impl Machine {
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, names: Names::default(), undo: Undo::Nothing }
+                Owed::Query { instead: None, names: Names::default(), undo: Undo::Nothing, made: None }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -208,18 +209,19 @@ impl Machine {
         let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
         self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
-        let (instead, names) = match renamed {
+        let (instead, names, made) = match renamed {
             Some(renamed) => {
-                put_query(renamed.text.as_bytes(), server.output);
-                (renamed.instead, renamed.names)
+                put_query(renamed.text.text().as_bytes(), server.output);
+                let source = String::from_utf8_lossy(text).into_owned();
+                (renamed.instead, renamed.names, Some(Box::new((renamed.text, source))))
             }
             None => {
                 server.output.extend_from_slice(&frame.bytes);
-                (None, Names::default())
+                (None, Names::default(), None)
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, names, undo });
+        self.owed.push_back(Owed::Query { instead, names, undo, made });
         Ok(Taken::Done)
     }
 
@@ -237,7 +239,7 @@ impl Machine {
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
         let (instead, names, undo) = (Some(bytes.freeze()), Names::default(), Undo::Nothing);
-        self.owed.push_back(Owed::Query { instead, names, undo });
+        self.owed.push_back(Owed::Query { instead, names, undo, made: None });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -309,18 +311,19 @@ impl Machine {
         let mut renamed = Renamed::default();
         let mut at = 0;
         for used in &facts.names {
-            renamed.text.push_str(text.get(at..used.range.start)?);
-            at = used.range.end;
             match self.rename_one(text, used, &mut renamed, server.as_deref_mut(), host) {
-                Ok(name) => renamed.text.push_str(&name),
+                Ok(name) => {
+                    renamed.text.keep(text, at..used.range.start);
+                    renamed.text.replace(&used.range, &name);
+                    at = used.range.end;
+                }
                 Err(error) => {
                     // The server has to fail where it would, behind the results of earlier statements: a name
                     // that nobody has does that. What follows stays, since its grammar is judged first.
-                    let begun = used.range.start.saturating_sub(used.statement.start);
-                    renamed.text.truncate(renamed.text.len().saturating_sub(begun));
-                    renamed.text.push_str(&no_such_execute());
-                    renamed.text.push(';');
-                    renamed.text.push_str(text.get(used.statement.start..)?);
+                    let start = used.statement.start.max(at);
+                    renamed.text.keep(text, at..start);
+                    renamed.text.insert(&format!("{};", no_such_execute()));
+                    renamed.text.keep(text, start..text.len());
                     let mut bytes = BytesMut::new();
                     write_error(&error, "ERROR", &mut bytes);
                     renamed.instead = Some(bytes.freeze());
@@ -328,7 +331,7 @@ impl Machine {
                 }
             }
         }
-        renamed.text.push_str(text.get(at..)?);
+        renamed.text.keep(text, at..text.len());
         Some(renamed)
     }
 
@@ -463,7 +466,7 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let parse_body = match &renamed {
-            Some(renamed) => Bytes::from([renamed.text.as_bytes(), &[0], types].concat()),
+            Some(renamed) => Bytes::from([renamed.text.text().as_bytes(), &[0], types].concat()),
             None => Bytes::copy_from_slice(body.get(name.len() + 1..).unwrap_or_default()),
         };
         let is_unnamed = name.is_empty();
@@ -713,7 +716,7 @@ impl Machine {
 /// A text with other names in it.
 #[derive(Debug, Default)]
 struct Renamed {
-    text: String,
+    text: Spliced,
     /// What it does to names.
     names: Names,
     /// Statements that it executes.

@@ -295,7 +295,9 @@ impl Reader<'_> {
             first = token - 2;
             schema = self.name(first);
         }
-        let is_before = |keyword: &str| first > 0 && self.is(first - 1, keyword);
+        // Behind a point it is a name.
+        let is_member = first >= 2 && self.lexed.is_symbol(self.text, first - 2, ".");
+        let is_before = |keyword: &str| first > 0 && !is_member && self.is(first - 1, keyword);
         if NOT_CALLED_AFTER.iter().any(|keyword| is_before(keyword)) {
             return;
         }

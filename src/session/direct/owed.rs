@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::statements::Statement;
+use crate::sql::Spliced;
 
 /// What a quiet query of the proxy's own is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,9 @@ pub(super) struct Names {
 pub(super) enum Owed {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet(Quiet),
-    /// Everything up to ReadyForQuery. With `instead`, its error is another one.
-    Query { instead: Option<Bytes>, names: Names, undo: Undo },
+    /// Everything up to ReadyForQuery. With `instead`, its error is another one. `made`: the text that was sent, and
+    /// the client's.
+    Query { instead: Option<Bytes>, names: Names, undo: Undo, made: Option<Box<(Spliced, String)>> },
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.

@@ -7,6 +7,7 @@ use super::owed::{Names, Owed, Quiet, Undo};
 use super::statements::Statement;
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::session::columns::{parameters_signature, signature};
+use crate::sql::Spliced;
 use crate::wire::frame::{Header, scan};
 use crate::wire::server_message::{self, tag};
 use crate::wire::{WireError, limits};
@@ -295,9 +296,12 @@ impl Machine {
                 return Fate::Swallow;
             }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
-            Some(Owed::Query { instead, .. }) => {
+            Some(Owed::Query { instead, made, .. }) => {
+                let made = made.take();
                 let instead = self.failed_prepare.take().or_else(|| instead.take_if(|_| is_of_no_statement(whole)));
-                return instead.or_else(|| self.with_clients_name(whole)).map_or(Fate::Forward, Fate::Replace);
+                let named = instead.or_else(|| self.with_clients_name(whole));
+                let placed = made.map(|made| in_source(named.as_deref().unwrap_or(whole), &made.0, &made.1));
+                return placed.or(named).map_or(Fate::Forward, Fate::Replace);
             }
             Some(Owed::FunctionCall) => return Fate::Forward,
             _ => {}
@@ -565,6 +569,14 @@ fn as_fatal(whole: &[u8]) -> Bytes {
 /// The error of the EXECUTE that has to fail; any other has its own words.
 fn is_of_no_statement(whole: &[u8]) -> bool {
     fields(whole.get(HEADER_BYTES..).unwrap_or_default()).any(|(kind, value)| kind == b'C' && value == b"26000")
+}
+
+/// An error about a text that was made from the client's, with its place in that one.
+fn in_source(whole: &[u8], made: &Spliced, source: &str) -> Bytes {
+    let told = fields(whole.get(HEADER_BYTES..).unwrap_or_default()).find(|(kind, _)| *kind == b'P');
+    let told = told.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
+    let place = told.and_then(|place| made.source_position(source, place)).map(|place| place.to_string());
+    rewrite(whole, |kind, value| if kind == b'P' { place.as_deref().map(str::as_bytes) } else { Some(value) })
 }
 
 fn without_position(whole: &[u8]) -> Bytes {

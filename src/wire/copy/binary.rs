@@ -1,9 +1,7 @@
 //! Header and tuples of binary COPY data.
 
-use bytes::Bytes;
-
-use super::field::{FieldError, KeyFields};
-use super::{CopyError, CopyField};
+use super::CopyError;
+use super::field::{FieldError, KeyFields, Place};
 
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 
@@ -109,18 +107,14 @@ fn field_end(data: &[u8], at: usize) -> Result<Option<usize>, CopyError> {
     }
 }
 
-/// Reads key fields of a whole tuple.
-pub(super) fn read_keys(keys: &KeyFields, tuple: &Bytes) -> Result<Vec<CopyField>, FieldError> {
+/// Finds the key fields of a whole tuple.
+pub(super) fn find_keys(keys: &KeyFields, tuple: &[u8], places: &mut Vec<Place>) -> Result<(), FieldError> {
     let mut at = 2;
-    let next_field = || {
+    keys.collect(places, || {
         let start = at + 4;
         let Ok(Some(end)) = field_end(tuple, at) else { return Ok(None) };
         let is_null = tuple.get(at..start) == Some(&[0xff; 4]);
         at = end;
-        Ok(tuple.get(start..end).map(|_| (!is_null).then_some(start..end)))
-    };
-    keys.collect(next_field, |place| match place {
-        None => CopyField::Null,
-        Some(place) => CopyField::Binary(tuple.slice(place.clone())),
+        Ok(tuple.get(start..end).map(|_| Place { start, end, marked: false, is_null }))
     })
 }

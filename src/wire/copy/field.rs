@@ -1,7 +1,9 @@
 //! Fields of one line, decoded: `CopyReadAttributesText` and `CopyReadAttributesCSV`, for the fields asked for.
 
+use std::borrow::Cow;
+
 use super::line::{find1, find2};
-use super::{CopyField, CopyFormat, CopyShape};
+use super::{CopyFormat, CopyKey, CopyShape};
 
 /// Why a key field could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +28,14 @@ impl KeyFields {
         KeyFields { wanted }
     }
 
-    /// Walks over fields with `next_field`, which returns `None` behind the last one, and decodes those asked for.
-    pub(super) fn collect<F>(
+    /// Walks over fields with `next_field`, which returns `None` behind the last one, and notes those asked for.
+    pub(super) fn collect(
         &self,
-        mut next_field: impl FnMut() -> Result<Option<F>, FieldError>,
-        decode: impl Fn(&F) -> CopyField,
-    ) -> Result<Vec<CopyField>, FieldError> {
-        let mut keys = vec![CopyField::Null; self.wanted.len()];
+        places: &mut Vec<Place>,
+        mut next_field: impl FnMut() -> Result<Option<Place>, FieldError>,
+    ) -> Result<(), FieldError> {
+        places.clear();
+        places.resize(self.wanted.len(), Place::default());
         let mut index = 0;
         let mut current = None;
         for (field, place) in &self.wanted {
@@ -40,33 +43,65 @@ impl KeyFields {
                 current = Some(next_field()?.ok_or(FieldError::Missing(*field))?);
                 index += 1;
             }
-            if let (Some(key), Some(found)) = (keys.get_mut(*place), &current) {
-                *key = decode(found);
+            if let (Some(key), Some(found)) = (places.get_mut(*place), current) {
+                *key = found;
             }
         }
-        Ok(keys)
+        Ok(())
     }
 }
 
-/// Reads key fields of a line without its line end.
-pub(super) fn read_keys(shape: &CopyShape, keys: &KeyFields, line: &[u8]) -> Result<Vec<CopyField>, FieldError> {
+/// Where a field stands in its row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// It has escapes (text) or quotes (CSV).
+    pub(super) marked: bool,
+    /// It is NULL, where that is not said by its bytes: in binary.
+    pub(super) is_null: bool,
+}
+
+/// The key fields of a row, in the order in which they were asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyKeys<'a> {
+    pub(super) shape: &'a CopyShape,
+    pub(super) row: &'a [u8],
+    pub(super) places: &'a [Place],
+}
+
+impl<'a> CopyKeys<'a> {
+    /// Decodes them, one by one.
+    pub fn iter(self) -> impl Iterator<Item = CopyKey<'a>> {
+        self.places.iter().map(move |place| {
+            let bytes = self.row.get(place.start..place.end).unwrap_or_default();
+            match self.shape.format {
+                CopyFormat::Text => decode_text(self.shape, bytes, place.marked),
+                CopyFormat::Csv => decode_csv(self.shape, bytes, place.marked),
+                CopyFormat::Binary if place.is_null => CopyKey::Null,
+                CopyFormat::Binary => CopyKey::Binary(bytes),
+            }
+        })
+    }
+}
+
+/// Finds the key fields of a line without its line end.
+pub(super) fn find_keys(
+    shape: &CopyShape,
+    keys: &KeyFields,
+    line: &[u8],
+    places: &mut Vec<Place>,
+) -> Result<(), FieldError> {
     let mut at = Some(0);
     if shape.format == CopyFormat::Csv {
-        keys.collect(|| next_csv(shape, line, &mut at), |field| decode_csv(shape, field))
+        keys.collect(places, || next_csv(shape, line, &mut at))
     } else {
-        keys.collect(|| Ok(next_text(shape, line, &mut at)), |field| decode_text(shape, field))
+        keys.collect(places, || Ok(next_text(shape, line, &mut at)))
     }
-}
-
-/// A field as written.
-struct RawField<'a> {
-    bytes: &'a [u8],
-    /// It has escapes (text) or quotes (CSV).
-    marked: bool,
 }
 
 /// The field at `at`, which moves behind the delimiter, or to `None` behind the last field.
-fn next_text<'a>(shape: &CopyShape, line: &'a [u8], at: &mut Option<usize>) -> Option<RawField<'a>> {
+fn next_text(shape: &CopyShape, line: &[u8], at: &mut Option<usize>) -> Option<Place> {
     let start = (*at)?;
     let mut from = start;
     let mut marked = false;
@@ -91,25 +126,25 @@ fn next_text<'a>(shape: &CopyShape, line: &'a [u8], at: &mut Option<usize>) -> O
             }
         }
     };
-    Some(RawField { bytes: line.get(start..end)?, marked })
+    Some(Place { start, end, marked, is_null: false })
 }
 
-fn decode_text(shape: &CopyShape, field: &RawField<'_>) -> CopyField {
-    if field.bytes == shape.null {
-        return CopyField::Null;
+fn decode_text<'a>(shape: &CopyShape, bytes: &'a [u8], marked: bool) -> CopyKey<'a> {
+    if bytes == shape.null {
+        return CopyKey::Null;
     }
-    if !field.marked {
-        return CopyField::Text(field.bytes.to_vec());
+    if !marked {
+        return CopyKey::Text(Cow::Borrowed(bytes));
     }
-    let mut value = Vec::with_capacity(field.bytes.len());
-    let mut rest = field.bytes;
+    let mut value = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         let (plain, escape) = rest.split_at(at);
         value.extend_from_slice(plain);
         rest = decode_escape(escape, &mut value);
     }
     value.extend_from_slice(rest);
-    CopyField::Text(value)
+    CopyKey::Text(Cow::Owned(value))
 }
 
 /// Decodes the backslash escape at the front and returns what follows it.
@@ -155,7 +190,7 @@ fn hex_digit(digit: u8) -> u8 {
 }
 
 /// The field at `at`, which moves behind the delimiter, or to `None` behind the last field.
-fn next_csv<'a>(shape: &CopyShape, line: &'a [u8], at: &mut Option<usize>) -> Result<Option<RawField<'a>>, FieldError> {
+fn next_csv(shape: &CopyShape, line: &[u8], at: &mut Option<usize>) -> Result<Option<Place>, FieldError> {
     let Some(start) = *at else { return Ok(None) };
     let mut from = start;
     let mut marked = false;
@@ -175,7 +210,7 @@ fn next_csv<'a>(shape: &CopyShape, line: &'a [u8], at: &mut Option<usize>) -> Re
             }
         }
     };
-    Ok(line.get(start..end).map(|bytes| RawField { bytes, marked }))
+    Ok(Some(Place { start, end, marked, is_null: false }))
 }
 
 /// Place behind the closing quote of what starts behind the opening one.
@@ -200,13 +235,13 @@ fn quoted_end(shape: &CopyShape, line: &[u8], mut from: usize) -> Option<usize> 
     }
 }
 
-fn decode_csv(shape: &CopyShape, field: &RawField<'_>) -> CopyField {
-    if !field.marked {
-        return if field.bytes == shape.null { CopyField::Null } else { CopyField::Text(field.bytes.to_vec()) };
+fn decode_csv<'a>(shape: &CopyShape, bytes: &'a [u8], marked: bool) -> CopyKey<'a> {
+    if !marked {
+        return if bytes == shape.null { CopyKey::Null } else { CopyKey::Text(Cow::Borrowed(bytes)) };
     }
-    let mut value = Vec::with_capacity(field.bytes.len());
+    let mut value = Vec::with_capacity(bytes.len());
     let mut in_quote = false;
-    let mut bytes = field.bytes.iter().copied().peekable();
+    let mut bytes = bytes.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
         let next_is_mark = || bytes.clone().next().is_some_and(|next| next == shape.quote || next == shape.escape);
         if in_quote && byte == shape.escape && next_is_mark() {
@@ -217,15 +252,18 @@ fn decode_csv(shape: &CopyShape, field: &RawField<'_>) -> CopyField {
             value.push(byte);
         }
     }
-    CopyField::Text(value)
+    CopyKey::Text(Cow::Owned(value))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::CopyField;
     use super::*;
 
     fn keys(shape: &CopyShape, fields: &[usize], line: &[u8]) -> Result<Vec<CopyField>, FieldError> {
-        read_keys(shape, &KeyFields::new(fields), line)
+        let mut places = Vec::new();
+        find_keys(shape, &KeyFields::new(fields), line, &mut places)?;
+        Ok(CopyKeys { shape, row: line, places: &places }.iter().map(CopyField::from).collect())
     }
 
     fn text(value: &[u8]) -> CopyField {

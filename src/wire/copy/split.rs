@@ -1,11 +1,13 @@
 //! The splitter: pushed bytes in, header, rows and end marker out.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::binary::{self, Tuple, TupleScanner};
-use super::field::{self, FieldError, KeyFields};
+use super::field::{self, CopyKeys, FieldError, KeyFields, Place};
 use super::line::{Line, LineScanner};
-use super::{CopyError, CopyEvent, CopyFormat, CopyRow, CopyShape};
+use super::{CopyError, CopyEvent, CopyField, CopyFormat, CopyPiece, CopyRow, CopyShape};
 use crate::wire::limits::COPY_ROW_BYTES_MAX;
 
 /// Longest `\.` with its line end: what may follow a row's content before its end is seen.
@@ -14,12 +16,13 @@ const MARKER_BYTES_MAX: usize = 4;
 /// Cuts COPY FROM data into rows, whatever the pieces it comes in.
 ///
 /// ```text
-/// loop: push(piece); while let Some(event) = next_event()? { … }
-/// end:  finish();    while let Some(event) = next_event()? { … }
+/// loop: push(data); while let Some(piece) = next_piece()? { … }
+/// end:  finish();   while let Some(piece) = next_piece()? { … }
 /// ```
+/// Pieces are parts of what was pushed; [`CopySplitter::next_event`] gives the same as values of their own.
 ///
 /// # Invariants
-/// Without an error, the bytes of all events are the bytes pushed, in order; only what follows `\.` is dropped,
+/// Without an error, the bytes of all pieces are the bytes pushed, in order; only what follows `\.` is dropped,
 /// and a single byte left after the last binary tuple. Buffers what was pushed and not yet returned, no more.
 #[derive(Debug)]
 pub struct CopySplitter {
@@ -27,6 +30,10 @@ pub struct CopySplitter {
     keys: KeyFields,
     row_bytes_max: usize,
     buffer: BytesMut,
+    /// So much of the buffer has been returned.
+    taken: usize,
+    /// Where the key fields of the row just returned are.
+    places: Vec<Place>,
     lines: LineScanner,
     tuples: TupleScanner,
     header_due: bool,
@@ -34,9 +41,16 @@ pub struct CopySplitter {
     over: bool,
     /// No more will be pushed.
     ended: bool,
-    /// Event that stood behind the row just returned.
-    next: Option<CopyEvent>,
+    /// Bytes of the marker that stands behind the row just returned.
+    marker: Option<usize>,
     failed: Option<CopyError>,
+}
+
+/// What stands next in the buffer.
+enum Found {
+    Header(Range<usize>),
+    Row { place: Range<usize>, fields: Option<usize> },
+    End(Range<usize>),
 }
 
 impl CopySplitter {
@@ -47,12 +61,14 @@ impl CopySplitter {
             keys: KeyFields::new(&key_fields),
             row_bytes_max: COPY_ROW_BYTES_MAX,
             buffer: BytesMut::new(),
+            taken: 0,
+            places: Vec::new(),
             lines: LineScanner::new(&shape, true),
             tuples: TupleScanner::default(),
             header_due: shape.header || shape.format == CopyFormat::Binary,
             over: false,
             ended: false,
-            next: None,
+            marker: None,
             failed: shape.check().err(),
             shape,
         }
@@ -75,11 +91,12 @@ impl CopySplitter {
         self
     }
 
-    /// Takes the next piece of data. To keep the buffer small, read all events before the next piece.
+    /// Takes more data. To keep the buffer small, read all pieces before.
     pub fn push(&mut self, data: &[u8]) {
         if self.failed.is_some() || data.is_empty() {
             return;
         }
+        self.buffer.advance(std::mem::take(&mut self.taken));
         if !self.over {
             self.buffer.extend_from_slice(data);
         } else if self.shape.format == CopyFormat::Binary {
@@ -94,16 +111,71 @@ impl CopySplitter {
 
     /// Bytes pushed and not yet returned.
     pub fn buffered_bytes(&self) -> usize {
-        self.buffer.len()
+        self.rest().len()
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.buffer.get(self.taken..).unwrap_or_default()
+    }
+
+    /// Goes behind the next bytes.
+    fn take(&mut self, bytes: usize) -> Range<usize> {
+        let start = self.taken;
+        self.taken = (start + bytes).min(self.buffer.len());
+        start..self.taken
     }
 
     /// The next header, row or end marker; `None` until more is pushed, or behind the last one.
     ///
     /// # Errors
     /// PostgreSQL's own complaints about the data. See [`CopyError`] for those after which one may go on.
+    pub fn next_piece(&mut self) -> Result<Option<CopyPiece<'_>>, CopyError> {
+        let found = match self.find() {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error @ (CopyError::MissingField { .. } | CopyError::UnterminatedQuote { .. })) => return Err(error),
+            Err(error) => {
+                self.fail(error.clone());
+                return Err(error);
+            }
+        };
+        let bytes = |place| self.buffer.get::<Range<usize>>(place).unwrap_or_default();
+        Ok(Some(match found {
+            Found::Header(place) => CopyPiece::Header(bytes(place)),
+            Found::End(place) => CopyPiece::End(bytes(place)),
+            Found::Row { place, fields } => {
+                let row = bytes(place);
+                let keys = CopyKeys { shape: &self.shape, row, places: &self.places };
+                CopyPiece::Row { bytes: row, fields, keys }
+            }
+        }))
+    }
+
+    /// As [`Self::next_piece`], for who keeps it or changes it.
+    ///
+    /// # Errors
+    /// As [`Self::next_piece`].
     pub fn next_event(&mut self) -> Result<Option<CopyEvent>, CopyError> {
-        if let Some(event) = self.next.take() {
-            return Ok(Some(event));
+        Ok(self.next_piece()?.map(|piece| match piece {
+            CopyPiece::Header(bytes) => CopyEvent::Header(Bytes::copy_from_slice(bytes)),
+            CopyPiece::End(bytes) => CopyEvent::End(Bytes::copy_from_slice(bytes)),
+            CopyPiece::Row { bytes, fields, keys } => {
+                let keys = keys.iter().map(CopyField::from).collect();
+                CopyEvent::Row(CopyRow { bytes: Bytes::copy_from_slice(bytes), fields, keys })
+            }
+        }))
+    }
+
+    fn fail(&mut self, error: CopyError) {
+        self.failed = Some(error);
+        self.marker = None;
+        self.buffer = BytesMut::new();
+        self.taken = 0;
+    }
+
+    fn find(&mut self) -> Result<Option<Found>, CopyError> {
+        if let Some(bytes) = self.marker.take() {
+            return Ok(Some(Found::End(self.take(bytes))));
         }
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -111,89 +183,82 @@ impl CopySplitter {
         if self.over {
             return Ok(None);
         }
-        let result = if self.shape.format == CopyFormat::Binary { self.next_binary() } else { self.next_line() };
-        match &result {
-            Ok(_) | Err(CopyError::MissingField { .. } | CopyError::UnterminatedQuote { .. }) => {}
-            Err(error) => self.fail(error.clone()),
-        }
-        result
+        if self.shape.format == CopyFormat::Binary { self.find_tuple() } else { self.find_line() }
     }
 
-    fn fail(&mut self, error: CopyError) {
-        self.failed = Some(error);
-        self.next = None;
-        self.buffer = BytesMut::new();
-    }
-
-    fn next_line(&mut self) -> Result<Option<CopyEvent>, CopyError> {
-        match self.lines.next_line(&self.buffer, self.ended)? {
+    fn find_line(&mut self) -> Result<Option<Found>, CopyError> {
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        match self.lines.next_line(rest, self.ended)? {
             Line::More => {
-                self.check_bytes(self.buffer.len().saturating_sub(MARKER_BYTES_MAX))?;
+                self.check_bytes(rest.len().saturating_sub(MARKER_BYTES_MAX))?;
                 Ok(None)
             }
-            Line::Whole { content, end } => self.line(content, end),
-            Line::Rest if self.buffer.is_empty() => Ok(None),
-            Line::Rest => self.line(self.buffer.len(), self.buffer.len()),
+            Line::Whole { content, end } => self.line(content, end).map(Some),
+            Line::Rest if rest.is_empty() => Ok(None),
+            Line::Rest => {
+                let bytes = rest.len();
+                self.line(bytes, bytes).map(Some)
+            }
             Line::Marker { content, end } => {
                 self.over = true;
-                let mut whole = std::mem::take(&mut self.buffer);
-                let mut marker = whole.split_to(end.min(whole.len()));
-                self.buffer = marker.split_to(content.min(marker.len()));
-                let marker = CopyEvent::End(marker.freeze());
+                self.buffer.truncate(self.taken + end);
                 if content == 0 {
-                    return Ok(Some(marker));
+                    return Ok(Some(Found::End(self.take(end))));
                 }
-                self.next = Some(marker);
-                self.line(content, content)
+                self.marker = Some(end - content);
+                self.line(content, content).map(Some)
             }
         }
     }
 
-    /// Takes a line off the buffer: the header or a row.
-    fn line(&mut self, content: usize, end: usize) -> Result<Option<CopyEvent>, CopyError> {
+    /// Takes a line: the header or a row.
+    fn line(&mut self, content: usize, end: usize) -> Result<Found, CopyError> {
         self.check_bytes(end)?;
-        let bytes = self.buffer.split_to(end.min(self.buffer.len())).freeze();
+        let place = self.take(end);
         if std::mem::take(&mut self.header_due) {
-            return Ok(Some(CopyEvent::Header(bytes)));
+            return Ok(Found::Header(place));
         }
-        let line = bytes.get(..content).unwrap_or_default();
-        match field::read_keys(&self.shape, &self.keys, line) {
-            Ok(keys) => Ok(Some(CopyEvent::Row(CopyRow { bytes, fields: None, keys }))),
-            Err(error) => Err(field_error(error, bytes)),
+        let row = self.buffer.get(place.clone()).unwrap_or_default();
+        let line = row.get(..content).unwrap_or_default();
+        match field::find_keys(&self.shape, &self.keys, line, &mut self.places) {
+            Ok(()) => Ok(Found::Row { place, fields: None }),
+            Err(error) => Err(field_error(error, row)),
         }
     }
 
-    fn next_binary(&mut self) -> Result<Option<CopyEvent>, CopyError> {
+    fn find_tuple(&mut self) -> Result<Option<Found>, CopyError> {
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
         if self.header_due {
-            let Some(end) = binary::header_bytes(&self.buffer, self.ended)? else {
-                self.check_bytes(self.buffer.len())?;
+            let Some(end) = binary::header_bytes(rest, self.ended)? else {
+                self.check_bytes(rest.len())?;
                 return Ok(None);
             };
             self.check_bytes(end)?;
             self.header_due = false;
-            return Ok(Some(CopyEvent::Header(self.buffer.split_to(end.min(self.buffer.len())).freeze())));
+            return Ok(Some(Found::Header(self.take(end))));
         }
-        match self.tuples.next_tuple(&self.buffer, self.ended, self.row_bytes_max)? {
+        match self.tuples.next_tuple(rest, self.ended, self.row_bytes_max)? {
             Tuple::More => Ok(None),
             Tuple::Rest => {
-                self.buffer.clear();
+                self.taken = self.buffer.len();
                 Ok(None)
             }
             Tuple::Whole { fields, end } => {
-                let bytes = self.buffer.split_to(end.min(self.buffer.len())).freeze();
-                match binary::read_keys(&self.keys, &bytes) {
-                    Ok(keys) => Ok(Some(CopyEvent::Row(CopyRow { bytes, fields: Some(fields), keys }))),
-                    Err(error) => Err(field_error(error, bytes)),
+                let place = self.take(end);
+                let row = self.buffer.get(place.clone()).unwrap_or_default();
+                match binary::find_keys(&self.keys, row, &mut self.places) {
+                    Ok(()) => Ok(Some(Found::Row { place, fields: Some(fields) })),
+                    Err(error) => Err(field_error(error, row)),
                 }
             }
             Tuple::Trailer => {
                 self.over = true;
-                let bytes = self.buffer.split_to(binary::TRAILER.len().min(self.buffer.len())).freeze();
-                if !self.buffer.is_empty() {
+                let place = self.take(binary::TRAILER.len());
+                if self.taken < self.buffer.len() {
                     // The trailer itself is right, and may have been returned before the rest came.
-                    self.fail(CopyError::DataAfterEnd);
+                    self.failed = Some(CopyError::DataAfterEnd);
                 }
-                Ok(Some(CopyEvent::End(bytes)))
+                Ok(Some(Found::End(place)))
             }
         }
     }
@@ -203,7 +268,8 @@ impl CopySplitter {
     }
 }
 
-fn field_error(error: FieldError, row: Bytes) -> CopyError {
+fn field_error(error: FieldError, row: &[u8]) -> CopyError {
+    let row = Bytes::copy_from_slice(row);
     match error {
         FieldError::Missing(field) => CopyError::MissingField { field, row },
         FieldError::UnterminatedQuote => CopyError::UnterminatedQuote { row },
@@ -212,7 +278,6 @@ fn field_error(error: FieldError, row: Bytes) -> CopyError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::CopyField;
     use super::*;
 
     /// Everything that comes out of these pieces: `H:`, `R:`, `E:` events, then the final error.

@@ -23,7 +23,9 @@ fn queries(run: i64) -> Vec<Exchange> {
             .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'ö'), (1, 3, nothing), (1, 4, 'x')")
             .query("INSERT INTO ledger (run, part, note) VALUES (1, 2, 'x'), ('one', 3, 'x') RETURNING nothing")
             .query("UPDATE items SET n = nothing WHERE n = 77")
-            .query("SELECT name, count(nothing) FROM items GROUP BY name ORDER BY 2 LIMIT 3"),
+            .query("SELECT name, count(nothing) FROM items GROUP BY name ORDER BY 2 LIMIT 3")
+            .query("SELECT pg_backend_pid() > 0 AS 'ä'")
+            .query("PREPARE p AS SELECT nothing FROM items"),
         Exchange::new("simple: unknown table and column")
             .query("SELECT * FROM nowhere")
             .query("SELECT nothing FROM items"),
@@ -104,6 +106,28 @@ fn transactions(run: i64) -> Vec<Exchange> {
             .query("ROLLBACK")
             .query("SELECT 1")
             .writes(0, 5)
+            .spans(),
+        Exchange::new("transaction: failed, and then nothing of the language")
+            .query("BEGIN")
+            .query("SELECT 1/0")
+            .query("SELEKT 1")
+            .query("  SELECT name FROM items WHERE ORDER BY 1")
+            .query("SELECT 1; SELECT FROM WHERE; SELECT 2")
+            .query("UPDATE items SET")
+            .query("CREATE TABL x ()")
+            .query("SELECT nothing FROM nowhere")
+            .query("ROLLBACK")
+            .query("SELECT 1")
+            .spans(),
+        Exchange::new("transaction: failed behind a savepoint, and then nothing of the language")
+            .query("BEGIN")
+            .query(&insert(run, [1]))
+            .query("SAVEPOINT s")
+            .query("SELECT 1/0")
+            .query("SELEKT 1")
+            .query("ROLLBACK TO s")
+            .query("COMMIT")
+            .writes(1, 7)
             .spans(),
         Exchange::new("transaction: COMMIT of a failed one")
             .query("BEGIN")
