@@ -19,13 +19,8 @@ SHELL := /bin/bash
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
-<<<<<<< HEAD
-.PHONY: faults saturation cluster-long
-.PHONY: generator generator-control simulate simulate-reshard
-=======
 .PHONY: faults reads saturation cluster-long
-.PHONY: generator generator-control simulate
->>>>>>> main
+.PHONY: generator generator-control simulate simulate-reshard
 .PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

@@ -452,8 +452,8 @@ impl Machine {
             (Command::Resume, Some(record)) => Record { is_paused: false, ..record },
             (Command::Reverse, Some(record)) => {
                 let phase = if record.phase == Phase::Moved { Phase::Moving } else { record.phase };
-                let wanted = record.before.clone();
-                Record { phase, wanted, is_reversed: true, is_paused: false, step: None, ..record }
+                let (before, wanted) = (record.wanted.clone(), record.before.clone());
+                Record { phase, before, wanted, is_reversed: true, is_paused: false, step: None, ..record }
             }
             (Command::Finish | Command::Cancel, Some(record)) => {
                 Record { phase: Phase::Cleaning, step: None, ..record }

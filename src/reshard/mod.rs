@@ -27,7 +27,7 @@ pub use record::{Phase, Record, Step};
 pub struct Settings {
     /// How long a step should stop statements; the number of rows is chosen for it.
     pub pause_aim: Duration,
-    /// A step that takes longer is undone and tried again with fewer rows.
+    /// A step that is not ready to commit by then is undone and tried again with fewer rows.
     pub pause_max: Duration,
     /// How much of `pause_max` may go by until what runs has ended.
     pub quiet_max: Duration,
@@ -65,8 +65,8 @@ impl Default for Settings {
         let ms = Duration::from_millis;
         Self {
             pause_aim: ms(100),
-            pause_max: ms(450),
-            quiet_max: ms(200),
+            pause_max: ms(350),
+            quiet_max: ms(150),
             rest_times: 3,
             rows_first: 500,
             rows_max: 20_000,

@@ -58,7 +58,7 @@ pub struct Record {
     pub is_paused: bool,
     /// It goes back.
     pub is_reversed: bool,
-    /// Owners when it began.
+    /// Owners when it began; once it goes back, those that it was to have.
     pub before: BucketMap,
     /// Owners at the end.
     pub wanted: BucketMap,

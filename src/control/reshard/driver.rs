@@ -389,7 +389,7 @@ impl Driver {
         let number = step.number;
         let moved = timeout(limit, self.try_move(&step)).await;
         match moved {
-            Ok(Ok(rows)) => return Event::Moved { number, rows },
+            Ok(Ok(rows)) => Event::Moved { number, rows },
             Ok(Err(NotMoved { reason, is_final })) => {
                 tracing::info!(number, reason, is_final, "a step is undone");
                 self.tables = None;

@@ -134,7 +134,7 @@ impl Ground {
 
     /// Whatever a job could have left on the servers.
     pub fn leftovers(&self) -> Vec<String> {
-        let sql = "SELECT 'prepared ' || gid FROM pg_prepared_xacts \
+        let sql = "SELECT 'prepared ' || gid FROM pg_prepared_xacts WHERE gid LIKE 'ostrakon-reshard-%' \
                    UNION ALL SELECT 'index ' || relname FROM pg_class WHERE relname LIKE 'ostrakon%' AND relkind = 'i' AND relnamespace = 'public'::regnamespace \
                    UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE slot_type = 'logical' \
                    UNION ALL SELECT 'publication ' || pubname FROM pg_publication \

@@ -108,30 +108,30 @@ fn every_row_is_there_once_whatever_happens() {
 }
 
 /// How many of these seeds break a rule of the judge.
-fn broken(rules: Rules) -> usize {
-    (1..=20).filter(|seed| !run(*seed, rules).broken.is_empty()).count()
+fn broken(rules: Rules, seeds: u64) -> usize {
+    (1..=seeds).filter(|seed| !run(*seed, rules).broken.is_empty()).count()
 }
 
 #[test]
 fn without_the_gate_rows_are_lost() {
-    let found = broken(Rules { close_gate: false, ..ALL_RULES });
+    let found = broken(Rules { close_gate: false, ..ALL_RULES }, 20);
     assert!(found > 5, "{found} of 20");
 }
 
 #[test]
 fn a_decision_before_both_are_prepared_loses_rows() {
-    let found = broken(Rules { prepare_first: false, ..ALL_RULES });
-    assert!(found > 1, "{found} of 20");
+    let found = broken(Rules { prepare_first: false, ..ALL_RULES }, 40);
+    assert!(found > 1, "{found} of 40");
 }
 
 #[test]
 fn serving_before_the_last_step_is_settled_shows_halves() {
-    let found = broken(Rules { settle_first: false, ..ALL_RULES });
-    assert!(found > 1, "{found} of 20");
+    let found = broken(Rules { settle_first: false, ..ALL_RULES }, 60);
+    assert!(found > 0, "{found} of 60");
 }
 
 #[test]
 fn a_job_that_does_not_clean_up_is_noticed() {
-    let found = broken(Rules { clean: false, ..ALL_RULES });
+    let found = broken(Rules { clean: false, ..ALL_RULES }, 20);
     assert!(found > 5, "{found} of 20");
 }
