@@ -2,6 +2,7 @@
 # make down   stop it
 # make test   run every test; of tests/clients psql, pg_dump, psycopg 3, asyncpg, SQLAlchemy and Django
 # make clients  install and run every client program, write docs/reference/clients.md
+# make reads  a million writes, each read back over replicas that replay late, on one shard and on two
 # make cluster-long  kill -9 for ten minutes, 1,000 migrations that fail, 3,000,000 sorted rows
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
-.PHONY: faults saturation cluster-long
+.PHONY: faults reads saturation cluster-long
 .PHONY: generator generator-control simulate
 .PHONY: bench bench-quick
 
@@ -47,6 +48,10 @@ clients: postgresql
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
 	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
+
+reads: postgresql
+	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \
+	cargo test --locked --release --test reads freshness -- --nocapture --test-threads 1
 
 cluster-long: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test cluster --no-capture \

@@ -16,7 +16,7 @@
 //! | 6 | `backend` |
 //! | 7 | `executor` `control` |
 //! | 8 | `admin` |
-//! | 9 | `frontend` |
+//! | 9 | `frontend` `http` |
 //! | 10 | `config` |
 //! | 11 | `server` |
 //! | 12 | `cli` |
@@ -57,6 +57,7 @@ pub mod executor;
 pub mod admin;
 
 pub mod frontend;
+pub mod http;
 
 pub mod config;
 

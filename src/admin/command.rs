@@ -19,6 +19,8 @@ pub(super) enum Command {
     Explain(String),
     /// RECONNECT
     Reconnect,
+    /// FORGET PROXY name
+    ForgetProxy { name: String },
     /// PAUSE [seconds]
     Pause(u64),
     /// RESUME
@@ -60,6 +62,9 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Show { view, json }
     } else if words.take("RECONNECT") {
         Command::Reconnect
+    } else if words.take("FORGET") {
+        words.expect("PROXY")?;
+        Command::ForgetProxy { name: words.name()? }
     } else if words.take("PAUSE") {
         let seconds = if words.is_over() { PAUSE_S } else { words.number(1..=PAUSE_S_MAX)? };
         Command::Pause(seconds)

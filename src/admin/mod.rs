@@ -8,6 +8,7 @@ mod command;
 mod control;
 mod drift;
 mod pool_views;
+mod proxies;
 mod reference;
 pub mod status_document;
 
@@ -35,6 +36,8 @@ pub const DATABASE: &str = "ostrakon";
 pub struct Admin {
     cluster: Arc<Cluster>,
     store: Arc<dyn Store>,
+    /// The name of this proxy among those that share the store.
+    proxy_name: Option<String>,
     clients: Clients,
     reload: OnceLock<Arc<dyn Reload>>,
 }
@@ -52,9 +55,9 @@ enum Answer {
 }
 
 impl Admin {
-    /// Puts the parts together.
-    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>) -> Self {
-        Self { cluster, store, clients: Clients::default(), reload: OnceLock::new() }
+    /// Puts the parts together; `proxy_name` is that of this proxy among those that share the store.
+    pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, proxy_name: Option<String>) -> Self {
+        Self { cluster, store, proxy_name, clients: Clients::default(), reload: OnceLock::new() }
     }
 
     /// The clients that are shown.
@@ -85,6 +88,10 @@ impl Admin {
             Command::Table { name, placement } => {
                 self.declare(name, placement).await?;
                 Ok(Answer::Done("TABLE"))
+            }
+            Command::ForgetProxy { name } => {
+                self.forget_proxy(&name).await?;
+                Ok(Answer::Done("FORGET PROXY"))
             }
             Command::Reconnect => {
                 self.cluster.pools.retire_all();

@@ -104,6 +104,16 @@ pub(super) const VIEWS: &[ViewSpec] = &[
         ],
     },
     ViewSpec {
+        name: "proxies",
+        about: "The proxies that share the store; none where it is embedded.",
+        columns: &[
+            ("name", "the proxy's name"),
+            ("listen", "where its clients connect"),
+            ("version", "its version"),
+            ("this", "it is the one that answers"),
+        ],
+    },
+    ViewSpec {
         name: "help",
         about: "All commands.",
         columns: &[("command", "what to write"), ("about", "what it does")],
@@ -117,6 +127,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("TABLE REFERENCE name", "keeps a copy of a table on every shard"),
     ("TABLE SINGLE name [HOME shard]", "keeps a table whole on one shard"),
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
+    ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
     (
         "PAUSE [seconds]",

@@ -45,14 +45,27 @@ impl Admin {
             let mut next = topology.clone();
             next.epoch = Epoch(topology.epoch.0 + 1);
             next.tables.declared.insert(name.clone(), placement);
-            self.check(&topology, &next, &name).await?;
-            match save_topology(self.store.as_ref(), &next, Some(revision)).await {
+            // One shard takes every row, whatever a proxy thinks of its table.
+            if topology.shards.len() > 1 {
+                self.bring_others_to_rest(revision).await?;
+            }
+            let saved = match self.check(&topology, &next, &name).await {
+                Ok(()) => save_topology(self.store.as_ref(), &next, Some(revision)).await,
+                Err(error) => {
+                    self.let_others_go_on().await;
+                    return Err(error);
+                }
+            };
+            match saved {
                 Ok(_) => {
                     self.cluster.topology.store(Arc::new(next));
                     return Ok(());
                 }
                 Err(crate::store::StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(store_error(error)),
+                Err(error) => {
+                    self.let_others_go_on().await;
+                    return Err(store_error(error));
+                }
             }
         }
         Err(ClientError::new(ErrorId::TopologyMoved, "the topology changes too fast").with_hint("Try again."))

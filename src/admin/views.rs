@@ -33,6 +33,7 @@ impl Admin {
             "drift" => self.drift_rows(&topology).await?,
             "pools" => self.pool_rows(),
             "help" => help_rows(),
+            "proxies" => self.proxy_rows().await?,
             "servers" => self.server_rows(&topology),
             "clients" => self.client_rows(&topology),
             _ => json!([{ "version": env!("CARGO_PKG_VERSION") }]),

@@ -13,6 +13,7 @@ mod open;
 pub mod pause;
 pub mod pool;
 pub mod pools;
+pub mod replicas;
 pub mod schema;
 mod servers_tls;
 

@@ -19,6 +19,7 @@ mod passwords;
 mod progress;
 mod proxy;
 mod serve;
+mod shared;
 mod signals;
 mod status;
 mod table;

@@ -75,6 +75,14 @@ pub fn control(config: &Config, path: &Path) -> Result<Option<Secret>, Failure> 
     }
 }
 
+/// A password by itself.
+///
+/// # Errors
+/// As [`access`].
+pub fn secret(source: &PasswordSource, path: &Path) -> Result<Secret, Failure> {
+    fetch(source, path.parent().unwrap_or(Path::new(".")))
+}
+
 fn fetch(source: &PasswordSource, directory: &Path) -> Result<Secret, Failure> {
     let secret = match source {
         PasswordSource::Text(text) => text.clone(),

@@ -45,6 +45,11 @@ impl Proxy {
         self.running.address
     }
 
+    /// Where health is asked for.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.running.http
+    }
+
     /// Waits for it to end by itself, which it never should.
     ///
     /// # Cancel safety

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 
@@ -11,15 +10,17 @@ use super::directory::Lock;
 use super::output::{self, Output};
 use super::proxy::Proxy;
 use super::signals::StopSignals;
-use super::{Failure, check, passwords};
+use super::{Failure, check, passwords, shared};
 use crate::backend::PoolSettings;
+use crate::backend::replicas::ReplicaSettings;
 use crate::config::{Config, UserConfig};
 use crate::executor::MergeLimits;
+use crate::executor::reads::ReadSettings;
 use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
 use crate::server::Settings;
 use crate::server::reload::ReadAgain;
-use crate::store::{self, EmbeddedStore, Store};
+use crate::store::{self, Store, StoreError};
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -33,17 +34,22 @@ pub struct ServeArguments {
 pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failure> {
     let mut signals = StopSignals::listen()?;
     let config = check::load(&arguments.config)?;
-    let listen = resolve(&config.proxy.listen).await?;
+    let listen = resolve("[proxy]", &config.proxy.listen).await?;
     let directory = &config.proxy.data;
     account::make_directory(directory)?;
     let _lock = Lock::take(directory)?;
     port::check_free(listen, " or change [proxy] listen")?;
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&directory.join("store.redb"))?);
+    let shared::Opened { store, proxy_name } = shared::open(&config, &arguments.config)?;
     let epoch = bring_up_to_date(&config, &arguments.config, store.as_ref()).await?;
+    let http = match &config.http.listen {
+        Some(listen) => Some(resolve("[http]", listen).await?),
+        None => None,
+    };
     let path = arguments.config.clone();
-    let read_again = ReadAgain::new(move || read_again(&path, listen).map_err(|failure| failure.to_string()));
+    let read_again = ReadAgain::new(move || read_again(&path, listen, http).map_err(|failure| failure.to_string()));
     let settings = settings(&config, &arguments.config, listen)?;
-    let starting = Proxy::start(Settings { read_again: Some(read_again), ..settings }, store);
+    let settings = Settings { proxy_name, http, read_again: Some(read_again), ..settings };
+    let starting = Proxy::start(settings, store);
     let mut proxy = tokio::select! {
         proxy = starting => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the proxy was ready")),
@@ -51,9 +57,12 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     let address = proxy.address();
     match output {
         Output::Json => output::json(&serde_json::json!({
-            "listen": address, "data": directory, "pid": std::process::id(), "epoch": epoch,
+            "listen": address, "data": directory, "pid": std::process::id(), "epoch": epoch, "http": proxy.http(),
         }))?,
-        Output::Table => output::line(&format!("serving {} on {address}, epoch {epoch}", config.proxy.database))?,
+        Output::Table => {
+            let by = epoch.map_or_else(|| "by its last known topology".to_owned(), |epoch| format!("epoch {epoch}"));
+            output::line(&format!("serving {} on {address}, {by}", config.proxy.database))?;
+        }
     }
     let ended_by_itself = tokio::select! {
         () = signals.next() => false,
@@ -67,30 +76,46 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     Ok(())
 }
 
-/// Makes the store's topology from the file, or takes over what the file may change. Gives the epoch.
-async fn bring_up_to_date(config: &Config, path: &Path, store: &dyn Store) -> Result<u64, Failure> {
-    let Some((stored, revision)) = store::load_topology(store).await? else {
-        let topology = config.to_topology();
-        store::save_topology(store, &topology, None).await?;
-        return Ok(topology.epoch.0);
-    };
+/// Makes the store's topology from the file, or takes over what the file may change. Gives the epoch; none where
+/// the store cannot be reached, which need not keep the proxy from starting.
+async fn bring_up_to_date(config: &Config, path: &Path, store: &dyn Store) -> Result<Option<u64>, Failure> {
     let name = path.display().to_string();
-    let topology = config.reconcile(&stored).map_err(|errors| check::mistakes(&name, &errors))?;
-    if topology.epoch != stored.epoch {
-        store::save_topology(store, &topology, Some(revision)).await?;
+    loop {
+        let loaded = match store::load_topology(store).await {
+            Err(StoreError::Unavailable { reason }) => {
+                tracing::warn!(reason, "the store cannot be reached");
+                return Ok(None);
+            }
+            loaded => loaded?,
+        };
+        let (topology, revision) = match &loaded {
+            None => (config.to_topology(), None),
+            Some((stored, revision)) => {
+                (config.reconcile(stored).map_err(|errors| check::mistakes(&name, &errors))?, Some(*revision))
+            }
+        };
+        if loaded.is_some_and(|(stored, _)| stored.epoch == topology.epoch) {
+            return Ok(Some(topology.epoch.0));
+        }
+        match store::save_topology(store, &topology, revision).await {
+            // Another proxy starts, too, or changes something.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(Some(topology.epoch.0)),
+        }
     }
-    Ok(topology.epoch.0)
 }
 
 /// The settings as the file says now. An address that says the same is the one in use.
-fn read_again(path: &Path, listen: SocketAddr) -> Result<Settings, Failure> {
+fn read_again(path: &Path, listen: SocketAddr, http: Option<SocketAddr>) -> Result<Settings, Failure> {
     let config = check::load(path)?;
     let written = config.proxy.listen.parse().unwrap_or(listen);
-    settings(&config, path, written)
+    let http = config.http.listen.as_ref().and_then(|text| text.parse().ok().or(http));
+    Ok(Settings { http, ..settings(&config, path, written)? })
 }
 
-async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {
-    let failure = |reason: String| Failure::new(format!("[proxy] listen: {listen} is no address: {reason}"));
+async fn resolve(section: &str, listen: &str) -> Result<SocketAddr, Failure> {
+    let failure = |reason: String| Failure::new(format!("{section} listen: {listen} is no address: {reason}"));
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| failure(error.to_string()))?;
     addresses.next().ok_or_else(|| failure("the name has none".to_owned()))
 }
@@ -116,6 +141,14 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             rows_max: config.merge.rows_max,
             bytes_max: config.merge.bytes_max,
             gather_bytes_max: config.merge.gather_bytes_max,
+        },
+        reads: ReadSettings { read_from: config.replicas.read_from, users: of_users(config, |user| user.read_from) },
+        replicas: ReplicaSettings {
+            lag_max: config.replicas.lag_max,
+            wait_max: config.replicas.wait_max,
+            sample_pause: config.replicas.sample_pause,
+            zone: config.replicas.zone.clone(),
+            ..ReplicaSettings::default()
         },
         unix_socket_dir: config.proxy.unix_socket_dir.clone(),
         pool_mode: config.pool.mode,

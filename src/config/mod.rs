@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod read;
 mod reader;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -20,12 +21,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::tls::TlsMode;
-use crate::session::PoolMode;
+use crate::session::{PoolMode, ReadFrom};
 use crate::topology::{Role, TableName};
 
 pub use crate::base::Secret;
 pub use auth::{AuthConfig, AuthQuery, PasswordSource};
 pub use error::{ConfigError, Position};
+pub use store::{EtcdConfig, StoreConfig};
 pub use tls::{ServersTlsConfig, TlsConfig};
 
 /// A whole `ostrakon.toml`.
@@ -35,8 +37,14 @@ pub struct Config {
     pub file_name: String,
     /// `[proxy]`
     pub proxy: ProxyConfig,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[http]`
+    pub http: HttpConfig,
     /// `[pool]`
     pub pool: PoolConfig,
+    /// `[replicas]`
+    pub replicas: ReplicasConfig,
     /// `[merge]`
     pub merge: MergeConfig,
     /// `[control]`
@@ -88,6 +96,13 @@ pub struct ProxyConfig {
     pub workers: Option<usize>,
 }
 
+/// `[http]`: what load balancers and monitors ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Address and port; default: none, nothing is served.
+    pub listen: Option<String>,
+}
+
 /// `[pool]`: connections to the nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
@@ -109,6 +124,21 @@ pub struct PoolConfig {
     pub connects_max: usize,
     /// Connections to one node that may be begun in a second; default 100.
     pub connects_per_s: usize,
+}
+
+/// `[replicas]`: reads from replicas.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicasConfig {
+    /// Where reads go that say nothing themselves; default `primary`.
+    pub read_from: ReadFrom,
+    /// The proxy's own zone; default: none.
+    pub zone: String,
+    /// A replica that is further behind gets no reads; default 10 s.
+    pub lag_max: Duration,
+    /// How long a read may wait for a replica that is about to have what its session has seen; default 10 ms.
+    pub wait_max: Duration,
+    /// Pause between two samples; default 50 ms.
+    pub sample_pause: Duration,
 }
 
 /// `[merge]`: what one statement over several shards may hold in memory.
@@ -140,6 +170,8 @@ pub struct UserConfig {
     pub password: Option<PasswordSource>,
     /// When its sessions give their connections back; default: that of `[pool]`.
     pub pool_mode: Option<PoolMode>,
+    /// Where its reads go; default: that of `[replicas]`.
+    pub read_from: Option<ReadFrom>,
     /// Most connections to one node for this user; default: that of `[pool]`.
     pub pool_size: Option<usize>,
     /// Most clients of this user at a time; default: `clients_max_per_user`.

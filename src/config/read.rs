@@ -8,12 +8,13 @@ use toml::de::DeTable;
 use super::auth;
 use super::error::{Report, nearest};
 use super::reader::{At, Section};
+use super::store;
 use super::tls;
 use super::{
-    Config, ControlConfig, MergeConfig, NodeConfig, PoolConfig, ProxyConfig, ShardConfig, TableConfig, TablePlacement,
-    UserConfig,
+    Config, ControlConfig, HttpConfig, MergeConfig, NodeConfig, PoolConfig, ProxyConfig, ReplicasConfig, ShardConfig,
+    TableConfig, TablePlacement, UserConfig,
 };
-use crate::session::PoolMode;
+use crate::session::{PoolMode, ReadFrom};
 use crate::topology::ring::WEIGHT_NORMAL;
 use crate::topology::{Role, TableName};
 use crate::wire::limits::MESSAGE_BYTES_MAX;
@@ -47,7 +48,10 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     }
     let mut root = Section::new("", document.get_ref(), 0);
     let proxy = read_proxy(root.section("proxy", report), report);
+    let store = store::read(root.section("store", report), report);
+    let http = read_http(root.section("http", report), report);
     let pool = read_pool(root.section("pool", report), report);
+    let replicas = read_replicas(root.section("replicas", report), report);
     let merge = read_merge(root.section("merge", report), report);
     let control = read_control(root.section("control", report), report);
     let auth = auth::read(&mut root, report);
@@ -65,7 +69,10 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     Some(Config {
         file_name: report.file_name().to_owned(),
         proxy,
+        store,
+        http,
         pool,
+        replicas,
         merge,
         control,
         auth,
@@ -99,13 +106,8 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
         report.at_offset(0, "the section [proxy] is missing", Some(hint));
         return proxy;
     };
-    if let Some(listen) = section.text("listen", report) {
-        let port = listen.value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            let hint = "write an address and a port: \"127.0.0.1:6432\"".to_owned();
-            report.at_offset(listen.offset, format!("listen is no address: {:?}", listen.value), Some(hint));
-        }
-        proxy.listen = listen.value;
+    if let Some(listen) = read_address(&mut section, "127.0.0.1:6432", report) {
+        proxy.listen = listen;
     }
     if let Some(directory) = section.text("unix_socket_dir", report) {
         if !directory.value.starts_with('/') {
@@ -137,6 +139,23 @@ fn read_proxy(section: Option<Section>, report: &mut Report) -> ProxyConfig {
     proxy
 }
 
+fn read_address(section: &mut Section, example: &str, report: &mut Report) -> Option<String> {
+    let listen = section.text("listen", report)?;
+    let port = listen.value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let hint = format!("write an address and a port: {example:?}");
+        report.at_offset(listen.offset, format!("listen is no address: {:?}", listen.value), Some(hint));
+    }
+    Some(listen.value)
+}
+
+fn read_http(section: Option<Section>, report: &mut Report) -> HttpConfig {
+    let Some(mut section) = section else { return HttpConfig::default() };
+    let listen = read_address(&mut section, "127.0.0.1:6480", report);
+    section.finish(report);
+    HttpConfig { listen }
+}
+
 fn read_pool(section: Option<Section>, report: &mut Report) -> PoolConfig {
     // Without the section an empty one gives the defaults, so that they are written once.
     let empty = DeTable::new();
@@ -164,6 +183,23 @@ fn read_pool(section: Option<Section>, report: &mut Report) -> PoolConfig {
         connects_max,
         connects_per_s,
     }
+}
+
+fn read_replicas(section: Option<Section>, report: &mut Report) -> ReplicasConfig {
+    let empty = DeTable::new();
+    let mut section = section.unwrap_or_else(|| Section::new("[replicas]", &empty, 0));
+    let read_from = read_read_from(&mut section, report).unwrap_or_default();
+    let zone = section.text("zone", report).map(|zone| zone.value).unwrap_or_default();
+    let mut time = |key, bounds, default| Duration::from_millis(section.integer(key, bounds, default, report));
+    let lag_max = time("lag_max_ms", 1..=TIMEOUT_MS_MAX, 10_000);
+    let wait_max = time("wait_max_ms", 0..=10_000, 10);
+    let sample_pause = time("sample_pause_ms", 2..=10_000, 50);
+    section.finish(report);
+    ReplicasConfig { read_from, zone, lag_max, wait_max, sample_pause }
+}
+
+fn read_read_from(section: &mut Section, report: &mut Report) -> Option<ReadFrom> {
+    section.word("read_from", &ReadFrom::ALL.map(ReadFrom::as_str), ReadFrom::from_word, report)
 }
 
 fn read_merge(section: Option<Section>, report: &mut Report) -> MergeConfig {
@@ -197,10 +233,11 @@ fn read_user(mut section: Section, report: &mut Report) -> Option<UserConfig> {
     let name = section.required_text("name", "app", report);
     let password = auth::read_password(&mut section, report);
     let pool_mode = read_mode(&mut section, "pool_mode", report);
+    let read_from = read_read_from(&mut section, report);
     let pool_size = section.optional_integer("pool_size", 1..=POOL_SIZE_MAX, report).map(|size| size as usize);
     let clients_max = section.optional_integer("clients_max", 1..=CLIENTS_MAX, report).map(|max| max as usize);
     section.finish(report);
-    Some(UserConfig { name: name?.value, password, pool_mode, pool_size, clients_max, position })
+    Some(UserConfig { name: name?.value, password, pool_mode, read_from, pool_size, clients_max, position })
 }
 
 fn read_keyspace(mut section: Section, report: &mut Report) -> Vec<Vec<String>> {

@@ -103,6 +103,10 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
         "auth_query_ttl_ms",
         "cleartext_without_tls",
         "user",
+        "kind",
+        "lag_max_ms",
+        "wait_max_ms",
+        "sample_pause_ms",
     ];
     let written: String = text
         .lines()
@@ -116,6 +120,37 @@ fn the_example_parses_and_its_comments_show_the_defaults() {
     assert_eq!(written.auth, config.auth);
     assert_eq!((&written.proxy, &written.pool, &written.control), (&config.proxy, &config.pool, &config.control));
     assert_eq!((&written.servers_tls, &written.merge), (&config.servers_tls, &config.merge));
+    assert_eq!((&written.store, &written.replicas), (&config.store, &config.replicas));
+}
+
+#[test]
+fn the_store_is_a_file_or_etcd() {
+    assert_eq!(parse(SOUND).unwrap().store, StoreConfig::Embedded);
+    let etcd = |rest: &str| parse(&format!("{SOUND}[store]\nkind = \"etcd\"\n{rest}"));
+    let StoreConfig::Etcd(least) = etcd("endpoints = [\"http://a:1\"]\n").unwrap().store else { panic!("not etcd") };
+    assert_eq!(
+        (least.endpoints.as_slice(), least.prefix.as_str()),
+        (["http://a:1".to_owned()].as_slice(), "/ostrakon/")
+    );
+    let mistake = |rest: &str| etcd(rest).err().unwrap_or_default();
+    for (rest, expected) in [
+        ("", "[store] has no endpoints"),
+        ("endpoints = [\"a:1\"]\n", "\"a:1\" is no endpoint"),
+        ("endpoints = [\"https://a:1\"]\n", "https needs a CA"),
+        ("endpoints = [\"http://a:1\"]\nuser = \"x\"\n", "user and password belong together"),
+        ("endpoints = [\"http://a:1\"]\nproxy_name = \"-\"\n", "\"-\" cannot be the name of a proxy"),
+    ] {
+        let mistake = mistake(rest);
+        assert!(mistake.contains(expected), "{rest}: {mistake}");
+    }
+}
+
+#[test]
+fn reads_stay_at_the_primary_unless_somebody_says_otherwise() {
+    assert_eq!(parse(SOUND).unwrap().replicas.read_from, ReadFrom::Primary);
+    let text = format!("{SOUND}[replicas]\nread_from = \"any\"\n[[users]]\nname = \"app\"\nread_from = \"replica\"\n");
+    let config = parse(&text).unwrap();
+    assert_eq!((config.replicas.read_from, config.users[0].read_from), (ReadFrom::Any, Some(ReadFrom::Replica)));
 }
 
 #[test]

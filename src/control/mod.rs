@@ -8,5 +8,6 @@ pub mod leader;
 pub mod probe;
 pub mod recovery;
 pub mod roles;
+pub mod sampling;
 pub mod sequences;
 mod tls;

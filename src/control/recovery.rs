@@ -46,6 +46,16 @@ pub struct RecoveryReport {
     pub cleaned: usize,
 }
 
+impl RecoveryReport {
+    /// Says in the log what there was to do.
+    pub fn log(&self) {
+        let Self { committed, aborted, waiting, .. } = *self;
+        if committed + aborted + waiting > 0 {
+            tracing::info!(committed, aborted, waiting, "transactions in doubt");
+        }
+    }
+}
+
 /// A prepared branch.
 #[derive(Clone, Debug)]
 struct InDoubt {
@@ -84,15 +94,7 @@ impl Recovery {
     /// Safe: whatever a pass left undone is found by the next.
     pub async fn run(mut self, pause_ms: u64) {
         loop {
-            let report = self.run_once().await;
-            if report.committed + report.aborted > 0 || report.waiting > 0 {
-                tracing::info!(
-                    committed = report.committed,
-                    aborted = report.aborted,
-                    waiting = report.waiting,
-                    "transactions in doubt"
-                );
-            }
+            self.run_once().await.log();
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
     }

@@ -74,9 +74,16 @@ impl Session {
                 return Ok(());
             }
             if let Some(link) = self.links.remove(&shard) {
+                self.note_primary(shard);
                 return self.take(shard, link, &name).await;
             }
         }
+        if let Some(link) = self.replica_link(shard).await {
+            self.cancel.add_on_replica(shard, link.lease.cancel_handle());
+            self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
+            return self.take(shard, link, &name).await;
+        }
+        self.note_primary(shard);
         let now = self.routes.checkout_now(&self.cluster, &self.topology, shard, &self.user, |_| {});
         let lease = match now {
             Some(lease) => lease,
@@ -91,6 +98,32 @@ impl Session {
         self.cancel.add(shard, link.lease.cancel_handle());
         self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
         self.take(shard, link, &name).await
+    }
+
+    /// The primary is used, by what may show the session something: a setting does not.
+    fn note_primary(&mut self, shard: ShardId) {
+        if self.topology.has_replicas() && !self.is_setting {
+            self.seen.use_primary(shard);
+        }
+    }
+
+    /// A connection to a replica, if the present batch reads from one and one can be had.
+    async fn replica_link(&mut self, shard: ShardId) -> Option<Link> {
+        let reading = self.reading?;
+        let cluster = std::sync::Arc::clone(&self.cluster);
+        let node = self.seen.choose(&cluster, shard, reading).await?;
+        let target = cluster.replica_target(&self.topology, node, &self.user);
+        let lease = match target {
+            Some(target) => cluster.pools.checkout(&target).await.ok(),
+            None => None,
+        };
+        let Some(lease) = lease else {
+            self.seen.give_up(shard);
+            return None;
+        };
+        let mut link = Link::new(lease);
+        link.lease.notifications = Some(Vec::new());
+        Some(link)
     }
 
     /// Makes a connection ready for what comes, and holds it.
@@ -193,6 +226,7 @@ impl Session {
         self.let_go();
         if !self.transaction.is_open() {
             self.epoch_guard = None;
+            self.seen.settle(&self.cluster);
         }
     }
 

@@ -4,6 +4,7 @@
 //! topology is stored, who leads a shard.
 
 mod answers;
+mod batch;
 mod copy;
 mod copy_merged;
 mod create_as;
@@ -29,6 +30,7 @@ mod places;
 mod prepare;
 mod primaries;
 mod queries_first;
+pub mod reads;
 mod relay;
 mod routes;
 mod scatter;
@@ -57,6 +59,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::auth::ServerSecret;
+use crate::backend::replicas::{ReplicaSettings, Replicas};
 use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
 use crate::base::{NodeId, ShardId};
 use crate::cache::{PlanCache, TreeCache};
@@ -64,7 +67,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
 use crate::session::PoolMode;
 use crate::topology::schema::Schema;
-use crate::topology::{Node, TableName, Topology};
+use crate::topology::{Node, Role, TableName, Topology};
 use crate::wire::frame::Frame;
 
 pub use peers::{Joined, Peer, Peers};
@@ -126,6 +129,10 @@ pub struct Settings {
     pub plan_cache_bytes_max: usize,
     /// TLS towards the servers.
     pub servers_tls: ServersTls,
+    /// Where reads go.
+    pub reads: reads::ReadSettings,
+    /// Which replicas they may go to.
+    pub replicas: ReplicaSettings,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for users that have a mode of their own.
@@ -141,6 +148,8 @@ impl Default for Settings {
             connect_timeout_ms: 5_000,
             plan_cache_bytes_max: 64 << 20,
             servers_tls: ServersTls::default(),
+            reads: reads::ReadSettings::default(),
+            replicas: ReplicaSettings::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             primaries: Primaries::default(),
@@ -165,6 +174,8 @@ pub struct Cluster {
     pub schema: ArcSwap<Schema>,
     /// Connections.
     pub pools: Pools,
+    /// How far replicas are.
+    pub replicas: Arc<Replicas>,
     /// Plans by fingerprint.
     pub plans: PlanCache,
     /// Trees by fingerprint.
@@ -208,6 +219,7 @@ impl Cluster {
             topology,
             schema: ArcSwap::from_pointee(schema),
             pools,
+            replicas: Arc::new(Replicas::new(settings.replicas.clone())),
             plans: PlanCache::new(settings.plan_cache_bytes_max),
             trees: TreeCache::new(settings.plan_cache_bytes_max),
             ids,
@@ -272,6 +284,13 @@ impl Cluster {
             }
             None => self.target(topology, shard, user),
         }
+    }
+
+    /// Where a replica is, for a user; `None` when this topology has it no more, or not as a replica.
+    fn replica_target(&self, topology: &Topology, node: NodeId, user: &str) -> Option<ConnectTarget> {
+        let node = topology.nodes.iter().find(|known| known.id == node && known.role == Role::Replica)?;
+        let secret = self.secrets.of(user);
+        Some(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
     }
 
     /// How the control role reaches a shard's primary.

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, OwnedRwLockReadGuard};
 use super::last_ids::LastIds;
 use super::link::Link;
 use super::pins::Pins;
+use super::reads::{Reading, Seen};
 use super::relay::{Done, is_good_bye};
 use super::routes::Routes;
 use super::{Cluster, Failure, Joined};
@@ -45,6 +46,8 @@ pub struct CancelSlot {
     pid: u32,
     /// Few at a time: a session of one shard takes and gives one with every statement.
     running: Mutex<Vec<(ShardId, CancelHandle)>>,
+    /// The same on replicas, where nothing waits for locks of other sessions.
+    on_replicas: Mutex<Vec<(ShardId, CancelHandle)>>,
     /// The cancel on its way ends a deadlock.
     is_deadlock_victim: AtomicBool,
     /// The session has to end.
@@ -114,10 +117,11 @@ impl CancelSlot {
 
     /// Everything that runs now.
     pub fn running(&self) -> Vec<CancelHandle> {
-        self.running.lock().iter().map(|(_, handle)| handle.clone()).collect()
+        let running = self.running.lock();
+        running.iter().chain(self.on_replicas.lock().iter()).map(|(_, handle)| handle.clone()).collect()
     }
 
-    /// Backends that the session's connections have, by shard.
+    /// Backends that the session's connections to primaries have, by shard.
     pub fn backends(&self) -> Vec<(ShardId, u32)> {
         self.running.lock().iter().map(|(shard, handle)| (*shard, handle.pid())).collect()
     }
@@ -142,12 +146,19 @@ impl CancelSlot {
         running.push((shard, handle));
     }
 
+    /// As [`Self::add`], for a connection to a replica.
+    pub(super) fn add_on_replica(&self, shard: ShardId, handle: CancelHandle) {
+        self.on_replicas.lock().push((shard, handle));
+    }
+
     pub(super) fn remove(&self, shard: ShardId) {
         self.running.lock().retain(|(known, _)| *known != shard);
+        self.on_replicas.lock().retain(|(known, _)| *known != shard);
     }
 
     pub(super) fn clear(&self) {
         self.running.lock().clear();
+        self.on_replicas.lock().clear();
     }
 }
 
@@ -226,6 +237,14 @@ pub struct Session {
     pub(super) was_closed: bool,
     /// A server did not let a new connection in: that ends no session.
     pub(super) was_refused: bool,
+    /// What it has seen.
+    pub(super) seen: Seen,
+    /// The present batch sets or shows settings, and nothing else.
+    pub(super) is_setting: bool,
+    /// The present batch reads from replicas.
+    pub(super) reading: Option<Reading>,
+    /// A batch has begun and its Sync has not come.
+    pub(super) is_in_batch: bool,
     /// Where other sessions find this one.
     _joined: Joined,
 }
@@ -274,6 +293,10 @@ impl Session {
             ended: None,
             was_closed: false,
             was_refused: false,
+            seen: Seen::default(),
+            is_setting: false,
+            reading: None,
+            is_in_batch: false,
             _joined: joined,
         };
         session.update_read_settings();
@@ -282,7 +305,8 @@ impl Session {
 
     /// Takes over statements that were prepared while the cluster had one shard: name and Parse body. What
     /// cannot be read does not exist any more.
-    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>, opening: Option<(String, bool)>) {
+    pub fn adopt(&mut self, prepared: Vec<(bytes::Bytes, bytes::Bytes)>, opening: Option<(String, bool)>, seen: Seen) {
+        self.seen = seen;
         if let Some((begin, has_failed)) = opening {
             self.transaction.begin(begin.trim_end_matches(|c: char| c == ';' || c.is_whitespace()));
             if has_failed {
@@ -328,6 +352,7 @@ impl Session {
         self.settings_are_taken = true;
         let parameters = self.links.get(&home).map(|link| link.lease.parameters().clone()).unwrap_or_default();
         self.release();
+        self.seen.forget();
         Ok(parameters)
     }
 
@@ -476,7 +501,7 @@ fn lex(text: &str) -> Result<Lexed, ClientError> {
 }
 
 /// The value of `SET name TO value`, `SET name = value` and of our own `set_config`.
-fn set_value(sql: &str) -> Option<String> {
+pub(super) fn set_value(sql: &str) -> Option<String> {
     let lexed = lexer::lex(sql).ok()?;
     if let [_, value, ..] = lexed.literals.as_slice()
         && sql.starts_with("SELECT pg_catalog.set_config(")
@@ -511,6 +536,6 @@ fn read_search_path(value: &str, user: &str) -> Vec<String> {
 
 /// Statements whose tree names literals by their places only, so that it serves every statement of
 /// their fingerprint. COPY and SET read the values of their literals.
-fn has_shared_tree(text: &str, lexed: &Lexed) -> bool {
+pub(super) fn has_shared_tree(text: &str, lexed: &Lexed) -> bool {
     ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES"].iter().any(|word| lexed.is_keyword(text, 0, word))
 }

@@ -107,7 +107,7 @@ impl Frontend {
         let left = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
         let mut session = Box::new(Session::new(cluster, &wanted.user, left.settings, slot));
-        session.adopt(left.prepared, left.opening);
+        session.adopt(left.prepared, left.opening, left.seen);
         let outcome = Box::pin(self.serve_sharded(client, &mut session, &registered, stop)).await;
         Box::pin(session.close()).await;
         outcome
@@ -161,7 +161,11 @@ impl Frontend {
                 }
             };
             let Some(frame) = session.receive(client, frame).await? else { continue };
-            match decode(client, &frame).await? {
+            let mut message = decode(client, &frame).await?;
+            if !session.begin_batch(client, &mut message).await? {
+                continue;
+            }
+            match message {
                 ClientMessage::Query(text) => session.simple_query(client, &text).await?,
                 ClientMessage::Terminate => return Ok(()),
                 // What is left of a COPY that an error has ended.

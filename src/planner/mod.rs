@@ -34,6 +34,7 @@ mod names;
 mod place;
 mod predicate;
 mod queries_first;
+mod reads;
 mod relocate;
 pub mod rewrite;
 mod route;
@@ -65,6 +66,7 @@ pub use bind::{
 pub use ddl::indexed_relation as indexed_table;
 pub use functions::may_leave_something;
 pub use queries_first::splices as inner_query_splices;
+pub use reads::only_reads;
 pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.

@@ -3,8 +3,10 @@
 //! Must not know: command lines and files of settings.
 
 mod certificates;
+mod follow;
 mod identity;
 mod ids;
+mod known;
 mod leading;
 pub mod reload;
 mod workers;
@@ -23,25 +25,32 @@ use tokio::task::JoinHandle;
 use crate::admin::Admin;
 use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
+use crate::backend::replicas::ReplicaSettings;
 use crate::backend::schema::read_schema;
 use crate::backend::{BackendError, ConnectTarget, Connection, PoolSettings, Pools, ServersTls, ServersTlsSettings};
 use crate::base::{Secret, ShardId};
 use crate::control::recovery::{Recovery, prepare_database};
 use crate::control::roles::Roles;
+use crate::control::sampling;
 use crate::control::sequences::Sequences;
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
 use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
+use crate::http::Health;
 use crate::net::NetError;
 use crate::net::descriptors;
 use crate::net::listener::{Listener, ListenerSettings};
 use crate::net::tls::{AcceptSettings, Acceptor};
 use crate::session::PoolMode;
-use crate::store::{Change, Store, StoreError, TOPOLOGY_KEY, WatchEvent, decode_topology, load_topology};
+use crate::store::members::{self, Member};
+use crate::store::{Store, StoreError};
 use crate::topology::Topology;
 use crate::wire::server_message::read_error;
 use workers::{Workers, usual_count};
 
 pub use leading::LeadingSettings;
+
+use follow::{Sharing, find_nodes, follow_store};
+use known::Known;
 
 /// How a proxy runs.
 #[derive(Clone, Debug)]
@@ -62,6 +71,10 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// What one statement over several shards may hold.
     pub merge: executor::MergeLimits,
+    /// Where reads go.
+    pub reads: executor::reads::ReadSettings,
+    /// Which replicas they may go to.
+    pub replicas: ReplicaSettings,
     /// When sessions give their connections back.
     pub pool_mode: PoolMode,
     /// The same for roles that have a mode of their own.
@@ -80,6 +93,10 @@ pub struct Settings {
     pub workers: Option<usize>,
     /// Primaries that are lost are replaced; `None`: they are waited for.
     pub leading: Option<LeadingSettings>,
+    /// The name of this proxy among those that share the store; `None`: no other does.
+    pub proxy_name: Option<String>,
+    /// Where health is asked for.
+    pub http: Option<SocketAddr>,
     /// SIGHUP reads certificates again, and the configuration where it can be, instead of ending the process.
     pub reload_on_hangup: bool,
     /// Reads all of this again, for RELOAD and SIGHUP.
@@ -98,6 +115,8 @@ impl Settings {
             access: AccessSettings::default(),
             pool: PoolSettings::default(),
             merge: executor::MergeLimits::default(),
+            reads: executor::reads::ReadSettings::default(),
+            replicas: ReplicaSettings::default(),
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             clients: ClientLimits::default(),
@@ -109,6 +128,8 @@ impl Settings {
             reload_on_hangup: false,
             read_again: None,
             leading: None,
+            proxy_name: None,
+            http: None,
         }
     }
 }
@@ -185,12 +206,16 @@ const START_MS_MAX: u64 = 30_000;
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where health is asked for.
+    pub http: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     _workers: Workers,
     /// They end when they are dropped.
     _leaders: leading::Leaders,
+    /// To be told that this proxy is gone.
+    leaving: Option<(Arc<dyn Store>, String)>,
 }
 
 impl Running {
@@ -216,6 +241,11 @@ impl Running {
         for task in self.tasks {
             task.abort();
         }
+        if let Some((store, name)) = self.leaving
+            && let Err(error) = members::unregister(store.as_ref(), &name).await
+        {
+            tracing::warn!(%error, "the other proxies still count this one: FORGET PROXY tells them");
+        }
     }
 }
 
@@ -224,65 +254,97 @@ impl Running {
 /// # Errors
 /// Nothing is left running.
 pub async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Running, StartError> {
+    let member = settings.proxy_name.clone().map(|name| Member {
+        name,
+        listen: settings.listen.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let started = start_as(settings, Arc::clone(&store), member.clone()).await;
+    if let (Err(_), Some(member)) = (&started, &member)
+        && let Err(error) = members::unregister(store.as_ref(), &member.name).await
+    {
+        tracing::warn!(%error, "the other proxies count this one: FORGET PROXY tells them that it is gone");
+    }
+    started
+}
+
+async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Member>) -> Result<Running, StartError> {
     // Clients that have not logged in have places of their own.
     let sockets_max = settings.clients.sockets_max().saturating_add(settings.login.max);
     let descriptors = descriptors::raise_limit();
     if descriptors < sockets_max as u64 {
         tracing::warn!(descriptors, clients = settings.clients.max, "fewer files may be open than clients may connect");
     }
-    let topology = load_topology(store.as_ref()).await?.ok_or(StartError::NoTopology)?.0;
+    let file = known::path(&settings.data);
+    let known = known::join(store.as_ref(), member.as_ref(), &file).await?;
+    let sharing = member.map(|member| Sharing::new(member, file, &known));
     let (listener, address) = listen(&settings, sockets_max)?;
     let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
     let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
-    let watching = certificates::watch(certificates.clone());
-    let leaders = leading::start(&settings, &topology, &store, &servers_tls)?;
+    let leaders = leading::start(&settings, &known.topology, &store, &servers_tls)?;
+    let mock_key = known.mock_key.clone();
     let building = async {
-        let topology = leading::wait_open(&leaders, &store, topology).await?;
-        build(&settings, topology, &store, servers_tls, leading::primaries(&leaders)).await
+        let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
+        build(&settings, Known { topology, ..known }, servers_tls, leading::primaries(&leaders)).await
     };
-    let cluster = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
+    let built = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
         shard: "(all)".to_owned(),
         reason: "they did not answer in time".to_owned(),
     })??;
     let (stop, stopped) = watch::channel(false);
-    let admin = Arc::new(Admin::new(Arc::clone(&cluster.shared), Arc::clone(&store)));
+    let refused = |address| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
+    let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
+    let name = settings.proxy_name.clone();
+    let admin = Arc::new(Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()));
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
-    let frontend =
-        Frontend::new(Arc::clone(&cluster.shared), Arc::clone(&admin), cluster.access, settings.clients.clone())
-            .with_login(login)
-            .with_limits(settings.session_limits);
+    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
+        .with_login(login)
+        .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
     let reloader = Arc::new(reload::Reloader::new(
         settings,
-        Arc::clone(&cluster.shared),
+        Arc::clone(&built.shared),
         &frontend,
-        cluster.control,
-        Arc::clone(&store),
-        certificates,
+        (built.control, mock_key),
+        certificates.clone(),
         listener.more_places(),
     ));
     if reloader.can_reload() {
         admin.set_reload(Arc::clone(&reloader) as Arc<dyn crate::admin::Reload>);
     }
-    let tasks = vec![
+    let mut tasks = vec![
         // Connections that are opened ahead belong to the threads that will use them.
-        first.spawn(tend_pools(Arc::clone(&cluster.shared))),
-        tokio::spawn(watching),
+        first.spawn(tend_pools(Arc::clone(&built.shared))),
+        tokio::spawn(certificates::watch(certificates)),
         tokio::spawn(reload::on_hangup(reloader, hangups)),
-        tokio::spawn(watch_topology(Arc::clone(&cluster.shared), store)),
-        tokio::spawn(watch_schema(Arc::clone(&cluster.shared))),
-        tokio::spawn(cluster.recovery.run(RECOVERY_PAUSE_MS)),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
+    tasks.push(tokio::spawn(sampling::run(Arc::clone(&built.shared.replicas), find_nodes(&built.shared))));
+    tasks.extend(follow_store(&built.shared, built.recovery, &store, sharing));
+    let http = http.map(|(http, answering)| {
+        tasks.push(answering);
+        http
+    });
     let serving = tokio::spawn(frontend.run(listener, workers.handles().to_vec(), stopped));
     tracing::info!(%address, workers = workers.handles().len(), "serving");
-    Ok(Running { address, stop, serving, tasks, _workers: workers, _leaders: leaders })
+    let leaving = name.map(|name| (store, name));
+    Ok(Running { address, http, stop, serving, tasks, leaving, _workers: workers, _leaders: leaders })
+}
+
+/// Answers who asks for health: ready until it is told to stop.
+fn health(address: SocketAddr, stopped: &watch::Receiver<bool>) -> Result<(SocketAddr, JoinHandle<()>), NetError> {
+    let is_stopping = stopped.clone();
+    let not_ready = move || is_stopping.borrow().then(|| "stopping".to_owned());
+    let health = Health::bind(address, Arc::new(not_ready))?;
+    let address = health.address()?;
+    // It says that the proxy stops for as long as the process lives: it is ended with the other tasks.
+    Ok((address, tokio::spawn(health.run())))
 }
 
 /// Binds what clients connect to; gives the address, too.
@@ -310,11 +372,11 @@ struct Built {
 
 async fn build(
     settings: &Settings,
-    topology: Topology,
-    store: &Arc<dyn Store>,
+    known: Known,
     servers_tls: ServersTls,
     primaries: executor::Primaries,
 ) -> Result<Built, StartError> {
+    let topology = known.topology;
     let access = ControlAccess {
         topology: Arc::new(arc_swap::ArcSwap::from_pointee(topology.clone())),
         user: settings.control_user.clone(),
@@ -323,15 +385,18 @@ async fn build(
     };
     prepare_shards(&topology, &access).await?;
     let home = topology.home();
-    let schema = read_home_schema(&topology, &access.target(&topology, home)).await?;
-    let cluster_id = identity::cluster_id(store.as_ref()).await?;
+    let schema = read_home_schema(&topology, &access.target(&topology, home), known.is_confirmed).await?;
+    let cluster_id = known.cluster_id;
     let active = ActiveTransactions::default();
     let find_primaries = access.find_primaries();
     let find_primary = access.find_primary();
-    // Whatever an earlier process of this cluster left in doubt is settled before anyone is served.
-    let mut first = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), 0);
-    let report = first.run_once().await;
-    tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
+    if settings.proxy_name.is_none() {
+        // Whatever an earlier process of this cluster left in doubt is settled before anyone is served. Where there
+        // are other proxies, it may be theirs and under way.
+        let mut first = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), 0);
+        let report = first.run_once().await;
+        tracing::info!(committed = report.committed, aborted = report.aborted, "transactions in doubt settled");
+    }
     let recovery = Recovery::new(cluster_id, active.clone(), Arc::clone(&find_primaries), RECOVERY_AGE_MS);
     let coordinator = Coordinator::new(cluster_id, identity::random()?, active, find_primary);
     let sequences = Sequences::new(access.find_home());
@@ -347,6 +412,8 @@ async fn build(
         executor::Settings {
             connect_timeout_ms: settings.pool.connect_timeout_ms,
             merge: settings.merge,
+            reads: settings.reads.clone(),
+            replicas: settings.replicas.clone(),
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
@@ -355,12 +422,12 @@ async fn build(
         },
     ));
     let control = access;
-    let access = build_access(settings, &control, store.as_ref()).await?;
+    let access = build_access(settings, &control, known.mock_key);
     Ok(Built { shared, recovery, access, control })
 }
 
 /// Who lets clients in. The control role may log in with its own password, too.
-async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn Store) -> Result<Access, StartError> {
+fn build_access(settings: &Settings, control: &ControlAccess, mock_key: Secret) -> Access {
     let mut access = settings.access.clone();
     if let Some(password) = &settings.control_password {
         let known = access.users.entry(settings.control_user.clone());
@@ -369,8 +436,7 @@ async fn build_access(settings: &Settings, control: &ControlAccess, store: &dyn 
     // What is in force was decided by what is written, not by this.
     access.rules = Some(settings.access.effective_rules());
     let roles = access.query.clone().map(|query| Roles::new(query, control.find_home()));
-    let mock_key = identity::mock_key(store).await?;
-    Ok(Access::new(access, &settings.control_user, roles, mock_key))
+    Access::new(access, &settings.control_user, roles, mock_key)
 }
 
 /// How the control role reaches the primaries of the topology in force.
@@ -436,10 +502,19 @@ async fn prepare_shards(topology: &Topology, access: &ControlAccess) -> Result<(
 async fn read_home_schema(
     topology: &Topology,
     target: &Option<ConnectTarget>,
+    is_confirmed: bool,
 ) -> Result<crate::topology::schema::Schema, StartError> {
     let failed = |reason: String| StartError::Shard { shard: executor::shard_name(topology, topology.home()), reason };
     let target = target.as_ref().ok_or_else(|| failed("it has no primary".to_owned()))?;
     let mut connection = Connection::connect(target).await.map_err(|error| failed(in_full(&error)))?;
+    if !is_confirmed {
+        // Nobody has said that it still is the primary.
+        let answer = connection.simple("SELECT pg_catalog.pg_is_in_recovery()").await;
+        let answer = answer.map_err(|error| failed(in_full(&error)))?;
+        if answer.rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some("f") {
+            return Err(failed("its last known primary is none any more, and the store cannot be asked".to_owned()));
+        }
+    }
     let schema = read_schema(&mut connection).await.map_err(|error| failed(error.to_string()))?;
     connection.close().await;
     Ok(schema)
@@ -451,51 +526,14 @@ fn in_full(error: &BackendError) -> String {
     said.map_or_else(|| error.to_string(), |said| format!("{error}: {}", said.message))
 }
 
-/// Follows the topology in the store.
-async fn watch_topology(cluster: Arc<Cluster>, store: Arc<dyn Store>) {
-    loop {
-        match store.watch(TOPOLOGY_KEY).await {
-            Ok(mut watch) => {
-                let loaded = load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology);
-                take_over(&cluster, loaded).await;
-                while let Some(event) = watch.next().await {
-                    let topology = match event {
-                        WatchEvent::Change(Change::Put(entry)) if entry.key == TOPOLOGY_KEY => {
-                            decode_topology(&entry.value).ok()
-                        }
-                        _ => load_topology(store.as_ref()).await.ok().flatten().map(|(topology, _)| topology),
-                    };
-                    take_over(&cluster, topology).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the topology cannot be watched"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// An epoch only grows. Where there is more than one shard now, two-phase commits find their decision table.
-async fn take_over(cluster: &Cluster, topology: Option<Topology>) {
-    let Some(topology) = topology else { return };
-    if topology.epoch > cluster.topology.load().epoch {
-        let was_alone = cluster.topology.load().shards.len() == 1;
-        for shard in topology.shard_ids().filter(|_| was_alone && topology.shards.len() > 1) {
-            let Ok(target) = cluster.control_target(&topology, shard) else { continue };
-            if let Err(error) = prepare_database(&target).await {
-                // A commit over several shards fails there, and is rolled back, until it can be made.
-                tracing::warn!(%shard, %error, "the decision table cannot be made");
-            }
-        }
-        tracing::info!(epoch = topology.epoch.0, "topology changed");
-        cluster.topology.store(Arc::new(topology));
-    }
-}
-
 /// Notices DDL that did not come through this proxy.
-async fn watch_schema(cluster: Arc<Cluster>) {
+async fn watch_schema(cluster: Arc<Cluster>, changed: Arc<tokio::sync::Notify>) {
     let mut connection: Option<Connection> = None;
     loop {
-        tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(SCHEMA_PAUSE_MS)) => {}
+            () = changed.notified() => {}
+        }
         let topology = cluster.topology.load_full();
         let Ok(target) = cluster.control_target(&topology, topology.home()) else { continue };
         if connection.as_ref().is_none_or(|connection| **connection.target() != target) {

@@ -12,11 +12,11 @@ use tokio::sync::Mutex;
 use super::certificates::Certificates;
 use super::{ControlAccess, Settings, build_access};
 use crate::admin::{Reload, ReloadedSetting};
+use crate::base::Secret;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::{BoxFuture, Cluster};
 use crate::frontend::Frontend;
 use crate::net::listener::MorePlaces;
-use crate::store::Store;
 
 /// Reads the settings again; an error is in the operator's words.
 #[derive(Clone)]
@@ -42,8 +42,8 @@ pub(super) struct Reloader {
     read_again: Option<ReadAgain>,
     cluster: Arc<Cluster>,
     frontend: Weak<Frontend>,
-    control: ControlAccess,
-    store: Arc<dyn Store>,
+    /// How servers are reached, and what mock verifiers are made of.
+    control: (ControlAccess, Secret),
     certificates: Certificates,
     places: MorePlaces,
 }
@@ -53,14 +53,13 @@ impl Reloader {
         settings: Settings,
         cluster: Arc<Cluster>,
         frontend: &Arc<Frontend>,
-        control: ControlAccess,
-        store: Arc<dyn Store>,
+        control: (ControlAccess, Secret),
         certificates: Certificates,
         places: MorePlaces,
     ) -> Self {
         let read_again = settings.read_again.clone();
         let frontend = Arc::downgrade(frontend);
-        Self { current: Mutex::new(settings), read_again, cluster, frontend, control, store, certificates, places }
+        Self { current: Mutex::new(settings), read_again, cluster, frontend, control, certificates, places }
     }
 
     /// There is something to be read.
@@ -79,8 +78,8 @@ impl Reloader {
         let fresh = reading.await.map_err(|error| unusable(error.to_string()))?.map_err(unusable)?;
         let changed = differences(&current, &fresh);
         let next = merged(&current, fresh);
-        let access = build_access(&next, &self.control, self.store.as_ref()).await;
-        let access = access.map_err(|error| unusable(error.to_string()))?;
+        let (control, mock_key) = &self.control;
+        let access = build_access(&next, control, mock_key.clone());
         self.certificates.reload(true).await;
         if let Some(frontend) = self.frontend.upgrade() {
             // Places are only added: with fewer clients allowed, the seats are what counts.
@@ -153,6 +152,8 @@ fn differences(old: &Settings, new: &Settings) -> Vec<ReloadedSetting> {
                 != (fresh.connect_timeout_ms, fresh.connects_max, fresh.connects_per_s),
             false,
         ),
+        ("[replicas], read_from of [[users]]", old.reads != new.reads || old.replicas != new.replicas, false),
+        ("[http] listen", old.http != new.http, false),
         ("[merge]", old.merge != new.merge, false),
         ("[control]", old.control_user != new.control_user || old.control_password != new.control_password, false),
         ("files of [tls]", old.clients_tls != new.clients_tls, false),

@@ -11,6 +11,7 @@ mod embedded;
 mod etcd;
 mod leadership;
 mod lease;
+pub mod members;
 mod memory;
 mod records;
 mod watch;

@@ -91,6 +91,12 @@ impl Topology {
         self.nodes.iter().find(|node| node.shard == shard && node.role == Role::Primary)
     }
 
+    /// Some shard has a replica.
+    pub fn has_replicas(&self) -> bool {
+        // A shard has one primary.
+        self.nodes.len() > self.shards.len()
+    }
+
     /// The replicas of a shard.
     pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)

@@ -171,6 +171,23 @@ impl Server {
         if let Some(hba) = hba {
             fs::write(data.join("pg_hba.conf"), hba).unwrap();
         }
+        Self::launch(name, directory, &[])
+    }
+
+    /// Starts a replica of another server, with these further settings.
+    pub fn start_replica(name: &str, of: &Self, settings: &[&str]) -> Self {
+        let directory = server_directory(name);
+        let data = directory.path().join("data");
+        run(as_server(&pg_bin().join("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-c", "fast", "-X", "stream", "-R", "--no-sync", "-p"])
+            .arg(of.port.to_string())
+            .arg("-D")
+            .arg(&data));
+        Self::launch(name, directory, settings)
+    }
+
+    fn launch(name: &str, directory: tempfile::TempDir, settings: &[&str]) -> Self {
+        let data = directory.path().join("data");
         let port = free_port();
         let log = File::create(directory.path().join("log")).unwrap();
         let mut command = Command::new("setpriv");
@@ -196,6 +213,7 @@ impl Server {
         ] {
             command.args(["-c", setting]);
         }
+        settings.iter().for_each(|setting| _ = command.args(["-c", setting]));
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Self { name: name.into(), port, child, directory }
     }

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["backend"],
     &["executor", "control"],
     &["admin"],
-    &["frontend"],
+    &["frontend", "http"],
     &["config"],
     &["server"],
     &["cli"],

@@ -6,6 +6,7 @@
 mod host;
 mod relay;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
+use super::reads::{self, Reading, Seen};
 use super::routes::Routes;
 use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
 use crate::backend::{BackendError, ConnectTarget, Lease};
@@ -21,7 +23,9 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::session::direct::{Host as _, Machine, Pumped};
-use crate::session::{PoolMode, Settings};
+use crate::session::{PoolMode, ReadFrom, Settings};
+use crate::topology::Topology;
+use crate::wire::client_message;
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
 use host::DirectHost;
@@ -45,6 +49,8 @@ pub enum Ended {
 pub struct Left {
     /// Its settings.
     pub settings: Settings,
+    /// What it has seen.
+    pub seen: Seen,
     /// Name and Parse body of its prepared statements.
     pub prepared: Vec<(Bytes, Bytes)>,
     /// The BEGIN of a transaction that no server knows of yet, and whether the transaction has failed.
@@ -64,6 +70,14 @@ pub struct Direct {
     machine: Machine,
     routes: Routes,
     held: Option<Held>,
+    /// What it has seen.
+    seen: Seen,
+    /// What is sent from now on need not be noted as seen: it is already, or there are no replicas.
+    is_noted: bool,
+    /// The connection leads to a replica.
+    is_on_replica: bool,
+    /// Everything that was meant for the replica has been sent: what follows may belong elsewhere.
+    is_batch_over: bool,
     /// Messages that wait for the server.
     waiting: VecDeque<Frame>,
     /// A session that does nothing inside a transaction for so long is ended.
@@ -107,6 +121,10 @@ impl Direct {
             machine: Machine::new(mode, settings),
             routes: Routes::default(),
             held: None,
+            seen: Seen::default(),
+            is_noted: false,
+            is_on_replica: false,
+            is_batch_over: false,
             waiting: VecDeque::new(),
             idle_transaction: None,
             _joined: joined,
@@ -138,7 +156,7 @@ impl Direct {
     /// PostgreSQL's own error, or the server cannot be reached.
     pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
         let mut unseen = BytesMut::new();
-        self.attach(&mut unseen).await?;
+        self.attach(&mut unseen, None).await?;
         while !self.machine.is_quiet() {
             let Some(held) = &mut self.held else { break };
             relay::exchange(&mut held.lease).await.map_err(|error| self.lost(&error))?;
@@ -149,6 +167,7 @@ impl Direct {
         }
         let parameters = self.held.as_ref().map(|held| held.lease.parameters().clone()).unwrap_or_default();
         self.release_if_possible();
+        self.seen.forget();
         Ok(parameters)
     }
 
@@ -190,7 +209,12 @@ impl Direct {
     /// What whoever serves the session next has to know.
     pub fn into_parts(self) -> Left {
         let opening = self.machine.opening().map(|(text, has_failed)| (text.to_owned(), has_failed));
-        Left { settings: self.machine.settings.clone(), prepared: self.machine.prepared_texts(), opening }
+        Left {
+            settings: self.machine.settings.clone(),
+            prepared: self.machine.prepared_texts(),
+            opening,
+            seen: self.seen,
+        }
     }
 
     /// The client is gone: a transaction that is open is rolled back, within a bound.
@@ -233,7 +257,7 @@ impl Direct {
     }
 
     /// Takes a connection, unless one is held.
-    async fn attach(&mut self, to_client: &mut BytesMut) -> Result<(), Failure> {
+    async fn attach(&mut self, to_client: &mut BytesMut, reading: Option<Reading>) -> Result<(), Failure> {
         if self.held.is_some() {
             return Ok(());
         }
@@ -241,8 +265,20 @@ impl Direct {
         let epoch = Arc::clone(&self.cluster.epoch_gate).read_owned().await;
         let topology = self.cluster.topology.load_full();
         let shard = topology.home();
-        let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
-        let lease = self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?;
+        let lease = match reading {
+            Some(reading) => self.replica_lease(&topology, shard, reading).await,
+            None => None,
+        };
+        self.is_on_replica = lease.is_some();
+        let lease = match lease {
+            Some(lease) => lease,
+            None => {
+                let adjust =
+                    |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
+                self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?
+            }
+        };
+        self.is_noted = self.is_on_replica || !topology.has_replicas();
         self.hold(shard, lease, epoch, to_client);
         Ok(())
     }
@@ -257,6 +293,7 @@ impl Direct {
         let shard = topology.home();
         let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
         let taken = self.routes.checkout_now(&self.cluster, &topology, shard, self.host.user(), adjust);
+        self.is_noted = !topology.has_replicas();
         drop(topology);
         let Some(lease) = taken else { return false };
         self.hold(shard, lease, epoch, to_client);
@@ -275,10 +312,97 @@ impl Direct {
         self.open_to_cancel();
     }
 
+    /// A connection to a replica, if one can be had.
+    async fn replica_lease(&mut self, topology: &Topology, shard: ShardId, reading: Reading) -> Option<Lease> {
+        let node = self.seen.choose(&self.cluster, shard, reading).await?;
+        let lease = match self.cluster.replica_target(topology, node, self.host.user()) {
+            Some(target) => self.cluster.pools.checkout(&target).await.ok(),
+            None => None,
+        };
+        if lease.is_none() {
+            self.seen.give_up(shard);
+        }
+        lease
+    }
+
+    /// How what begins with this message reads from replicas.
+    pub(super) fn reading_of(&mut self, client: &mut Framed, frame: &Frame) -> Option<Reading> {
+        if self.database.is_some() || self.mode == PoolMode::Session || !matches!(frame.tag, b'Q' | b'P' | b'B') {
+            return None;
+        }
+        if !self.cluster.topology.load().has_replicas() || self.machine.opening().is_some() || !self.waiting.is_empty()
+        {
+            return None;
+        }
+        let body = frame.body();
+        let text = match frame.tag {
+            b'Q' => body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok()).map(Cow::Borrowed),
+            b'P' => parsed_text(&body).map(Cow::Borrowed),
+            _ => bound_name(&body).and_then(|name| self.machine.prepared_text(name)).map(Cow::Owned),
+        };
+        let hinted = text.as_deref().and_then(ReadFrom::hinted);
+        let settings = &self.machine.settings;
+        if self.cluster.wants_replica(self.host.user(), settings, hinted) == ReadFrom::Primary {
+            return None;
+        }
+        let (behind, _) = client.buffers();
+        let known = |name: &[u8]| self.machine.prepared_text(name);
+        let texts = reads::batch_texts((frame.tag, &body), behind, known)?;
+        self.cluster.reading_of(self.host.user(), settings, &mut self.seen, &texts)
+    }
+
+    /// What comes next may belong to a replica, though the connection is still held.
+    pub(super) fn may_read_elsewhere(&self) -> bool {
+        let settings = &self.machine.settings;
+        self.machine.may_release()
+            && self.cluster.topology.load().has_replicas()
+            && self.cluster.wants_replica(self.host.user(), settings, None) != ReadFrom::Primary
+    }
+
+    /// Notes that the primary is used, by messages that may show the session something: those of a setting do not.
+    pub(super) fn note_primary(&mut self, frame: &Frame) {
+        if self.is_noted {
+            return;
+        }
+        let Some(held) = &self.held else { return };
+        let body = frame.body();
+        let sets = |text: Option<&str>| text.is_some_and(reads::only_sets);
+        let shows_nothing = match frame.tag {
+            b'Q' => sets(body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok())),
+            b'P' => sets(parsed_text(&body)),
+            b'B' => sets(bound_name(&body).and_then(|name| self.machine.prepared_text(name)).as_deref()),
+            // They go by what was bound before.
+            b'D' | b'E' | b'C' | b'H' | b'S' => true,
+            _ => false,
+        };
+        if !shows_nothing {
+            self.seen.use_primary(held.shard);
+            self.is_noted = true;
+        }
+    }
+
+    /// A question for the session's token, as a statement that any server answers.
+    async fn answer_token(&mut self, frame: &Frame) -> Result<Frame, ClientError> {
+        let text = reads::token_answer(&self.seen.token(&self.cluster).await?);
+        let mut bytes = BytesMut::new();
+        match frame.tag {
+            b'Q' => client_message::encode_query(&mut bytes, &text),
+            _ => {
+                let body = frame.body();
+                let name = String::from_utf8_lossy(body.split(|byte| *byte == 0).next().unwrap_or_default());
+                client_message::encode_parse(&mut bytes, &name, &text, &[]);
+            }
+        }
+        Ok(Frame { tag: frame.tag, bytes: bytes.freeze() })
+    }
+
     /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
     fn open_to_cancel(&mut self) {
         let Some(held) = &mut self.held else { return };
         match (held.is_cancellable, self.machine.is_speaking()) {
+            (false, false) if self.is_on_replica => {
+                self.slot.add_on_replica(held.shard, held.lease.cancel_handle());
+            }
             (false, false) => self.slot.add(held.shard, held.lease.cancel_handle()),
             (true, true) => self.slot.remove(held.shard),
             _ => return,
@@ -323,6 +447,8 @@ impl Direct {
             }
             held.lease.needs_reset |= self.machine.needs_reset();
         }
+        (self.is_on_replica, self.is_batch_over, self.is_noted) = (false, false, false);
+        self.seen.settle(&self.cluster);
         self.machine.detach();
     }
 
@@ -355,6 +481,16 @@ fn adjust(target: &mut ConnectTarget, database: Option<&str>, mode: PoolMode, st
     if mode == PoolMode::Session {
         target.parameters = startup.to_vec();
     }
+}
+
+/// The text of a Parse.
+fn parsed_text(body: &[u8]) -> Option<&str> {
+    std::str::from_utf8(body.split(|byte| *byte == 0).nth(1)?).ok()
+}
+
+/// The statement that a Bind names.
+fn bound_name(body: &[u8]) -> Option<&[u8]> {
+    body.split(|byte| *byte == 0).nth(1)
 }
 
 /// Tells a client why it is sent away. That it may be gone already is no matter.

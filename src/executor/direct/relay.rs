@@ -10,6 +10,7 @@ use super::{Direct, send_away};
 use crate::backend::{BackendError, Lease};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::Failure;
+use crate::executor::reads::Reading;
 use crate::net::{Framed, NetError};
 use crate::session::PoolMode;
 use crate::session::direct::Taken;
@@ -91,10 +92,23 @@ impl Direct {
             let error = ClientError::new(ErrorId::FeatureNotSupported, text);
             return Err(error.with_hint("Use pool mode \"transaction\" for this user.").into());
         }
-        if self.machine.takes_client() && !self.is_full(client) && (!self.waiting.is_empty() || has_frame(client)) {
+        let has_more = |session: &mut Self, client: &mut Framed| {
+            let takes = session.machine.takes_client() && !session.is_batch_over;
+            takes && !session.is_full(client) && (!session.waiting.is_empty() || has_frame(client))
+        };
+        if has_more(self, client) {
+            if self.may_read_elsewhere() {
+                self.release_if_possible();
+            }
             return Ok(Turn::Again);
         }
+        let was_over = self.is_batch_over;
         self.release_if_possible();
+        // Something of the session has stayed on the connection: it goes on there.
+        self.is_batch_over &= !self.machine.is_quiet();
+        if was_over && has_more(self, client) {
+            return Ok(Turn::Again);
+        }
         match self.wait(client, ends).await? {
             Woken::Moved => Ok(Turn::Again),
             Woken::ClientGone => Ok(Turn::Gone),
@@ -120,7 +134,7 @@ impl Direct {
 
     /// Takes the messages that are here. True: the client says good-bye.
     async fn take_client(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<bool, Failure> {
-        while self.machine.takes_client() {
+        while self.machine.takes_client() && !self.is_batch_over {
             let frame = match self.waiting.pop_front() {
                 Some(frame) => frame,
                 None => match next_frame(client)? {
@@ -128,6 +142,18 @@ impl Direct {
                     None => return Ok(false),
                 },
             };
+            let frame = match is_token_question(&frame) && self.machine.is_quiet() {
+                true => match Box::pin(self.answer_token(&frame)).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        self.machine.refuse(&frame, &error, client.output());
+                        continue;
+                    }
+                },
+                false => frame,
+            };
+            self.note_primary(&frame);
+            let ends_batch = self.is_on_replica && matches!(frame.tag, b'Q' | b'S');
             let taken = match &mut self.held {
                 Some(held) => {
                     let (mut side, _) = held.lease.relay();
@@ -137,12 +163,18 @@ impl Direct {
             };
             match taken.map_err(|error| violation(&error))? {
                 Taken::Done if self.machine.has_signals() => Box::pin(self.send_signals()).await,
-                Taken::Done => {}
+                Taken::Done => self.is_batch_over |= ends_batch,
                 Taken::Goodbye => return Ok(true),
                 Taken::Later(frame) => self.waiting.push_front(frame),
-                Taken::NeedsServer(frame) if self.attach_now(client.output()) => self.give_again(frame),
-                // In a box: its state is large, and a session at rest has no use for it.
-                Taken::NeedsServer(frame) => Box::pin(self.attach_for(client, frame, ends)).await?,
+                Taken::NeedsServer(frame) => {
+                    let reading = self.reading_of(client, &frame);
+                    if reading.is_none() && self.attach_now(client.output()) {
+                        self.give_again(frame);
+                    } else {
+                        // In a box: its state is large, and a session at rest has no use for it.
+                        Box::pin(self.attach_for(client, frame, reading, ends)).await?;
+                    }
+                }
             }
             if self.is_full(client) {
                 break;
@@ -166,14 +198,20 @@ impl Direct {
     }
 
     /// Takes a connection for a message; one that cannot be had is the message's error.
-    async fn attach_for(&mut self, client: &mut Framed, frame: Frame, ends: &mut Ends<'_>) -> Result<(), Failure> {
+    async fn attach_for(
+        &mut self,
+        client: &mut Framed,
+        frame: Frame,
+        reading: Option<Reading>,
+        ends: &mut Ends<'_>,
+    ) -> Result<(), Failure> {
         // What the session was told so far must not wait for the pool.
         client.flush().await?;
         let slot = std::sync::Arc::clone(&self.slot);
         let mut to_client = BytesMut::new();
         let attached = tokio::select! {
             biased;
-            attached = self.attach(&mut to_client) => attached,
+            attached = self.attach(&mut to_client, reading) => attached,
             () = slot.cancelled() => {
                 let text = "canceling statement due to user request";
                 Err(ClientError::new(ErrorId::QueryCanceled, text).into())
@@ -198,7 +236,7 @@ impl Direct {
     /// Sends and reads until something has moved.
     async fn wait(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Woken, Failure> {
         let may_stop = self.machine.is_quiet();
-        let takes_client = self.machine.takes_client() && self.waiting.is_empty();
+        let takes_client = self.machine.takes_client() && self.waiting.is_empty() && !self.is_batch_over;
         let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
         let moved = poll_fn(|context| {
@@ -302,6 +340,23 @@ async fn client_gone(client: &mut Framed) -> NetError {
         Poll::Pending
     });
     gone.await
+}
+
+/// A question for the session's token.
+fn is_token_question(frame: &Frame) -> bool {
+    /// What is longer is none.
+    const TOKEN_TEXT_BYTES_MAX: usize = 96;
+    let nth = match frame.tag {
+        b'Q' => 0,
+        b'P' => 1,
+        _ => return false,
+    };
+    frame.bytes.len() <= TOKEN_TEXT_BYTES_MAX
+        && frame
+            .body()
+            .split(|byte| *byte == 0)
+            .nth(nth)
+            .is_some_and(|text| std::str::from_utf8(text).is_ok_and(crate::executor::reads::asks_for_token))
 }
 
 fn next_frame(client: &mut Framed) -> Result<Option<Frame>, Failure> {

@@ -34,7 +34,7 @@ use copy::{CopyIn, CopyNames};
 use inspect::Inspection;
 use opening::{Begun, Opening};
 use owed::{Owed, Quiet};
-use statements::{Statement, Statements};
+use statements::{Origin, Statement, Statements};
 
 /// Answers for which a session that has no connection keeps room.
 const OWED_KEPT: usize = 2;
@@ -302,6 +302,14 @@ impl Machine {
     /// Name and Parse body of the statements that the client has prepared.
     pub fn prepared_texts(&self) -> Vec<(Bytes, Bytes)> {
         self.statements.texts()
+    }
+
+    /// The text of a prepared statement.
+    pub fn prepared_text(&self, name: &[u8]) -> Option<String> {
+        let statement = self.statements.get(name)?;
+        let Origin::Protocol(parse) = &statement.origin else { return None };
+        let (text, _) = split_text(parse).ok()?;
+        std::str::from_utf8(text).ok().map(str::to_owned)
     }
 
     /// Takes over a connection: gives it the session's settings if it has others.

@@ -1,0 +1,360 @@
+//! Which statements of a session go to a replica, and what the session has seen so far.
+//!
+//! A batch is a simple query, or everything from the first extended message up to its Sync. It goes to a
+//! replica as a whole, if the session wants that, holds nothing, and each of its texts is proved to only read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::session::{has_shared_tree, set_value};
+use crate::backend::replicas::{Chosen, Floor, NoReplica};
+use crate::base::{NodeId, ShardId};
+use crate::error::{ClientError, ErrorId};
+use crate::planner;
+use crate::session::{ReadFrom, Settings};
+use crate::sql::{fingerprint, lexer, parse};
+use crate::wire::frame::scan;
+
+/// Where reads go that say nothing themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadSettings {
+    /// For everybody.
+    pub read_from: ReadFrom,
+    /// For some roles.
+    pub users: HashMap<String, ReadFrom>,
+}
+
+/// Longest time that SHOW ostrakon.token waits for a sample.
+const TOKEN_WAIT: Duration = Duration::from_secs(2);
+
+/// How a batch reads from replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// It finds what the session has written and read before.
+    is_strict: bool,
+    /// It may wait for a replica.
+    waits: bool,
+}
+
+/// What a session has seen, and what it uses now.
+#[derive(Debug, Default)]
+pub struct Seen {
+    floors: BTreeMap<ShardId, Floor>,
+    chosen: BTreeMap<ShardId, Chosen>,
+    primaries: BTreeSet<ShardId>,
+    /// The token that was taken over last.
+    token: Option<String>,
+    /// It reads from replicas, if it can.
+    reads: bool,
+}
+
+impl Seen {
+    /// The replica for a batch; `None`: the primary.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn choose(&mut self, cluster: &Cluster, shard: ShardId, reading: Reading) -> Option<NodeId> {
+        let floor = self.floors.entry(shard).or_default();
+        let chosen = match cluster.replicas.choose(shard, floor, reading.is_strict, Instant::now()) {
+            Ok(chosen) => Some(chosen),
+            Err(NoReplica::Missing) => None,
+            // Where replicas stay behind, waiting is given up more and more.
+            Err(NoReplica::NotFresh) if reading.waits && floor.primary_reads.is_power_of_two() => {
+                cluster.replicas.wait_for(shard, floor).await
+            }
+            Err(NoReplica::NotFresh) => None,
+        };
+        let Some(chosen) = chosen else {
+            floor.primary_reads = floor.primary_reads.saturating_add(1);
+            return None;
+        };
+        let node = chosen.node;
+        self.chosen.insert(shard, chosen);
+        Some(node)
+    }
+
+    /// The replica could not be had after all.
+    pub(super) fn give_up(&mut self, shard: ShardId) {
+        self.chosen.remove(&shard);
+    }
+
+    /// The primary is used.
+    pub(super) fn use_primary(&mut self, shard: ShardId) {
+        self.primaries.insert(shard);
+    }
+
+    /// What was used is used no longer: everything that it showed has been shown by now.
+    pub(super) fn settle(&mut self, cluster: &Cluster) {
+        if self.primaries.is_empty() && self.chosen.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for shard in std::mem::take(&mut self.primaries) {
+            self.floors.entry(shard).or_default().note_primary(now);
+            if self.reads {
+                // What it reads next is looked for at replicas that have come as far.
+                cluster.replicas.hurry(shard);
+            }
+        }
+        for (shard, chosen) in std::mem::take(&mut self.chosen) {
+            self.floors.entry(shard).or_default().note_replica(chosen.node, now);
+        }
+    }
+
+    /// Nothing has been seen: what was used showed nothing of the tables.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes over what another session has seen.
+    fn take_over(&mut self, token: &str) {
+        if self.token.as_deref() == Some(token) {
+            return;
+        }
+        for (shard, lsn) in read_token(token) {
+            let floor = self.floors.entry(shard).or_default();
+            floor.lsn = floor.lsn.max(lsn);
+        }
+        self.token = Some(token.to_owned());
+    }
+
+    /// What the session has seen, for another one.
+    ///
+    /// # Errors
+    /// No sample came in time.
+    pub(super) async fn token(&self, cluster: &Cluster) -> Result<String, ClientError> {
+        let now = Instant::now();
+        let mut parts = Vec::new();
+        let shards: BTreeSet<ShardId> = self.floors.keys().chain(&self.primaries).copied().collect();
+        for shard in shards {
+            let mut floor = self.floors.get(&shard).cloned().unwrap_or_default();
+            if self.primaries.contains(&shard) {
+                floor.note_primary(now);
+            }
+            let Some(lsn) = cluster.replicas.seen(shard, &floor, TOKEN_WAIT).await else {
+                let text = "the place of the session in the log of a shard is not known";
+                let error = ClientError::new(ErrorId::PrerequisiteMissing, text);
+                return Err(error.with_hint("Tokens are for shards that have replicas, and a primary that answers."));
+            };
+            parts.push(format!("{}:{lsn:X}", shard.0));
+        }
+        Ok(parts.join(","))
+    }
+}
+
+/// Shards and places; what is not understood is left out.
+fn read_token(token: &str) -> impl Iterator<Item = (ShardId, u64)> {
+    token.split(',').filter_map(|part| {
+        let (shard, lsn) = part.trim().split_once(':')?;
+        Some((ShardId(shard.parse().ok()?), u64::from_str_radix(lsn, 16).ok()?))
+    })
+}
+
+/// SHOW ostrakon.token, as it may be written.
+pub(super) fn asks_for_token(text: &str) -> bool {
+    let text = text.trim().trim_end_matches(';').trim_end();
+    let Some((first, rest)) = text.split_once(char::is_whitespace) else { return false };
+    first.eq_ignore_ascii_case("show") && rest.trim().eq_ignore_ascii_case("ostrakon.token")
+}
+
+/// Nothing but SET, RESET or SHOW: whoever runs it has not looked at tables. One statement, and no function call.
+pub(super) fn only_sets(text: &str) -> bool {
+    let text = text.trim().trim_end_matches(';');
+    let first = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let is_setting = ["set", "reset", "show"].iter().any(|word| first.eq_ignore_ascii_case(word));
+    // A semicolon inside a value only costs a look at a newer sample.
+    is_setting && !text.contains(';')
+}
+
+/// A statement that answers what SHOW ostrakon.token asks.
+pub(super) fn token_answer(token: &str) -> String {
+    format!("SELECT '{token}'::pg_catalog.text AS \"ostrakon.token\"")
+}
+
+/// A setting's value as it was written, without its quotes.
+fn value(settings: &Settings, name: &str) -> Option<String> {
+    let Some(sql) = settings.changed_sql(name) else { return settings.startup_value(name).map(str::to_owned) };
+    let written = set_value(sql)?;
+    let written = written.trim().trim_end_matches(';').trim();
+    let plain = |quote| written.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
+    Some(plain('\'').or_else(|| plain('"')).unwrap_or(written).to_owned())
+}
+
+/// The texts of a batch that begins with this message; `None`: it is not here as a whole, or holds more than
+/// statements.
+///
+/// `known`: the text of a statement that was prepared before.
+pub(super) fn batch_texts(
+    first: (u8, &[u8]),
+    buffered: &[u8],
+    known: impl Fn(&[u8]) -> Option<String>,
+) -> Option<Vec<String>> {
+    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    if first.0 == b'Q' {
+        return Some(vec![text(first.1.strip_suffix(b"\0")?)?]);
+    }
+    let mut parsed: HashMap<Vec<u8>, String> = HashMap::new();
+    let mut texts = Vec::new();
+    let mut take = |tag: u8, body: &[u8]| -> Option<bool> {
+        let mut parts = body.splitn(3, |byte| *byte == 0);
+        match tag {
+            b'P' => {
+                let (name, sql) = (parts.next()?, text(parts.next()?)?);
+                parsed.insert(name.to_vec(), sql.clone());
+                texts.push(sql);
+            }
+            b'B' => {
+                let name = parts.nth(1)?;
+                texts.push(parsed.get(name).cloned().or_else(|| known(name))?);
+            }
+            b'D' if body.first() == Some(&b'S') => {
+                let name = body.get(1..)?.strip_suffix(b"\0")?;
+                texts.push(parsed.get(name).cloned().or_else(|| known(name))?);
+            }
+            b'D' | b'E' | b'C' => {}
+            b'S' => return Some(true),
+            _ => return None,
+        }
+        Some(false)
+    };
+    if take(first.0, first.1)? {
+        return None;
+    }
+    for slice in scan(buffered) {
+        let slice = slice.ok()?;
+        if take(slice.tag, slice.body(buffered))? {
+            return (!texts.is_empty()).then_some(texts);
+        }
+    }
+    None
+}
+
+impl Cluster {
+    /// Whether a session wants this batch read from replicas; asked before the batch is taken apart.
+    pub(super) fn wants_replica(&self, user: &str, settings: &Settings, hinted: Option<ReadFrom>) -> ReadFrom {
+        if let Some(hinted) = hinted {
+            return hinted;
+        }
+        let set = value(settings, "ostrakon.read_from");
+        let of_role = || self.settings.reads.users.get(user).copied().unwrap_or(self.settings.reads.read_from);
+        match set {
+            // What is not understood is no wish for replicas.
+            Some(word) => ReadFrom::from_word(&word).unwrap_or_default(),
+            None => of_role(),
+        }
+    }
+
+    /// How a batch with these texts reads from replicas; `None`: it goes to the primary.
+    pub(super) fn reading_of(
+        &self,
+        user: &str,
+        settings: &Settings,
+        seen: &mut Seen,
+        texts: &[String],
+    ) -> Option<Reading> {
+        let hinted = texts.first().and_then(|text| ReadFrom::hinted(text));
+        let wanted = self.wants_replica(user, settings, hinted);
+        if wanted == ReadFrom::Primary || !are_usual(settings) || !texts.iter().all(|text| self.only_reads(text)) {
+            return None;
+        }
+        seen.reads = true;
+        if let Some(token) = value(settings, "ostrakon.token") {
+            seen.take_over(&token);
+        }
+        let is_strict = value(settings, "ostrakon.read_consistency").is_none_or(|word| word != "eventual");
+        Some(Reading { is_strict, waits: wanted == ReadFrom::Replica })
+    }
+
+    /// Whether a text is proved to do nothing but read.
+    fn only_reads(&self, text: &str) -> bool {
+        let Ok(lexed) = lexer::lex(text) else { return false };
+        let schema = self.schema.load();
+        if !has_shared_tree(text, &lexed) {
+            return parse::parse(text, &lexed).is_ok_and(|statement| planner::only_reads(&schema, &statement));
+        }
+        let key = fingerprint::fingerprint(text, &lexed);
+        let tree = self.trees.get(&key).unwrap_or_else(|| {
+            let tree = Arc::new(parse::parse(text, &lexed).map_err(|error| error.to_string()));
+            self.trees.insert(key, Arc::clone(&tree));
+            tree
+        });
+        tree.as_ref().as_ref().is_ok_and(|statement| planner::only_reads(&schema, statement))
+    }
+}
+
+/// Settings under which a replica answers as the primary does.
+fn are_usual(settings: &Settings) -> bool {
+    let is_one_of = |name: &str, words: &[&str]| {
+        value(settings, name).is_none_or(|written| words.contains(&written.to_ascii_lowercase().as_str()))
+    };
+    // A standby knows no serializable transactions.
+    is_one_of("default_transaction_isolation", &["read committed", "repeatable read", "read uncommitted"])
+        && is_one_of("standard_conforming_strings", &["on", "true", "1", "yes"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[tag], length.as_slice(), body].concat()
+    }
+
+    #[test]
+    fn a_batch_is_read_up_to_its_sync() {
+        let known = |name: &[u8]| (name == b"old").then(|| "SELECT 2".to_owned());
+        let texts = |first: (u8, &[u8]), rest: &[Vec<u8>]| batch_texts(first, &rest.concat(), known);
+        assert_eq!(texts((b'Q', b"SELECT 1\0"), &[]), Some(vec!["SELECT 1".to_owned()]));
+        let parse = (b'P', b"\0SELECT 1\0\0\0".as_slice());
+        let (bind, execute, sync) = (frame(b'B', b"\0\0\0\0\0\0\0\0"), frame(b'E', b"\0\0\0\0\0"), frame(b'S', b""));
+        let whole = texts(parse, &[bind.clone(), execute.clone(), sync.clone()]);
+        assert_eq!(whole, Some(vec!["SELECT 1".to_owned(), "SELECT 1".to_owned()]));
+        assert_eq!(texts(parse, &[bind.clone(), execute.clone()]), None, "more may follow");
+        assert_eq!(texts(parse, &[bind, frame(b'H', b""), sync.clone()]), None, "answers are wanted before");
+        let named = (b'B', b"\0old\0\0\0\0\0\0\0".as_slice());
+        assert_eq!(texts(named, &[execute.clone(), sync.clone()]), Some(vec!["SELECT 2".to_owned()]));
+        let unknown = (b'B', b"\0new\0\0\0\0\0\0\0".as_slice());
+        assert_eq!(texts(unknown, &[execute, sync]), None);
+        assert_eq!(texts((b'S', b""), &[]), None);
+        assert_eq!(texts((b'F', b"x"), &[]), None);
+    }
+
+    #[test]
+    fn a_token_is_read_back() {
+        let read: Vec<_> = read_token("1:5000A28, 2:61C0,x,3").collect();
+        assert_eq!(read, [(ShardId(1), 0x5000A28), (ShardId(2), 0x61C0)]);
+        assert!(asks_for_token(" show  Ostrakon.Token ; ") && !asks_for_token("SHOW ostrakon.tokens"));
+    }
+
+    #[test]
+    fn a_setting_shows_nothing_of_tables() {
+        for text in ["SET a.b = 'c'", " reset all ;", "SHOW x"] {
+            assert!(only_sets(text), "{text}");
+        }
+        for text in
+            ["SELECT 1", "SET a.b = 'c'; SELECT * FROM t", "/* x */ SET a = 1", "", "SETUP", "UPDATE t SET a = 1"]
+        {
+            assert!(!only_sets(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_read_however_it_was_set() {
+        use crate::session::Change;
+        for (sql, expected) in [
+            ("SET ostrakon.read_from = 'replica'", "replica"),
+            ("SET ostrakon.read_from TO replica;", "replica"),
+            ("SET SESSION ostrakon.read_from = \"any\"", "any"),
+            ("SELECT pg_catalog.set_config('ostrakon.read_from', 'any', false)", "any"),
+        ] {
+            let mut settings = Settings::default();
+            settings.change(&Change::Set { name: "ostrakon.read_from".to_owned(), sql: sql.to_owned() });
+            assert_eq!(value(&settings, "ostrakon.read_from").as_deref(), Some(expected), "{sql}");
+        }
+    }
+}
