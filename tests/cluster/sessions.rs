@@ -438,8 +438,9 @@ fn a_killed_server_connection_is_told_in_postgresqls_words_and_ends_the_session(
     let mut one = client(&cluster);
     one.must("BEGIN");
     one.must(&format!("UPDATE counters SET n = 5 WHERE id = {key}"));
-    let kill =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND pid <> pg_backend_pid()";
+    // It waits until they are gone: what is on its way to a server that is being ended is told so.
+    let kill = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                WHERE usename = 'app' AND pid <> pg_backend_pid()";
     let mut administrator = cluster.shards[0].superuser();
     administrator.must(kill);
     let answers = one.query(&format!("UPDATE counters SET n = 6 WHERE id = {key}")).answers();
