@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::link::failure_of;
+use super::statement::Mode;
+use super::values::StatementValues;
 use super::{Failure, Session, shard_name};
 use crate::backend::schema::{SchemaError, read_schema};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::planner::rewrite::quoted;
+use crate::planner::{self, BoundShards};
 use crate::session::Parsed;
 use crate::sql::ast::Statement;
 use crate::topology::schema::Schema;
@@ -97,7 +100,9 @@ impl Session {
         &mut self,
         client: &mut Framed,
         schema: &Schema,
+        parsed: &Parsed,
         statement: &Statement,
+        mode: Mode<'_>,
     ) -> Result<(), Failure> {
         let Some(relation) = crate::planner::read_by_position(&self.topology, schema, &self.planning_path(), statement)
         else {
@@ -105,7 +110,8 @@ impl Session {
         };
         let outside = !self.transaction.is_open() && !self.is_at_work();
         self.settle(client).await?;
-        let shard = self.any_shard();
+        // Whoever gets the row is asked: another shard may be down, and need not know.
+        let shard = self.likely_shard(parsed, mode).unwrap_or_else(|| self.any_shard());
         self.settled_link(shard).await?;
         let full = format!("{}.{}", quoted(&relation.name.schema), quoted(&relation.name.name)).replace('\'', "''");
         let sql = format!(
@@ -126,9 +132,24 @@ impl Session {
         outcome
     }
 
+    /// A shard that a statement's rows go to, by what is known of its table.
+    fn likely_shard(&self, parsed: &Parsed, mode: Mode<'_>) -> Option<ShardId> {
+        let plan = self.plan(parsed).ok()?;
+        match planner::bind(&plan, &self.topology, &StatementValues::new(&parsed.lexed, mode)).ok()?.shards {
+            BoundShards::One(shard) => Some(shard),
+            BoundShards::Many(shards) => shards.first().copied(),
+            BoundShards::Any => None,
+        }
+    }
+
     /// A statement that names a relation nobody has heard of may come after DDL elsewhere: the schema
     /// is read again before anything is decided.
-    pub(super) async fn know_relations(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<(), Failure> {
+    pub(super) async fn know_relations(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        mode: Mode<'_>,
+    ) -> Result<(), Failure> {
         let Ok(statement) = &*parsed.statement else { return Ok(()) };
         if self.own_schema.is_some() || self.transaction.is_failed() {
             return Ok(());
@@ -136,7 +157,7 @@ impl Session {
         let schema = self.schema();
         let is_known = !crate::planner::names_unknown_relation(&schema, &self.planning_path(), statement);
         if is_known {
-            return self.know_columns(client, &schema, statement).await;
+            return self.know_columns(client, &schema, parsed, statement, mode).await;
         }
         // Answers that are owed come first; a connection that is held is asked in its transaction.
         self.settle(client).await?;

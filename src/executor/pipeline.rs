@@ -78,7 +78,7 @@ impl Session {
         self.validate_waiting(client).await?;
         let parsed = self.understand(&parse.sql)?;
         if self.transaction.is_failed() && !ends_failure(&parsed) {
-            return Err(in_failed_transaction().into());
+            return Err(self.told_in_failed(client, &parsed, &parse.parameter_types).await);
         }
         let id = self.statement_id(&parsed, &parse.parameter_types);
         let statement = Arc::new(PreparedStatement {
@@ -192,10 +192,13 @@ impl Session {
         if is_sequence_call(&parsed) || is_create_as(&parsed) {
             return Ok(None);
         }
+        let bind = portal.bind.clone();
+        let statement = Arc::clone(&portal.statement);
+        let mode = Mode::Extended { bind: &bind, types: &statement.parameter_types, describe: false };
         let planned = match self.kept_plan(&parsed) {
             Some(plan) => Ok(plan),
             None => {
-                self.know_relations(client, &parsed).await?;
+                self.know_relations(client, &parsed, mode).await?;
                 self.plan(&parsed)
             }
         };
@@ -205,8 +208,7 @@ impl Session {
                 if self.names_numbers(&parsed) {
                     return Ok(None);
                 }
-                let types = portal.statement.parameter_types.clone();
-                return Err(self.refuse(client, &parsed, &types, refusal).await);
+                return Err(self.refuse(client, &parsed, mode.types(), refusal).await);
             }
         };
         if let Some(what) = plan.inside_transaction {
@@ -224,8 +226,6 @@ impl Session {
             // Ids are taken when the portal runs.
             return Ok(None);
         }
-        let bind = portal.bind.clone();
-        let mode = Mode::Extended { bind: &bind, types: &portal.statement.parameter_types, describe: false };
         let mut values = StatementValues::new(&parsed.lexed, mode);
         let bound = self.bind(client, &plan, &mut values, None).await?;
         portal.writes = plan.class > Class::ReadLock;

@@ -43,6 +43,15 @@ impl Session {
         }
         Ok(())
     }
+
+    /// Whether a statement may run on several shards: while it does, their connections are elsewhere, and
+    /// [`Session::may_join`] sees none of them.
+    ///
+    /// # Errors
+    /// The transaction has taken over a snapshot of another one.
+    pub(super) fn may_span(&self) -> Result<(), ClientError> {
+        if self.transaction.takes_snapshot() { Err(of_one_shard("SET TRANSACTION SNAPSHOT")) } else { Ok(()) }
+    }
 }
 
 fn of_one_shard(what: &str) -> ClientError {

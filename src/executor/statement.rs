@@ -66,7 +66,7 @@ impl Session {
     pub(super) async fn run(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
         self.refresh_topology().await;
         if self.transaction.is_failed() && !ends_failure(parsed) {
-            return Err(in_failed_transaction().into());
+            return Err(self.told_in_failed(client, parsed, mode.types()).await);
         }
         if !parsed.signals.is_empty() {
             self.send_signals(client, parsed, mode.bind()).await?;
@@ -177,9 +177,34 @@ impl Session {
         }
     }
 
+    /// What a statement is told in a failed transaction: PostgreSQL parses first, so one that breaks the grammar is
+    /// told that. A shard whose part has failed judges by itself; without one only what was not understood is asked of
+    /// another, whose other errors PostgreSQL would not have come to.
+    pub(super) async fn told_in_failed(&mut self, client: &mut Framed, parsed: &Parsed, types: &[u32]) -> Failure {
+        if let Err(failure) = self.settle(client).await {
+            return failure;
+        }
+        let failed = self.links.iter().find(|(_, link)| link.lease.status() == b'E').map(|(shard, _)| *shard);
+        let is_understood = matches!(
+            *parsed.statement,
+            Ok(Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
+        );
+        if failed.is_none() && is_understood {
+            return in_failed_transaction().into();
+        }
+        match self.parse_on(failed.unwrap_or_else(|| self.any_shard()), parsed, types).await {
+            Err(Failure::Postgres(error)) if failed.is_some() || is_of_grammar(&error) => Failure::Postgres(error),
+            Err(Failure::Client(error)) => Failure::Client(error),
+            Ok(()) | Err(Failure::Postgres(_) | Failure::Ours(_)) => in_failed_transaction().into(),
+        }
+    }
+
     async fn parse_only(&mut self, client: &mut Framed, parsed: &Parsed, types: &[u32]) -> Result<(), Failure> {
         self.settle(client).await?;
-        let shard = self.any_shard();
+        self.parse_on(self.any_shard(), parsed, types).await
+    }
+
+    async fn parse_on(&mut self, shard: ShardId, parsed: &Parsed, types: &[u32]) -> Result<(), Failure> {
         self.settled_link(shard).await?;
         let name = super::shard_name(&self.topology, shard);
         let link = self.held(shard)?;
@@ -238,7 +263,7 @@ impl Session {
         let planned = match self.kept_plan(parsed) {
             Some(plan) => Ok(plan),
             None => {
-                self.know_relations(client, parsed).await?;
+                self.know_relations(client, parsed, mode).await?;
                 self.plan(parsed)
             }
         };
@@ -303,6 +328,7 @@ impl Session {
         values: &StatementValues<'_>,
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
+        self.may_span()?;
         match &plan.several {
             Several::Merge { splices, merge, otherwise } => {
                 let mut is_told = false;
@@ -455,6 +481,12 @@ pub(super) fn ends_failure(parsed: &Parsed) -> bool {
         *parsed.statement,
         Ok(Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_) | Statement::Empty)
     )
+}
+
+/// 42601, and never the end of the connection.
+fn is_of_grammar(error: &crate::wire::frame::Frame) -> bool {
+    crate::wire::server_message::read_error(&error.body())
+        .is_ok_and(|fields| fields.severity == "ERROR" && fields.code == "42601")
 }
 
 /// 25P02, in PostgreSQL's words.

@@ -35,18 +35,31 @@ fn a_transaction_of_one_shard_is_one_connection_and_one_phase() {
             shard.log().contains("told postgres") && shard.log().contains("SELECT 'marked'")
         }));
     }
+    one_shard_sees(&cluster, "INSERT INTO accounts (id, balance) VALUES (42, 7)", 42);
+    // Who gets the row is asked which columns are meant, and nobody else. The home shard is one of five.
+    for id in 50..54 {
+        one_shard_sees(&cluster, &format!("INSERT INTO accounts VALUES ({id}, 7)"), id);
+    }
+
+    // The control: with a second shard's row the same look finds two phases.
+    let before: Vec<usize> = cluster.shards.iter().map(|shard| shard.log().len()).collect();
+    app.must("INSERT INTO accounts (id, balance) SELECT n, 1 FROM generate_series(100, 140) n");
+    let seen: String = cluster.shards.iter().zip(before).map(|(shard, at)| shard.log()[at..].to_owned()).collect();
+    assert!(seen.contains("PREPARE TRANSACTION") && seen.contains("COMMIT PREPARED"), "{seen}");
+}
+
+/// A transaction that begins with this statement, and goes on with its row.
+fn one_shard_sees(cluster: &Cluster, first: &str, id: i64) {
+    let mut app = cluster.app();
     // Whatever the sessions before left in the pools is asked to forget it first.
     app.must("SELECT 1");
     let before: Vec<usize> = cluster.shards.iter().map(|shard| shard.log().len()).collect();
     app.must("BEGIN");
-    app.must("INSERT INTO accounts (id, balance) VALUES (42, 7)");
-    app.must("INSERT INTO lines (account, n) VALUES (42, 1), (42, 2)");
-    app.must("UPDATE accounts SET balance = balance - 1 WHERE id = 42");
-    assert_eq!(
-        app.must("SELECT a.balance FROM accounts a JOIN lines l ON l.account = a.id WHERE a.id = 42 AND l.n = 2")
-            .value(),
-        "6"
-    );
+    app.must(first);
+    app.must(&format!("INSERT INTO lines (account, n) VALUES ({id}, 1), ({id}, 2)"));
+    app.must(&format!("UPDATE accounts SET balance = balance - 1 WHERE id = {id}"));
+    let sql = "SELECT a.balance FROM accounts a JOIN lines l ON l.account = a.id";
+    assert_eq!(app.must(&format!("{sql} WHERE a.id = {id} AND l.n = 2")).value(), "6");
     app.must("COMMIT");
 
     let said: Vec<Vec<(String, String)>> =
@@ -59,10 +72,4 @@ fn a_transaction_of_one_shard_is_one_connection_and_one_phase() {
     assert!(texts.iter().any(|sql| sql.starts_with("COMMIT")), "{texts:?}");
     assert!(!texts.iter().any(|sql| sql.contains("PREPARED") || sql.contains("PREPARE TRANSACTION")), "{texts:?}");
     assert!(!texts.iter().any(|sql| sql.contains("ostrakon.decision")), "{texts:?}");
-
-    // The control: with a second shard's row the same look finds two phases.
-    let before: Vec<usize> = cluster.shards.iter().map(|shard| shard.log().len()).collect();
-    app.must("INSERT INTO accounts (id, balance) SELECT n, 1 FROM generate_series(100, 140) n");
-    let seen: String = cluster.shards.iter().zip(before).map(|(shard, at)| shard.log()[at..].to_owned()).collect();
-    assert!(seen.contains("PREPARE TRANSACTION") && seen.contains("COMMIT PREPARED"), "{seen}");
 }

@@ -595,6 +595,27 @@ fn a_snapshot_is_not_given_away_where_rows_lie_on_other_shards() {
 }
 
 #[test]
+fn a_snapshot_that_is_taken_over_is_of_one_shard() {
+    let cluster = cluster();
+    let mut giver = cluster.shards[0].superuser();
+    giver.must("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    let snapshot = giver.must("SELECT pg_export_snapshot()").value();
+    let mut one = client(&cluster);
+    for spread in [
+        "SELECT n FROM counters",
+        "SELECT sum(n) FROM counters",
+        "UPDATE counters SET n = n",
+        "COPY counters TO STDOUT",
+    ] {
+        one.must("BEGIN ISOLATION LEVEL REPEATABLE READ");
+        one.must(&format!("SET TRANSACTION SNAPSHOT '{snapshot}'"));
+        let refused = one.error(spread);
+        assert!(refused.starts_with("0A000 SET TRANSACTION SNAPSHOT is not supported across shards"), "{refused}");
+        one.must("ROLLBACK");
+    }
+}
+
+#[test]
 fn a_block_that_touches_no_table_runs_and_an_execute_is_explained() {
     let cluster = cluster();
     let [key, _] = keys_apart(&cluster);

@@ -239,6 +239,30 @@ SELECT 2;
 --@ simple
 ;
 
+-- PostgreSQL parses first: what is not of its language is told so, also in a failed transaction.
+BEGIN;
+--@ error 42703
+SELECT nothing FROM users;
+--@ error 42601
+SELECT name FROM users WHERE ORDER BY 1;
+--@ error 42601
+UPDATE users SET;
+--@ error 25P02
+SELECT nothing FROM nowhere;
+ROLLBACK;
+BEGIN;
+UPDATE users SET name = 'kept' WHERE id = 5;
+SAVEPOINT here;
+--@ error 22012
+SELECT 1 / 0;
+--@ error 42601
+SELEKT 1;
+--@ error 25P02
+SELECT 1;
+ROLLBACK TO here;
+SELECT name FROM users WHERE id = 5;
+ROLLBACK;
+
 -- A statement that fails on the first of its shards, while the others have not yet been heard.
 BEGIN;
 --@ error 42703

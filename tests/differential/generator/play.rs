@@ -281,11 +281,48 @@ fn judge(expected: &Reply, actual: &Reply, step: &Step) -> Verdict {
         };
     };
     let (left, right) = (expected.sqlstate(), actual.sqlstate());
-    let is_violation = |code: &str| code.starts_with("23") || code == "22004";
-    if step.any_violation && is_violation(left) && is_violation(right) && expected.status == actual.status {
+    if is_open_choice(step, left, right) && expected.status == actual.status {
         return Verdict::EqualError(left.to_owned());
     }
     Verdict::Different(text)
+}
+
+/// Both errors are in the statement, and which is met first is up to the order in which rows are read.
+fn is_open_choice(step: &Step, left: &str, right: &str) -> bool {
+    let is_violation = |code: &str| code.starts_with("23") || code == "22004";
+    // A source with equal rows: MERGE would insert a row twice (23505), or has met a row of its own that it would
+    // change a second time (21000); PostgreSQL's plan says which row comes first.
+    let is_of_merge = step.kind == "merge" && [(left, right), (right, left)].contains(&("21000", "23505"));
+    step.any_violation && (is_of_merge || (is_violation(left) && is_violation(right)))
+}
+
+#[test]
+fn only_errors_that_depend_on_the_order_of_rows_may_differ() {
+    let step = |kind, any_violation| Step {
+        sql: String::new(),
+        params: Vec::new(),
+        order: Order::Any,
+        mode: Mode::Simple,
+        copy: None,
+        kind,
+        reads: false,
+        any_violation,
+        block: None,
+        shape: false,
+    };
+    assert!(is_open_choice(&step("merge", true), "21000", "23505"));
+    assert!(is_open_choice(&step("merge", true), "23505", "21000"));
+    assert!(is_open_choice(&step("insert", true), "23505", "23503"));
+    for (kind, any_violation, left, right) in [
+        ("insert", true, "21000", "23505"),
+        ("merge", false, "21000", "23505"),
+        ("merge", true, "21000", "23502"),
+        ("merge", true, "21000", "00000"),
+        ("merge", true, "23505", "42601"),
+        ("insert", false, "23505", "23503"),
+    ] {
+        assert!(!is_open_choice(&step(kind, any_violation), left, right), "{kind} {left} {right}");
+    }
 }
 
 /// All tables in full: through the proxy and on the shards.
