@@ -7,6 +7,7 @@ mod clients;
 mod command;
 mod control;
 mod drift;
+pub mod leading;
 mod pool_views;
 mod proxies;
 mod reference;
@@ -40,6 +41,7 @@ pub struct Admin {
     proxy_name: Option<String>,
     clients: Clients,
     reload: OnceLock<Arc<dyn Reload>>,
+    leaders: OnceLock<leading::Leaders>,
 }
 
 /// Rows of a view.
@@ -57,7 +59,14 @@ enum Answer {
 impl Admin {
     /// Puts the parts together; `proxy_name` is that of this proxy among those that share the store.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, proxy_name: Option<String>) -> Self {
-        Self { cluster, store, proxy_name, clients: Clients::default(), reload: OnceLock::new() }
+        Self {
+            cluster,
+            store,
+            proxy_name,
+            clients: Clients::default(),
+            reload: OnceLock::new(),
+            leaders: OnceLock::new(),
+        }
     }
 
     /// The clients that are shown.
@@ -93,6 +102,7 @@ impl Admin {
                 self.forget_proxy(&name).await?;
                 Ok(Answer::Done("FORGET PROXY"))
             }
+            Command::ChangePrimary(change) => self.change_primary(&change).await.map(Answer::View),
             Command::Reconnect => {
                 self.cluster.pools.retire_all();
                 tracing::info!("server connections are replaced");

@@ -14,6 +14,7 @@ mod drift;
 mod explain;
 mod failure;
 mod keep;
+mod lead;
 mod output;
 mod passwords;
 mod progress;
@@ -68,6 +69,10 @@ enum Command {
     Topology(connect::ConnectArguments),
     /// Say where tables live: sharded by a key, on every shard, or on one.
     Table(table::TableArguments),
+    /// Move the primary of a shard to another node; statements wait, none is cut.
+    Switchover(lead::SwitchoverArguments),
+    /// Replace the primary of a shard that is lost, or is to be taken as lost.
+    Failover(lead::FailoverArguments),
     /// Show which shards a statement goes to, the plan and the reason.
     Explain(explain::ExplainArguments),
 }
@@ -103,6 +108,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Drift(arguments) => drift::run(&arguments, output).await,
         Command::Topology(arguments) => topology::run(&arguments, output).await,
         Command::Table(arguments) => table::run(&arguments, output).await,
+        Command::Switchover(arguments) => lead::switchover(&arguments, output).await,
+        Command::Failover(arguments) => lead::failover(&arguments, output).await,
         Command::Explain(arguments) => explain::run(&arguments, output).await,
     }
 }

@@ -213,7 +213,7 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
     _workers: Workers,
     /// They end when they are dropped.
-    _leaders: leading::Leaders,
+    _leaders: crate::admin::leading::Leaders,
     /// To be told that this proxy is gone.
     leaving: Option<(Arc<dyn Store>, String)>,
 }
@@ -284,7 +284,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
     let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
-    let leaders = leading::start(&settings, &known.topology, &store, &servers_tls)?;
+    let leaders = Arc::new(leading::start(&settings, &known.topology, &store, &servers_tls)?);
     let mock_key = known.mock_key.clone();
     let building = async {
         let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
@@ -299,6 +299,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
     let name = settings.proxy_name.clone();
     let admin = Arc::new(Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()));
+    admin.set_leaders(Arc::clone(&leaders));
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
     let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
         .with_login(login)
