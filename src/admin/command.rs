@@ -5,6 +5,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::sql::lexer::{self, Lexed, TokenKind};
 use crate::topology::TableName;
 
+use super::leading::{Change, ChangeKind};
 use super::reference::{COMMANDS, VIEWS};
 use super::reshard::{read_reshard, read_shard};
 
@@ -21,6 +22,8 @@ pub(super) enum Command {
     Explain(String),
     /// RECONNECT
     Reconnect,
+    /// SWITCHOVER shard [TO node] [DRY RUN] · FAILOVER shard [TO node] [ALLOW DATA LOSS] [DRY RUN]
+    ChangePrimary(Change),
     /// FORGET PROXY name
     ForgetProxy { name: String },
     /// PAUSE [seconds]
@@ -96,12 +99,25 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Kill(u32::try_from(words.number(1..=u64::from(u32::MAX))?).unwrap_or(u32::MAX))
     } else if words.take("RELOAD") {
         Command::Reload { json: words.take("FORMAT") && words.expect("JSON")? }
+    } else if words.take("SWITCHOVER") {
+        Command::ChangePrimary(read_change(&mut words, ChangeKind::Planned)?)
+    } else if words.take("FAILOVER") {
+        Command::ChangePrimary(read_change(&mut words, ChangeKind::Lost)?)
     } else if words.take("TABLE") {
         read_table(&mut words)?
     } else {
         return Err(words.unknown());
     };
     if words.is_over() { Ok(command) } else { Err(words.unknown()) }
+}
+
+fn read_change(words: &mut Words<'_>, kind: ChangeKind) -> Result<Change, ClientError> {
+    let shard = words.name()?;
+    let to = if words.take("TO") { Some(words.name()?) } else { None };
+    let allows = kind == ChangeKind::Lost && words.take("ALLOW") && words.expect("DATA")? && words.expect("LOSS")?;
+    let kind = if allows { ChangeKind::LossAllowed } else { kind };
+    let dry_run = words.take("DRY") && words.expect("RUN")?;
+    Ok(Change { shard, to, kind, dry_run })
 }
 
 fn read_table(words: &mut Words<'_>) -> Result<Command, ClientError> {
@@ -270,6 +286,21 @@ mod tests {
         assert_eq!(read("KILL 4711"), Ok(Command::Kill(4_711)));
         assert!(read("KILL").is_err() && read("KILL -1").is_err() && read("KILL 4294967296").is_err());
         assert_eq!(read("RELOAD FORMAT JSON"), Ok(Command::Reload { json: true }));
+    }
+
+    #[test]
+    fn a_loss_is_allowed_in_so_many_words_only() {
+        let change = |kind, to: Option<&str>, dry_run| {
+            let (shard, to) = ("s1".to_owned(), to.map(str::to_owned));
+            Ok(Command::ChangePrimary(Change { shard, to, kind, dry_run }))
+        };
+        assert_eq!(read("SWITCHOVER s1"), change(ChangeKind::Planned, None, false));
+        assert_eq!(read("switchover s1 to s1b dry run;"), change(ChangeKind::Planned, Some("s1b"), true));
+        assert_eq!(read("FAILOVER s1"), change(ChangeKind::Lost, None, false));
+        assert_eq!(read("FAILOVER s1 TO s1b ALLOW DATA LOSS"), change(ChangeKind::LossAllowed, Some("s1b"), false));
+        for text in ["FAILOVER s1 ALLOW", "FAILOVER s1 ALLOW DATA", "SWITCHOVER s1 ALLOW DATA LOSS", "FAILOVER"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

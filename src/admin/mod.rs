@@ -7,6 +7,7 @@ mod clients;
 mod command;
 mod control;
 mod drift;
+pub mod leading;
 mod pool_views;
 mod proxies;
 mod reference;
@@ -43,6 +44,7 @@ pub struct Admin {
     clients: Clients,
     reshard: Option<Handle>,
     reload: OnceLock<Arc<dyn Reload>>,
+    leaders: OnceLock<leading::Leaders>,
 }
 
 /// Rows of a view.
@@ -60,7 +62,15 @@ enum Answer {
 impl Admin {
     /// Puts the parts together; `proxy_name` is that of this proxy among those that share the store.
     pub fn new(cluster: Arc<Cluster>, store: Arc<dyn Store>, proxy_name: Option<String>) -> Self {
-        Self { cluster, store, proxy_name, clients: Clients::default(), reshard: None, reload: OnceLock::new() }
+        Self {
+            cluster,
+            store,
+            proxy_name,
+            clients: Clients::default(),
+            reshard: None,
+            reload: OnceLock::new(),
+            leaders: OnceLock::new(),
+        }
     }
 
     /// Shards may join and buckets move.
@@ -104,6 +114,7 @@ impl Admin {
                 self.forget_proxy(&name).await?;
                 Ok(Answer::Done("FORGET PROXY"))
             }
+            Command::ChangePrimary(change) => self.change_primary(&change).await.map(Answer::View),
             Command::Reconnect => {
                 self.cluster.pools.retire_all();
                 tracing::info!("server connections are replaced");

@@ -25,6 +25,8 @@ const NODE_COLUMNS: &[(&str, &str)] = &[
     ("state", "`up`, `streaming`, `detached`, `down` or `unknown`; every node is asked now"),
     ("lag_bytes", "how far a replica is behind; empty for a primary"),
     ("buckets", "buckets of its shard"),
+    ("term", "version of the shard's leadership; empty where nobody leads it"),
+    ("sync", "commits wait for it: it is in the synchronous set; empty where nobody leads the shard"),
 ];
 
 /// All views, in the order of the documentation.
@@ -158,6 +160,15 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
     ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
+    (
+        "SWITCHOVER shard [TO node] [DRY RUN]",
+        "makes another node primary once every transaction has ended; new ones wait meanwhile. Tells how long that was",
+    ),
+    (
+        "FAILOVER shard [TO node] [ALLOW DATA LOSS] [DRY RUN]",
+        "takes the primary as lost. ALLOW DATA LOSS, with TO or without, does with fewer nodes than prove that nothing \
+         acknowledged is lost",
+    ),
     (
         "PAUSE [seconds]",
         "lets nobody begin anything new on a server (clients wait), and returns when every transaction has ended and no \

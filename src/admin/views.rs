@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::reference::{COMMANDS, VIEWS};
 use super::status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
-use super::{Admin, View};
+use super::{Admin, View, leading};
 use crate::control::probe::{NodeProbe, ProbeTarget, probe};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::shard_name;
@@ -86,11 +86,15 @@ impl Admin {
 
     async fn node_rows(&self) -> Result<Value, ClientError> {
         let status = self.status().await;
+        let (topology, records) = (self.cluster.topology.load(), self.leadership());
         let mut rows = Vec::new();
         for shard in &status.shards {
             for node in &shard.nodes {
+                let known = topology.nodes.iter().find(|known| known.name == node.name);
+                let (term, sync) = known
+                    .map_or((Value::Null, Value::Null), |known| leading::standing(records.get(&known.shard), known.id));
                 rows.push(json!({
-                    "shard": shard.name, "name": node.name, "role": node.role, "host": node.host, "port": node.port,
+                    "term": term, "sync": sync, "shard": shard.name, "name": node.name, "role": node.role, "host": node.host, "port": node.port,
                     "state": node.state, "lag_bytes": node.lag_bytes, "buckets": shard.buckets,
                 }));
             }
@@ -195,7 +199,7 @@ fn node_status(node: &Node, answer: Option<&NodeProbe>) -> NodeStatus {
 }
 
 /// Objects as rows of text.
-fn table(columns: &[&'static str], objects: &Value) -> View {
+pub(super) fn table(columns: &[&'static str], objects: &Value) -> View {
     let text = |value: &Value| match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),

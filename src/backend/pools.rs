@@ -327,6 +327,13 @@ impl Pools {
         self.all().iter().map(|pool| pool.counts()).map(|counts| counts.used + counts.resetting).sum()
     }
 
+    /// Those of one node, and sessions that wait for one there.
+    pub fn busy_at(&self, node: NodeId) -> usize {
+        let pools = self.all();
+        let of_node = pools.iter().filter(|pool| pool.connector().target.node == node).map(|pool| pool.counts());
+        of_node.map(|counts| counts.used + counts.resetting + counts.waiting).sum()
+    }
+
     fn all(&self) -> Vec<ServerPool> {
         self.by_node.read().values().flat_map(|node| &node.pools).cloned().collect()
     }

@@ -125,6 +125,7 @@ fn plan_bytes(plan: &Plan) -> usize {
             splices.iter().map(|splice| 64 + splice.with.len() * 48).sum::<usize>()
                 + otherwise.as_deref().map_or(0, gather_bytes)
         }
+        Several::ExplainMerge { splices, .. } => splices.iter().map(|splice| 64 + splice.with.len() * 48).sum(),
         Several::Gather(gather) => gather_bytes(gather),
         _ => 0,
     };

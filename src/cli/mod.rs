@@ -14,6 +14,7 @@ mod drift;
 mod explain;
 mod failure;
 mod keep;
+mod lead;
 mod output;
 mod passwords;
 mod progress;
@@ -74,6 +75,10 @@ enum Command {
     Shard(shard::ShardArguments),
     /// Move buckets between shards while the cluster serves.
     Reshard(reshard::ReshardArguments),
+    /// Move the primary of a shard to another node; statements wait, none is cut.
+    Switchover(lead::SwitchoverArguments),
+    /// Replace the primary of a shard that is lost, or is to be taken as lost.
+    Failover(lead::FailoverArguments),
     /// Show which shards a statement goes to, the plan and the reason.
     Explain(explain::ExplainArguments),
 }
@@ -111,6 +116,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Table(arguments) => table::run(&arguments, output).await,
         Command::Shard(arguments) => shard::run(&arguments, output).await,
         Command::Reshard(arguments) => reshard::run(&arguments, output).await,
+        Command::Switchover(arguments) => lead::switchover(&arguments, output).await,
+        Command::Failover(arguments) => lead::failover(&arguments, output).await,
         Command::Explain(arguments) => explain::run(&arguments, output).await,
     }
 }

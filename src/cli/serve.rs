@@ -18,8 +18,8 @@ use crate::executor::MergeLimits;
 use crate::executor::reads::ReadSettings;
 use crate::frontend::{ClientLimits, LoginSettings, SessionLimits};
 use crate::host::{account, port};
-use crate::server::Settings;
 use crate::server::reload::ReadAgain;
+use crate::server::{LeadingSettings, Settings};
 use crate::store::{self, Store, StoreError};
 
 /// Arguments of the command.
@@ -142,6 +142,12 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
             bytes_max: config.merge.bytes_max,
             gather_bytes_max: config.merge.gather_bytes_max,
         },
+        // Standbys stream as the control role: what it is let in by is known.
+        leading: config.failover.as_ref().map(|failover| LeadingSettings {
+            durability: Some(failover.durability),
+            replication_user: config.control.user.clone(),
+            rejoin: None,
+        }),
         reads: ReadSettings { read_from: config.replicas.read_from, users: of_users(config, |user| user.read_from) },
         replicas: ReplicaSettings {
             lag_max: config.replicas.lag_max,

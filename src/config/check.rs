@@ -17,6 +17,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     check_shards(config, report);
     check_nodes(config, report);
     check_tables(config, report);
+    if let Some(failover) = &config.failover {
+        super::failover::check(failover, &config.shards, report);
+    }
     let users = config.users.iter().map(|user| (&user.name, format!("the user {}", user.name), user.position));
     report_repeated(users, report);
 }

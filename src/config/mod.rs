@@ -9,6 +9,7 @@
 mod auth;
 mod check;
 mod error;
+mod failover;
 mod read;
 mod reader;
 mod store;
@@ -27,6 +28,7 @@ use crate::topology::{Role, TableName};
 pub use crate::base::Secret;
 pub use auth::{AuthConfig, AuthQuery, PasswordSource};
 pub use error::{ConfigError, Position};
+pub use failover::FailoverConfig;
 pub use store::{EtcdConfig, StoreConfig};
 pub use tls::{ServersTlsConfig, TlsConfig};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[store]`
     pub store: StoreConfig,
+    /// `[failover]`; without it nobody leads the shards.
+    pub failover: Option<FailoverConfig>,
     /// `[http]`
     pub http: HttpConfig,
     /// `[pool]`

@@ -7,6 +7,7 @@ use toml::de::DeTable;
 
 use super::auth;
 use super::error::{Report, nearest};
+use super::failover;
 use super::reader::{At, Section};
 use super::store;
 use super::tls;
@@ -49,6 +50,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
     let mut root = Section::new("", document.get_ref(), 0);
     let proxy = read_proxy(root.section("proxy", report), report);
     let store = store::read(root.section("store", report), report);
+    let failover = failover::read(root.section("failover", report), report);
     let http = read_http(root.section("http", report), report);
     let pool = read_pool(root.section("pool", report), report);
     let replicas = read_replicas(root.section("replicas", report), report);
@@ -70,6 +72,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Config> {
         file_name: report.file_name().to_owned(),
         proxy,
         store,
+        failover,
         http,
         pool,
         replicas,

@@ -561,3 +561,34 @@ fn a_query_for_verifiers_asks_for_somebody() {
     assert_eq!(auth.auth_query_ttl, Duration::from_secs(10));
     assert_eq!(auth.admin_users, Some(vec!["dba".to_owned()]));
 }
+
+#[test]
+fn a_durability_that_a_shard_cannot_keep_is_a_mistake() {
+    let shard = |zones: [&str; 2]| {
+        let node = |name: &str, zone: &str| {
+            format!("[[shards.nodes]]\nname = \"{name}\"\nhost = \"h{name}\"\nport = 5432\nzone = \"{zone}\"\n")
+        };
+        format!("[[shards]]\nname = \"s1\"\n{}{}", node("a", zones[0]), node("b", zones[1]))
+    };
+    let read = |failover: &str, zones| {
+        let text = format!(
+            "[proxy]\ndata = \"/d\"\ndatabase = \"app\"\n\n[control]\nuser = \"postgres\"\n\n[failover]\n{failover}\n{}",
+            shard(zones)
+        );
+        parse(&text)
+    };
+    for (written, zones, fits) in [
+        ("", ["x", "x"], true),
+        ("durability = \"any(1)\"", ["x", "y"], true),
+        ("durability = \"any(2)\"", ["x", "y"], false),
+        ("durability = \"cross_zone\"", ["x", "y"], true),
+        ("durability = \"cross_zone\"", ["x", "x"], false),
+        ("durability = \"local\"", ["x", "x"], true),
+        ("durability = \"local\"", ["x", "y"], false),
+        ("durability = \"async\"", ["x", "y"], true),
+        ("durability = \"any(0)\"", ["x", "y"], false),
+        ("durability = \"some\"", ["x", "y"], false),
+    ] {
+        assert_eq!(read(written, zones).is_ok(), fits, "{written} {zones:?}");
+    }
+}

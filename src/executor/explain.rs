@@ -1,15 +1,18 @@
-//! EXPLAIN (OSTRAKON): where a statement would go, and why. Nothing runs.
+//! EXPLAIN (OSTRAKON): where a statement would go, and why. Nothing runs. And PostgreSQL's own EXPLAIN of what is merged:
+//! how, and each shard's plan of its part.
 
 use bytes::BytesMut;
 
+use super::exchange::Show;
 use super::relay::Done;
 use super::statement::Mode;
 use super::values::StatementValues;
-use super::{Failure, Session, shard_name};
+use super::{Failure, Session, places, shard_name};
+use crate::base::ShardId;
 use crate::error::ClientError;
 use crate::net::Framed;
-use crate::plan::text;
-use crate::planner::{self, BoundShards};
+use crate::plan::{MergeSpec, Splice, text};
+use crate::planner::{self, BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::server_message::{self, Field};
@@ -38,6 +41,51 @@ impl Session {
         for line in &lines {
             write_line(client.output(), line);
         }
+        Ok(Done::with_tag("EXPLAIN"))
+    }
+
+    /// EXPLAIN of a read whose rows are merged. The shards are asked one after the other; with ANALYZE each runs its
+    /// part, and nobody merges.
+    ///
+    /// # Errors
+    /// The first shard's that fails.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) async fn run_explain_merge(
+        &mut self,
+        client: &mut Framed,
+        parsed: &Parsed,
+        shards: &[ShardId],
+        splices: &[Splice],
+        merge: &MergeSpec,
+        values: &StatementValues<'_>,
+        mode: Mode<'_>,
+    ) -> Result<Done, Failure> {
+        let limit = values.row_count(merge.limit.as_ref(), "LIMIT")?;
+        let offset = values.row_count(merge.offset.as_ref(), "OFFSET")?.unwrap_or(0);
+        let pushed = limit.map(|limit| limit.saturating_add(offset));
+        let made = rewrite::apply(&parsed.text, &parsed.lexed, splices, pushed);
+        let quiet = match mode {
+            Mode::Simple => Mode::Simple,
+            Mode::Extended { bind, types, .. } => Mode::Extended { bind, types, describe: false },
+        };
+        let mut answer = BytesMut::new();
+        if mode.describes() {
+            server_message::write_row_description(&mut answer, &[Field::text("QUERY PLAN")]);
+        }
+        write_line(&mut answer, &format!("Merge of {} shards: {}", shards.len(), text::merge_text(merge)));
+        for shard in shards {
+            write_line(&mut answer, &format!("  ->  Shard {}", shard_name(&self.topology, *shard)));
+            let show = Show { header: false, rows: false, notices: true };
+            let told = self.exchange_collecting(client, *shard, made.text(), quiet, show).await;
+            let (_, rows) = told.map_err(|failure| places::in_source(failure, &made, &parsed.text))?;
+            for row in rows {
+                let values = server_message::read_data_row(&row.body()).unwrap_or_default();
+                let line = values.into_iter().next().flatten().unwrap_or_default();
+                // In the client's encoding as it came.
+                server_message::write_data_row(&mut answer, &[Some([b"        ", line.as_ref()].concat().as_slice())]);
+            }
+        }
+        client.output().extend_from_slice(&answer);
         Ok(Done::with_tag("EXPLAIN"))
     }
 

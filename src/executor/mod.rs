@@ -286,7 +286,11 @@ impl Cluster {
         match topology.nodes.iter().find(|node| Some(node.id) == leader) {
             Some(node) => {
                 let secret = self.secrets.of(user);
-                Ok(self.node_target(topology, node, Credentials { user: user.to_owned(), secret }))
+                let mut target = self.node_target(topology, node, Credentials { user: user.to_owned(), secret });
+                // Whatever the server's own configuration, the role or the database say: what is acknowledged has
+                // been waited for.
+                target.parameters.push(("synchronous_commit".to_owned(), "on".to_owned()));
+                Ok(target)
             }
             None => self.target(topology, shard, user),
         }

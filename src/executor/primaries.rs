@@ -27,10 +27,55 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The leaders of the shards that are led; of others the topology's primary is used as it is.
 #[derive(Clone, Debug)]
 pub struct Primaries {
-    by_shard: Arc<HashMap<ShardId, watch::Receiver<Serving>>>,
+    by_shard: Arc<HashMap<ShardId, Led>>,
     /// What waits holds one statement each, which the limits of the wire bound.
     places: Arc<Semaphore>,
     wait_max: Duration,
+}
+
+/// A shard that is led.
+#[derive(Debug)]
+struct Led {
+    serving: watch::Receiver<Serving>,
+    /// How many want that nothing new begins there.
+    held: watch::Sender<usize>,
+}
+
+impl Led {
+    fn node(&self) -> Option<NodeId> {
+        match *self.serving.borrow() {
+            Serving::Open { node, .. } if *self.held.borrow() == 0 => Some(node),
+            _ => None,
+        }
+    }
+
+    /// # Errors
+    /// Nobody looks for a primary any more.
+    async fn opened(&self) -> Result<NodeId, watch::error::RecvError> {
+        let (mut serving, mut held) = (self.serving.clone(), self.held.subscribe());
+        loop {
+            serving.wait_for(|serving| matches!(serving, Serving::Open { .. })).await?;
+            held.wait_for(|held| *held == 0).await?;
+            if let Some(node) = self.node() {
+                return Ok(node);
+            }
+        }
+    }
+}
+
+/// Nothing new begins on a shard until this is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    primaries: Primaries,
+    shard: ShardId,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(led) = self.primaries.by_shard.get(&self.shard) {
+            led.held.send_modify(|held| *held = held.saturating_sub(1));
+        }
+    }
 }
 
 impl Default for Primaries {
@@ -42,6 +87,8 @@ impl Default for Primaries {
 impl Primaries {
     /// These shards are led.
     pub fn new(by_shard: HashMap<ShardId, watch::Receiver<Serving>>) -> Self {
+        let led = |serving| Led { serving, held: watch::channel(0).0 };
+        let by_shard = by_shard.into_iter().map(|(shard, serving)| (shard, led(serving))).collect();
         Self { by_shard: Arc::new(by_shard), places: Arc::new(Semaphore::new(WAITING_MAX)), wait_max: WAIT_MAX }
     }
 
@@ -51,10 +98,9 @@ impl Primaries {
 
     /// As [`Primaries::open`], without waiting: `None` when it would have to be waited for.
     pub(super) fn open_now(&self, shard: ShardId) -> Option<Option<NodeId>> {
-        let Some(receiver) = self.by_shard.get(&shard) else { return Some(None) };
-        match *receiver.borrow() {
-            Serving::Open { node, .. } => Some(Some(node)),
-            Serving::Closed => None,
+        match self.by_shard.get(&shard) {
+            None => Some(None),
+            Some(led) => led.node().map(Some),
         }
     }
 
@@ -66,8 +112,8 @@ impl Primaries {
     /// # Cancel safety
     /// Safe.
     pub async fn open(&self, shard: ShardId) -> Result<Option<NodeId>, ClientError> {
-        let Some(receiver) = self.by_shard.get(&shard) else { return Ok(None) };
-        if let Serving::Open { node, .. } = *receiver.borrow() {
+        let Some(led) = self.by_shard.get(&shard) else { return Ok(None) };
+        if let Some(node) = led.node() {
             return Ok(Some(node));
         }
         let closed = |detail: String| {
@@ -77,13 +123,8 @@ impl Primaries {
         };
         let _place =
             self.places.try_acquire().map_err(|_| closed(format!("{WAITING_MAX} statements wait for one already.")))?;
-        let mut receiver = receiver.clone();
-        let opening = receiver.wait_for(|serving| matches!(serving, Serving::Open { .. }));
-        match tokio::time::timeout(self.wait_max, opening).await {
-            Ok(Ok(serving)) => match *serving {
-                Serving::Open { node, .. } => Ok(Some(node)),
-                Serving::Closed => Err(closed("It was closed again.".to_owned())),
-            },
+        match tokio::time::timeout(self.wait_max, led.opened()).await {
+            Ok(Ok(node)) => Ok(Some(node)),
             Ok(Err(_)) => Err(closed("Nobody looks for one any more.".to_owned())),
             Err(_) => Err(closed(format!("None was found within {} ms.", self.wait_max.as_millis()))),
         }
@@ -91,6 +132,15 @@ impl Primaries {
 }
 
 impl Cluster {
+    /// Lets nothing new begin on the primary of a shard for as long as it is kept.
+    pub fn hold_statements(&self, shard: ShardId) -> Hold {
+        let primaries = self.settings.primaries.clone();
+        if let Some(led) = primaries.by_shard.get(&shard) {
+            led.held.send_modify(|held| *held += 1);
+        }
+        Hold { primaries, shard }
+    }
+
     /// A connection to the primary of a shard, as soon as there is one; `adjust` has the last word on the target.
     ///
     /// # Errors
@@ -148,6 +198,23 @@ mod tests {
             leads.send_replace(Serving::Open { node: NodeId(3), term: Term(2), session: 1 });
         };
         let (waited, ()) = tokio::join!(waiting, opening);
+        assert_eq!(waited.unwrap(), Some(NodeId(3)));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_waits_until_it_is_let_go() {
+        let (_leads, shows) = watch::channel(Serving::Open { node: NodeId(3), term: Term(2), session: 1 });
+        let primaries = Primaries::new([(ShardId(1), shows)].into());
+        assert_eq!(primaries.open_now(ShardId(1)), Some(Some(NodeId(3))));
+        let led = primaries.by_shard.get(&ShardId(1)).unwrap();
+        led.held.send_modify(|held| *held += 1);
+        let hold = Hold { primaries: primaries.clone(), shard: ShardId(1) };
+        assert_eq!(primaries.open_now(ShardId(1)), None);
+        let letting_go = async {
+            tokio::task::yield_now().await;
+            drop(hold);
+        };
+        let (waited, ()) = tokio::join!(primaries.open(ShardId(1)), letting_go);
         assert_eq!(waited.unwrap(), Some(NodeId(3)));
     }
 

@@ -350,6 +350,9 @@ impl Session {
                     (merged, _) => merged,
                 }
             }
+            Several::ExplainMerge { splices, merge } => {
+                self.run_explain_merge(client, parsed, shards, splices, merge, values, mode).await
+            }
             Several::Gather(gather) => self.run_gather(client, parsed, shards, gather, mode).await,
             Several::Sum => self.run_everywhere(client, parsed, plan, shards, mode, true).await,
             Several::Same if plan.outside_transaction && plan.changes_schema => {

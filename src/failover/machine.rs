@@ -69,7 +69,8 @@ pub struct Machine {
     /// The last barrier that was passed: its stamp, node, and session.
     pub(super) barrier: Option<(Stamp, NodeId, u64)>,
     confirmed_at: Duration,
-    command: Option<Cause>,
+    /// With the moment when it was asked for.
+    command: Option<(Cause, Duration)>,
     pub(super) last_soft: Option<Duration>,
     now: Duration,
 }
@@ -98,6 +99,8 @@ fn pause(kind: ActionKind) -> Duration {
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// And otherwise.
 const IDLE_PAUSE: Duration = Duration::from_millis(250);
+/// What was asked for longer ago than this is not begun any more: whoever asked has been told that nothing happened.
+const COMMAND_MAX: Duration = Duration::from_secs(5);
 /// How long an answer to a question for the record is waited for.
 const READ_MAX: Duration = Duration::from_millis(1_000);
 
@@ -176,7 +179,7 @@ impl Machine {
             Event::Answered { node, asked, answer } => self.take_answer(node, asked, answer),
             Event::Failed { node, failure } => self.take_failure(node, failure),
             Event::Ended { node, kind, stamp, outcome } => self.take_outcome(node, kind, stamp, &outcome, effects),
-            Event::Command(cause) => self.command = Some(cause),
+            Event::Command(cause) => self.command = Some((cause, now)),
             Event::Tick => {}
         }
         self.drive(effects);
@@ -303,11 +306,15 @@ impl Machine {
         if self.is_stale {
             self.ask(effects);
         }
-        if !self.is_leading || self.is_writing || self.is_stale {
+        if self.is_writing || self.is_stale {
             return;
         }
+        // Whoever is asked begins it; the one that leads goes on (rule 1).
         if let Some(cause) = self.take_command(&record) {
             return self.write(record.next_term(cause), effects);
+        }
+        if !self.is_leading {
+            return;
         }
         match &record.phase {
             Phase::Open => self.drive_open(&record, effects),
@@ -318,7 +325,10 @@ impl Machine {
 
     /// A planned change begins where nothing else is going on; one that may lose writes at any time.
     fn take_command(&mut self, record: &Record) -> Option<Cause> {
-        let cause = self.command.take()?;
+        let (cause, asked) = self.command.take()?;
+        if self.now.saturating_sub(asked) > COMMAND_MAX {
+            return None;
+        }
         let is_taken = match cause {
             Cause::LossAllowed { .. } => true,
             Cause::Planned { to } => record.phase == Phase::Open && to != Some(record.primary),

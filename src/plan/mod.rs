@@ -136,6 +136,13 @@ pub enum Several {
         /// What is done instead when the columns' types turn out not to be comparable in the proxy.
         otherwise: Option<Arc<GatherPlan>>,
     },
+    /// EXPLAIN of such a read: every shard tells how it would do its part.
+    ExplainMerge {
+        /// As for the read.
+        splices: Vec<Splice>,
+        /// As for the read.
+        merge: MergeSpec,
+    },
     /// One PostgreSQL computes the answer from rows of all.
     Gather(Arc<GatherPlan>),
     /// Every shard does its part; counts are added, RETURNING rows are concatenated.

@@ -32,6 +32,9 @@ pub fn render(plan: &Plan) -> String {
         Several::Merge { merge, .. } => {
             let _ = writeln!(out, "several: {}", merge_text(merge));
         }
+        Several::ExplainMerge { merge, .. } => {
+            let _ = writeln!(out, "several: the plan of each, for: {}", merge_text(merge));
+        }
         Several::Gather(gather) => {
             let _ = writeln!(out, "several: {}", super::gather::render(gather));
         }
@@ -94,7 +97,8 @@ pub fn slot(slot: &Slot) -> String {
     }
 }
 
-fn merge_text(merge: &MergeSpec) -> String {
+/// How rows of several shards become one result.
+pub fn merge_text(merge: &MergeSpec) -> String {
     let mut words = Vec::new();
     if merge.distinct {
         words.push("distinct".to_owned());

@@ -193,7 +193,9 @@ fn plan_tables(
             None => ddl::plan(subject, ddl),
         },
         Statement::Declare { query, hold } => plan_declare(subject, statement, query, *hold),
-        Statement::Explain { analyze, statement, .. } => plan_explain(context, lexed, *analyze, statement),
+        Statement::Explain { analyze, statement, tokens, .. } => {
+            plan_explain(context, lexed, *analyze, statement, tokens.start)
+        }
         Statement::Call(_) => Err(refuse_code("CALL")),
         Statement::Do => do_block::plan(subject),
         Statement::Other(word) => Err(ClientError::refused(
@@ -254,6 +256,7 @@ fn plan_explain(
     lexed: &Lexed,
     analyze: bool,
     statement: &Statement,
+    start: usize,
 ) -> Result<Plan, ClientError> {
     let refusal = ClientError::refused(
         "EXPLAIN of a statement that needs several shards is not supported",
@@ -291,7 +294,25 @@ fn plan_explain(
         plan.class = Class::Read;
         plan.changes_schema = false;
     }
-    only_one_shard(plan, refusal)
+    match plan.several {
+        Several::Merge { splices, merge, .. } if plan.class == Class::Read => {
+            plan.several = Several::ExplainMerge { splices, merge };
+            if (0..start).any(|at| is_other_format(context.text, lexed, at)) {
+                let refusal = ClientError::refused(
+                    "EXPLAIN of a statement that needs several shards is shown as text only",
+                    "Leave FORMAT out.",
+                );
+                return only_one_shard(plan, refusal);
+            }
+            Ok(plan)
+        }
+        _ => only_one_shard(plan, refusal),
+    }
+}
+
+/// FORMAT of something else than text.
+fn is_other_format(text: &str, lexed: &Lexed, at: usize) -> bool {
+    lexed.is_keyword(text, at, "format") && !lexed.is_keyword(text, at + 1, "text")
 }
 
 /// A plan that says where one key belongs.

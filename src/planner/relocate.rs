@@ -51,6 +51,9 @@ impl Relocation<'_> {
                     None => None,
                 },
             },
+            Several::ExplainMerge { splices, merge } => {
+                Several::ExplainMerge { splices: self.splices(splices)?, merge }
+            }
             Several::Gather(gather) => Several::Gather(self.gather(&gather)?),
             Several::Steps(steps) => Several::Steps(Box::new(self.steps(*steps)?)),
             several @ (Several::Sum | Several::Same | Several::Refuse(_)) => several,

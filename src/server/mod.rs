@@ -214,7 +214,7 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
     _workers: Workers,
     /// They end when they are dropped.
-    _leaders: leading::Leaders,
+    _leaders: crate::admin::leading::Leaders,
     /// To be told that this proxy is gone.
     leaving: Option<(Arc<dyn Store>, String)>,
 }
@@ -285,7 +285,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
     let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
-    let leaders = leading::start(&settings, &known.topology, &store, &servers_tls)?;
+    let leaders = Arc::new(leading::start(&settings, &known.topology, &store, &servers_tls)?);
     let mock_key = known.mock_key.clone();
     let building = async {
         let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
@@ -302,6 +302,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let reshard = built.reshard.map(|context| reshard::start(context, crate::reshard::Settings::default()));
     let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()).with_reshard(reshard);
     let admin = Arc::new(admin);
+    admin.set_leaders(Arc::clone(&leaders));
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
     let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
         .with_login(login)

@@ -153,6 +153,7 @@ fn differences(old: &Settings, new: &Settings) -> Vec<ReloadedSetting> {
             false,
         ),
         ("[replicas], read_from of [[users]]", old.reads != new.reads || old.replicas != new.replicas, false),
+        ("[failover]", durability(old) != durability(new), false),
         ("[http] listen", old.http != new.http, false),
         ("[merge]", old.merge != new.merge, false),
         ("[control]", old.control_user != new.control_user || old.control_password != new.control_password, false),
@@ -161,6 +162,10 @@ fn differences(old: &Settings, new: &Settings) -> Vec<ReloadedSetting> {
     ];
     let changed = rows.into_iter().filter(|(_, has_changed, _)| *has_changed);
     changed.map(|(name, _, is_live)| ReloadedSetting { name, is_live }).collect()
+}
+
+fn durability(settings: &Settings) -> Option<Option<crate::failover::Durability>> {
+    settings.leading.as_ref().map(|leading| leading.durability)
 }
 
 fn has_other_rules(old: &Settings, new: &Settings) -> bool {

@@ -278,7 +278,7 @@ fn statements_are_prepared_and_executed_by_sql() {
     let answers = one.parse("", explain).describe(b'S', "").bind("", "", &[]).execute("").sync().answers();
     assert_eq!(answers[..4], ["1", "t", "T", "2"]);
     assert!(answers[4].contains("Output") && answers[5..] == ["C EXPLAIN", "Z I"], "{answers:?}");
-    assert!(one.error("EXPLAIN EXECUTE everything(1, NULL)").starts_with("0A000"));
+    assert_eq!(one.must("EXPLAIN EXECUTE everything(1, NULL)")[0], "Merge of 2 shards: combine c0=count");
     assert!(one.error("EXPLAIN EXECUTE nothing").starts_with("26000"));
     for (key, shard) in keys.iter().zip(["shard1", "shard2"]) {
         let answers = one.query(&format!("EXPLAIN (OSTRAKON) EXECUTE see({key})")).answers();
@@ -438,8 +438,9 @@ fn a_killed_server_connection_is_told_in_postgresqls_words_and_ends_the_session(
     let mut one = client(&cluster);
     one.must("BEGIN");
     one.must(&format!("UPDATE counters SET n = 5 WHERE id = {key}"));
-    let kill =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND pid <> pg_backend_pid()";
+    // It waits until they are gone: what is on its way to a server that is being ended is told so.
+    let kill = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                WHERE usename = 'app' AND pid <> pg_backend_pid()";
     let mut administrator = cluster.shards[0].superuser();
     administrator.must(kill);
     let answers = one.query(&format!("UPDATE counters SET n = 6 WHERE id = {key}")).answers();
@@ -583,6 +584,35 @@ fn the_ids_of_an_insert_are_asked_for_right_after_it() {
 }
 
 #[test]
+fn a_merged_read_is_explained_by_every_shard() {
+    let cluster = cluster();
+    let mut one = client(&cluster);
+    let told = one.must("EXPLAIN (COSTS OFF) SELECT id FROM counters WHERE n > 5 ORDER BY n LIMIT 3");
+    assert_eq!(told[0], "Merge of 2 shards: merge by h0, limit #1, hidden 1");
+    for shard in ["  ->  Shard shard1", "  ->  Shard shard2"] {
+        let at = told.iter().position(|line| line == shard).unwrap();
+        // What the shard is sent: with LIMIT, and the hidden column to sort by.
+        assert_eq!(told[at + 1], "        Limit", "{told:?}");
+    }
+    let ran = one.must("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) SELECT sum(n) FROM counters");
+    assert_eq!(ran.iter().filter(|line| line.trim_start().starts_with("Execution Time")).count(), 2, "{ran:?}");
+    // By messages, described first, with a parameter, and in a transaction.
+    let sql = "EXPLAIN (COSTS OFF) SELECT count(*) FROM counters WHERE n < $1";
+    one.must("BEGIN");
+    let answers = one.parse("", sql).describe(b'S', "").bind("", "", &["7"]).describe(b'P', "").execute("").sync();
+    let answers = answers.answers();
+    assert_eq!(answers[..5], ["1", "t", "T", "2", "T"], "{answers:?}");
+    assert!(answers.iter().any(|line| line.contains("Filter: (n < ")), "{answers:?}");
+    assert_eq!(answers[answers.len() - 2..], ["C EXPLAIN", "Z T"]);
+    // An error has its place in the client's own text.
+    let failed = one.error("EXPLAIN SELECT nothing FROM counters ORDER BY n");
+    assert!(failed.starts_with("42703"), "{failed}");
+    one.must("ROLLBACK");
+    assert!(one.error("EXPLAIN (FORMAT JSON) SELECT id FROM counters").starts_with("0A000"));
+    assert!(one.error("EXPLAIN UPDATE counters SET n = 1").starts_with("0A000"));
+}
+
+#[test]
 fn a_snapshot_is_not_given_away_where_rows_lie_on_other_shards() {
     let cluster = cluster_with("[pool]\nsize = 2");
     let mut one = client(&cluster);
@@ -637,7 +667,7 @@ fn a_block_that_touches_no_table_runs_and_an_execute_is_explained() {
     let shards = one.must("EXPLAIN (OSTRAKON) EXECUTE by_key(1)");
     assert!(shards[0].starts_with("Shards: "), "{shards:?}");
     one.must("PREPARE everywhere AS SELECT sum(n) FROM counters");
-    assert!(one.error("EXPLAIN EXECUTE everywhere").starts_with("0A000"));
+    assert!(one.must("EXPLAIN EXECUTE everywhere")[0].starts_with("Merge of 2 shards: combine c0=sum"));
     assert!(one.error("EXPLAIN EXECUTE nobody").starts_with("26000"));
     // int4pl(int4, int4) adds up wherever it is.
     assert_eq!(one.call(177, &["2", "3"]).answers(), ["V 5", "Z I"]);

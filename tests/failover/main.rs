@@ -1,6 +1,12 @@
 //! The failover machine: a simulator with its own judge, and real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/raw.rs"]
+mod raw;
+
+mod serve;
 mod servers;
 mod simulator;
 mod up;

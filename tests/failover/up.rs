@@ -164,3 +164,95 @@ async fn with_a_single_replica_it_is_the_same() {
     let ground = Ground::up(21_800, 21_801, "1");
     kill_primaries(&ground, 2).await;
 }
+
+/// Writers that reconnect for nothing: each error is one too many. Half of them write in transactions of two statements.
+fn writers(port: u16, is_over: &Arc<AtomicBool>, next: &Arc<AtomicI64>) -> Vec<tokio::task::JoinHandle<Vec<i64>>> {
+    let one = |number: usize, is_over: Arc<AtomicBool>, next: Arc<AtomicI64>| async move {
+        let mut client = connect(port).await.unwrap();
+        let mut acknowledged = Vec::new();
+        while !is_over.load(Ordering::Relaxed) {
+            let key = next.fetch_add(2, Ordering::Relaxed);
+            if number.is_multiple_of(2) {
+                client.execute("INSERT INTO written VALUES ($1)", &[&key]).await.unwrap();
+            } else {
+                let transaction = client.transaction().await.unwrap();
+                transaction.execute("INSERT INTO written VALUES ($1)", &[&key]).await.unwrap();
+                transaction.execute("INSERT INTO written VALUES ($1)", &[&(key + 1)]).await.unwrap();
+                transaction.commit().await.unwrap();
+                acknowledged.push(key + 1);
+            }
+            acknowledged.push(key);
+        }
+        acknowledged
+    };
+    (0..8).map(|number| tokio::spawn(one(number, Arc::clone(is_over), Arc::clone(next)))).collect()
+}
+
+impl Ground {
+    /// Waits until commits wait for so many nodes.
+    async fn whole(&self, members: usize) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = format!("host=127.0.0.1 port={} user=postgres dbname=ostrakon", self.listen);
+            let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+            let rows = client.simple_query("SHOW NODES").await.unwrap();
+            let counts = |message: &tokio_postgres::SimpleQueryMessage| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get("sync") == Some("true"),
+                _ => false,
+            };
+            if rows.iter().filter(|message| counts(message)).count() == members {
+                return;
+            }
+            assert!(Instant::now() < end, "{rows:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn fails(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ostrakon"));
+        let output = command.args(arguments).arg("--data").arg(self.directory.path()).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_under_load_cuts_nobody() {
+    let ground = Ground::up(21_900, 21_901, "2");
+    let client = ground.client().await.unwrap();
+    client.batch_execute("CREATE TABLE written (k bigint PRIMARY KEY)").await.unwrap();
+    ground.whole(2).await;
+    assert!(ground.fails(&["switchover", "s1"]).contains("--yes"), "nobody confirms");
+    assert!(ground.fails(&["switchover", "s1", "--to", "s1a", "--yes"]).contains("primary already"));
+    assert!(ground.fails(&["switchover", "s1", "--to", "s9", "--yes"]).contains("no node"));
+    assert!(ground.fails(&["switchover", "s9", "--yes"]).contains("no shard"));
+    let plan = ground.run(&["switchover", "s1", "--to", "s1b", "--dry-run"]);
+    assert!(plan.contains("would hand over to s1b"), "{plan}");
+    assert_eq!(ground.primary(), "s1a");
+    let (is_over, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
+    let writing = writers(ground.listen, &is_over, &next);
+    for to in ["s1b", "s1c", "s1a"] {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ground.whole(2).await;
+        let said = ground.run(&["switchover", "s1", "--to", to, "--yes", "--output", "json"]);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        println!("switchover under 8 writers: {said}");
+        assert_eq!((said["to"].as_str(), said["state"].as_str()), (Some(to), Some("done")));
+        assert_eq!(ground.primary(), to);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    is_over.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    for writer in writing {
+        acknowledged.extend(writer.await.expect("a writer had an error"));
+    }
+    let rows = client.query("SELECT k FROM written", &[]).await.unwrap();
+    let there: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let lost = acknowledged.iter().filter(|key| !there.contains(key)).count();
+    println!("{} rows acknowledged, {lost} lost, 0 errors", acknowledged.len());
+    assert_eq!(lost, 0);
+}

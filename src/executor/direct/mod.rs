@@ -479,7 +479,11 @@ fn adjust(target: &mut ConnectTarget, database: Option<&str>, mode: PoolMode, st
         database.clone_into(&mut target.database);
     }
     if mode == PoolMode::Session {
-        target.parameters = startup.to_vec();
+        // What the cluster wants stands behind the client's, and wins.
+        let wanted = std::mem::take(&mut target.parameters);
+        let is_wanted = |name: &str| wanted.iter().any(|(known, _)| known == name);
+        target.parameters = startup.iter().filter(|(name, _)| !is_wanted(name)).cloned().collect();
+        target.parameters.extend(wanted);
     }
 }
 
