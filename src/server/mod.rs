@@ -299,9 +299,8 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let refused = |address| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
     let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
     let name = settings.proxy_name.clone();
-    let reshard = built.reshard.map(|context| reshard::start(context, crate::reshard::Settings::default()));
-    let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone()).with_reshard(reshard);
-    let admin = Arc::new(admin);
+    let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone());
+    let admin = Arc::new(admin.with_reshard(built.reshard.map(reshard::start_usual)));
     admin.set_leaders(Arc::clone(&leaders));
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
     let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())

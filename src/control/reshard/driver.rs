@@ -143,6 +143,11 @@ impl Handle {
     }
 }
 
+/// As [`start`], with the usual limits.
+pub fn start_usual(context: Context) -> Handle {
+    start(context, Settings::default())
+}
+
 /// Starts the driver; it goes on with the job that the store holds.
 pub fn start(context: Context, settings: Settings) -> Handle {
     let (requests, received) = mpsc::channel(REQUESTS_MAX);

@@ -25,7 +25,7 @@ use crate::store::{RESHARD_KEY, Store, StoreError, decode_reshard, load_topology
 use crate::topology::{Node, Role, Topology};
 
 pub use bucket_sql::bucket_sql;
-pub use driver::{Handle, Status, start};
+pub use driver::{Handle, Status, start, start_usual};
 pub use join::{NewNode, NewShard};
 pub use links::FindPrimary;
 pub use plan::PlannedMove;
