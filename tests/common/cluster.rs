@@ -8,7 +8,6 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 
 use crate::raw::Raw;
+
+#[path = "port.rs"]
+mod port;
+pub use port::free_port;
 
 /// How long a server or the proxy may take to answer first.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -41,12 +44,6 @@ pub fn pg_bin() -> PathBuf {
     found.sort();
     let (_, newest) = found.pop().expect("no PostgreSQL in /usr/lib/postgresql; set OSTRAKON_PG_BIN");
     newest
-}
-
-/// A port that nothing listened on a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Who runs the servers: `postgres` when the tests run as root, which PostgreSQL refuses to.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::free_port;
+
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// One member.
@@ -25,10 +27,6 @@ pub struct Etcd {
     directory: tempfile::TempDir,
     more: Vec<String>,
     scheme: &'static str,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Etcd {

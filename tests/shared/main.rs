@@ -12,3 +12,5 @@ mod raw;
 mod epochs;
 mod failures;
 mod ground;
+
+use cluster::free_port;

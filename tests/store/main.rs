@@ -7,6 +7,8 @@ mod crash;
 mod etcd;
 #[path = "../common/etcd.rs"]
 mod etcd_server;
+#[path = "../common/port.rs"]
+mod port;
 mod topology;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use etcd_server::Etcd;
 use ostrakon::store::{EmbeddedStore, EtcdSettings, EtcdStore, ManualClock, MemoryStore, Store};
+use port::free_port;
 
 /// A fresh store of each kind.
 struct Fresh {
