@@ -18,6 +18,9 @@ use crate::statements::POINT;
 struct Alone;
 
 impl Host for Alone {
+    fn keeps_commits(&self) -> bool {
+        false
+    }
     fn own_pid(&self) -> u32 {
         1
     }

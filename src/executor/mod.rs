@@ -275,6 +275,11 @@ impl Cluster {
         self.led_target(topology, shard, user, leader)
     }
 
+    /// Sessions cannot let commits be acknowledged before standbys have them.
+    pub fn keeps_commits(&self) -> bool {
+        self.settings.primaries.keeps_commits()
+    }
+
     /// The leader of a shard for a user, or its primary when nobody leads it.
     fn led_target(
         &self,

@@ -31,6 +31,7 @@ pub struct Primaries {
     /// What waits holds one statement each, which the limits of the wire bound.
     places: Arc<Semaphore>,
     wait_max: Duration,
+    keeps_commits: bool,
 }
 
 /// A shard that is led.
@@ -89,7 +90,19 @@ impl Primaries {
     pub fn new(by_shard: HashMap<ShardId, watch::Receiver<Serving>>) -> Self {
         let led = |serving| Led { serving, held: watch::channel(0).0 };
         let by_shard = by_shard.into_iter().map(|(shard, serving)| (shard, led(serving))).collect();
-        Self { by_shard: Arc::new(by_shard), places: Arc::new(Semaphore::new(WAITING_MAX)), wait_max: WAIT_MAX }
+        let places = Arc::new(Semaphore::new(WAITING_MAX));
+        Self { by_shard: Arc::new(by_shard), places, wait_max: WAIT_MAX, keeps_commits: false }
+    }
+
+    /// What is acknowledged has to be on standbys.
+    #[must_use]
+    pub fn keeping_commits(mut self, keeps_commits: bool) -> Self {
+        self.keeps_commits = keeps_commits;
+        self
+    }
+
+    pub(super) fn keeps_commits(&self) -> bool {
+        self.keeps_commits && !self.by_shard.is_empty()
     }
 
     fn is_led(&self, shard: ShardId) -> bool {

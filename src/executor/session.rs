@@ -19,9 +19,9 @@ use crate::backend::CancelHandle;
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
-use crate::session::identity;
 use crate::session::{
-    ClientEncoding, Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction,
+    ClientEncoding, Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction, commit_wait,
+    identity,
 };
 use crate::sql::{Lexed, Spliced, fingerprint, lexer, parse};
 use crate::topology::Topology;
@@ -363,6 +363,9 @@ impl Session {
 
     /// As [`Session::understand`], of a text whose tokens are known.
     pub(super) fn understand_lexed(&self, text: &str, mut lexed: Lexed) -> Result<Parsed, ClientError> {
+        if self.cluster.keeps_commits() && commit_wait::is_lowered(text) {
+            return Err(commit_wait::refusal());
+        }
         let mut signals = Vec::new();
         let identified = if identity::mentions(text) {
             identity::identify(text, &lexed, self.cancel.pid(), &|pid| self.cluster.peers.knows(pid))

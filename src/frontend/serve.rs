@@ -12,7 +12,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::executor::direct::{Direct, Ended};
 use crate::executor::{Failure, Session};
 use crate::net::{Framed, NetError};
-use crate::session::Settings;
+use crate::session::{Settings, commit_wait};
 use crate::wire::client_message::{self, ClientMessage};
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
@@ -40,6 +40,13 @@ impl Frontend {
         });
         if is_admin {
             return Box::pin(self.serve_admin(client, &wanted, &registered, stop)).await;
+        }
+        if self.cluster.keeps_commits()
+            && let Some(value) = Settings::from_startup(&wanted.parameters).startup_value(commit_wait::SETTING)
+            && !commit_wait::waits(value)
+        {
+            refuse(client, &commit_wait::refusal()).await;
+            return Ok(());
         }
         // Each in a box: a session's task is as large as the largest of what it holds.
         if self.cluster.topology.load().shards.len() > 1 {

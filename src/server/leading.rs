@@ -45,8 +45,10 @@ const WHOLE_MAX: Duration = Duration::from_secs(5);
 pub(super) type Leaders = HashMap<ShardId, Handle>;
 
 /// Who leads, for the executor.
-pub(super) fn primaries(leaders: &Leaders) -> Primaries {
+pub(super) fn primaries(leaders: &Leaders, settings: &Settings) -> Primaries {
+    let durability = settings.leading.as_ref().and_then(|leading| leading.durability);
     Primaries::new(leaders.iter().map(|(shard, handle)| (*shard, handle.serving.clone())).collect())
+        .keeping_commits(durability.is_none_or(|durability| durability.quorum > 0))
 }
 
 /// Starts a driver for each shard that has a replica.

@@ -289,7 +289,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let mock_key = known.mock_key.clone();
     let building = async {
         let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
-        build(&settings, Known { topology, ..known }, &store, servers_tls, leading::primaries(&leaders)).await
+        build(&settings, Known { topology, ..known }, &store, servers_tls, &leaders).await
     };
     let built = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
         shard: "(all)".to_owned(),
@@ -380,7 +380,7 @@ async fn build(
     known: Known,
     store: &Arc<dyn Store>,
     servers_tls: ServersTls,
-    primaries: executor::Primaries,
+    leaders: &leading::Leaders,
 ) -> Result<Built, StartError> {
     let topology = known.topology;
     let access = ControlAccess {
@@ -429,7 +429,7 @@ async fn build(
             pool_mode: settings.pool_mode,
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
-            primaries,
+            primaries: leading::primaries(leaders, settings),
             epoch_gate,
             replicas_rest,
             ..executor::Settings::default()

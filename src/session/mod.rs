@@ -4,6 +4,7 @@
 //! Must not know: connections, shards' whereabouts, sockets.
 
 pub mod columns;
+pub mod commit_wait;
 pub mod direct;
 pub mod encoding;
 pub mod identity;

@@ -79,6 +79,27 @@ impl Drop for Ground {
     }
 }
 
+fn no_session_lowers_what_commits_wait_for(port: u16) {
+    let mut app = Raw::connect(port, "app", "app").unwrap();
+    for text in [
+        "SET synchronous_commit = off",
+        "BEGIN; SET LOCAL synchronous_commit TO 'local'",
+        "SELECT set_config('synchronous_commit', 'remote_write', false)",
+        "ALTER ROLE app SET synchronous_commit = off",
+    ] {
+        assert_eq!(app.simple(text).unwrap().sqlstate(), "42501", "{text}");
+        app.must("ROLLBACK");
+    }
+    assert_eq!(app.extended("SET synchronous_commit = off", &[], None).unwrap().sqlstate(), "42501");
+    app.must("SET synchronous_commit = remote_apply");
+    assert_eq!(app.must("SHOW synchronous_commit").value(), "remote_apply");
+    app.must("RESET synchronous_commit");
+    assert_eq!(app.must("SHOW synchronous_commit").value(), "on");
+    for (name, value) in [("synchronous_commit", "off"), ("options", "-c synchronous_commit=local")] {
+        assert!(Raw::connect_with(port, &[("user", "app"), ("database", "app"), (name, value)]).is_err(), "{name}");
+    }
+}
+
 #[test]
 fn a_primary_that_serve_leads_is_replaced_over_sql_alone() {
     let mut ground = Ground::start();
@@ -87,6 +108,7 @@ fn a_primary_that_serve_leads_is_replaced_over_sql_alone() {
     connect().must("CREATE TABLE written (k bigint PRIMARY KEY)");
     let synchronous = || ground.nodes().iter().filter(|row| row.last().is_some_and(|sync| sync == "true")).count();
     assert!(eventually(Duration::from_secs(30), || synchronous() == 2), "{:?}", ground.nodes());
+    no_session_lowers_what_commits_wait_for(port);
     let (is_over, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
     let writers: Vec<_> = (0..8)
         .map(|_| {

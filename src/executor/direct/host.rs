@@ -91,4 +91,8 @@ impl Host for DirectHost {
         let node = u32::try_from(self.node.load(Ordering::Relaxed)).unwrap_or(0);
         self.cluster.peers.session_of(NodeId(node), server_pid).unwrap_or(server_pid)
     }
+
+    fn keeps_commits(&self) -> bool {
+        self.cluster.keeps_commits()
+    }
 }

@@ -10,7 +10,7 @@ use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
 use crate::session::identity::{self, PidSource, Signal};
-use crate::session::{Ensured, prepared};
+use crate::session::{Ensured, commit_wait, prepared};
 use crate::sql::Spliced;
 use crate::wire::WireError;
 use crate::wire::client_message::{self, Target};
@@ -184,6 +184,10 @@ impl Machine {
             return Err(WireError::Malformed);
         }
         let facts = self.read_facts(text, host);
+        if facts.lowers_commit && host.keeps_commits() {
+            self.fail_query(&commit_wait::refusal(), server);
+            return Ok(Taken::Done);
+        }
         if facts.names.iter().any(|used| self.is_open(used.name.as_bytes(), server)) {
             return Ok(Taken::Later(frame));
         }
@@ -450,6 +454,10 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let facts = Arc::new(self.read_facts(text, host));
+        if facts.lowers_commit && host.keeps_commits() {
+            self.fail(&commit_wait::refusal(), server);
+            return Ok(Taken::Done);
+        }
         if facts.asks_sequence && self.has_foreign_sequences && self.owes_client() {
             let text = "lastval and currval of another connection are not known";
             let error = ClientError::new(ErrorId::FeatureNotSupported, text)

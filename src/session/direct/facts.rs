@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::session::commit_wait;
 use crate::sql::{LexOptions, Lexed, LiteralKind, TokenKind, lex_with, split_tokens};
 
 /// How a text uses the name of a prepared statement.
@@ -55,6 +56,8 @@ pub struct Facts {
     pub calls_unknown: bool,
     /// A COPY FROM STDIN stands in it, or may stand in it.
     pub copies_in: bool,
+    /// Lets commits be acknowledged before standbys have them.
+    pub lowers_commit: bool,
     /// Number of statements.
     pub statements: usize,
 }
@@ -138,6 +141,7 @@ impl Reader<'_> {
     fn read(mut self) -> Facts {
         let statements = split_tokens(self.text, self.lexed);
         self.facts.statements = statements.len();
+        self.facts.lowers_commit = commit_wait::is_lowered(self.text);
         for tokens in statements {
             self.statement(tokens.clone());
             for token in tokens {

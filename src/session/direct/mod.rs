@@ -98,6 +98,8 @@ pub trait Host {
     fn is_own_role(&self, role: &str) -> bool;
     /// The process id that clients know for the session which last used a server process.
     fn session_of(&self, server_pid: u32) -> u32;
+    /// What is acknowledged has to be on standbys.
+    fn keeps_commits(&self) -> bool;
 }
 
 /// What became of a client's message.

@@ -61,6 +61,9 @@ impl Host for Alone {
     fn own_pid(&self) -> u32 {
         self.pid.get()
     }
+    fn keeps_commits(&self) -> bool {
+        true
+    }
     fn unique_id(&self) -> u64 {
         self.ids.set(self.ids.get() + 1);
         self.ids.get()
