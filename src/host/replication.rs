@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{HostError, ServerSpec};
@@ -71,15 +72,26 @@ pub async fn ensure_database(spec: &ServerSpec, role: &str, database: &str) -> R
     let exists = |row: Option<tokio_postgres::Row>| row.is_some();
     let found = client.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&role]).await;
     if !exists(found.map_err(|error| sql_error(spec, &error))?) {
-        let statement = format!("CREATE ROLE {} LOGIN", quote(role));
-        client.batch_execute(&statement).await.map_err(|error| sql_error(spec, &error))?;
+        create(spec, &client, &format!("CREATE ROLE {} LOGIN", quote(role))).await?;
     }
     let found = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&database]).await;
     if !exists(found.map_err(|error| sql_error(spec, &error))?) {
-        let statement = format!("CREATE DATABASE {} OWNER {}", quote(database), quote(role));
-        client.batch_execute(&statement).await.map_err(|error| sql_error(spec, &error))?;
+        create(spec, &client, &format!("CREATE DATABASE {} OWNER {}", quote(database), quote(role))).await?;
     }
     Ok(())
+}
+
+/// Makes what was missing a moment ago. The server may have been at it still for a process that was killed: by now it is
+/// there, and PostgreSQL says so by either of its errors.
+async fn create(spec: &ServerSpec, client: &Client, statement: &str) -> Result<(), HostError> {
+    let made = client.batch_execute(statement).await;
+    let is_there = |code: &SqlState| {
+        [SqlState::DUPLICATE_DATABASE, SqlState::DUPLICATE_OBJECT, SqlState::UNIQUE_VIOLATION].contains(code)
+    };
+    match made {
+        Err(error) if !error.code().is_some_and(is_there) => Err(sql_error(spec, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the primary sees a replica stream.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ostrakon::host::{HostError, Machine, ServerState, Step, Was, process};
+use ostrakon::host::{HostError, Machine, ServerState, Step, Was, process, replication};
 
 use crate::support::{Place, run, spec, value, within_limit};
 
@@ -52,6 +52,26 @@ async fn a_replica_streams_and_both_come_back_with_their_data() {
         assert_eq!(place.machine.ensure_primary(&primary, &slots, &quiet).await.unwrap(), Was::Started);
         assert_eq!(place.machine.ensure_replica(&replica, &primary, &quiet).await.unwrap(), Was::Started);
         assert_eq!(value(&replica, "SELECT count(*)::text FROM kept").await, "100");
+    })
+    .await;
+}
+
+/// As a killed `up` and the one that resumes: the server is at it still for the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_being_made_already_is_taken_as_made() {
+    within_limit(async {
+        let place = Place::new();
+        let server = spec("s1a", 15_848);
+        place.machine.ensure_primary(&server, &[], &quiet).await.unwrap();
+        for round in 0..5 {
+            let (role, database) = (format!("role{round}"), format!("database{round}"));
+            let makers: Vec<_> = (0..4).map(|_| replication::ensure_database(&server, &role, &database)).collect();
+            for made in futures_util::future::join_all(makers).await {
+                made.unwrap();
+            }
+            let found = format!("SELECT count(*)::text FROM pg_database WHERE datname = '{database}'");
+            assert_eq!(value(&server, &found).await, "1");
+        }
     })
     .await;
 }
