@@ -4,6 +4,7 @@
 mod faults;
 mod judge;
 mod node;
+#[path = "../../common/random.rs"]
 mod random;
 mod world;
 

@@ -2,6 +2,7 @@
 //! that is killed at any moment, effects that fail or are done by half, messages that come late and twice.
 
 mod judge;
+#[path = "../../common/random.rs"]
 mod random;
 mod world;
 
