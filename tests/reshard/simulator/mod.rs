@@ -75,9 +75,10 @@ fn finish(world: &mut World) {
     match world.phase() {
         None => {}
         Some(Phase::Moved) => {
-            let owned: Vec<usize> = (1..=3).map(|id| world.owned(ShardId(id))).collect();
-            if owned != [16, 16, 16] && owned != [48, 0, 0] {
-                world.judge.broken.push(format!("moved, but buckets are {owned:?}"));
+            let (owners, before) = world.owners();
+            if *owners != wanted() && owners != before {
+                let now = owners.owners().get(..48).unwrap_or_default().to_vec();
+                world.judge.broken.push(format!("moved, but buckets are with {now:?}"));
             }
             world.at(0, Happening::Say(Command::Finish));
         }

@@ -98,6 +98,8 @@ pub struct World {
     settings: Settings,
     shards: BTreeMap<ShardId, Shard>,
     store: Store,
+    /// Owners when the job began that is there now: one before it may have been cancelled halfway.
+    before: BucketMap,
     proxy: Option<Proxy>,
     lives: u64,
     queue: BinaryHeap<At>,
@@ -128,7 +130,8 @@ impl World {
         let mut world = Self {
             now: 0,
             random: Random(seed),
-            judge: Judge::new(owners),
+            judge: Judge::new(owners.clone()),
+            before: owners,
             settings,
             shards,
             store,
@@ -184,9 +187,9 @@ impl World {
         self.store.record.as_ref().map(|record| record.phase)
     }
 
-    /// Buckets that clients use and that are with this shard.
-    pub fn owned(&self, shard: ShardId) -> usize {
-        (0..48).filter(|bucket| self.store.owners.owner(BucketId(*bucket)) == shard).count()
+    /// Owners of buckets, and what they were when the job began.
+    pub fn owners(&self) -> (&BucketMap, &BucketMap) {
+        (&self.store.owners, &self.before)
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -433,6 +436,9 @@ impl World {
     fn apply(&mut self, effect: &Effect, half: bool) -> u64 {
         match effect {
             Effect::Write { record, expected, .. } if *expected == self.store.revision => {
+                if self.store.record.is_none() {
+                    self.before.clone_from(&self.store.owners);
+                }
                 self.store.record.clone_from(record);
                 self.store.revision = record.as_ref().map(|_| self.store.next_revision);
                 self.store.next_revision += 1;
