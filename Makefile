@@ -11,6 +11,7 @@
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
+# make failover-long  kills twenty primaries under sixteen clients that never reconnect, and stops five
 # make simulate-reshard  the same for the reshard machine
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
@@ -19,7 +20,7 @@ SHELL := /bin/bash
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
-.PHONY: faults reads saturation cluster-long
+.PHONY: faults reads failover-long saturation cluster-long
 .PHONY: generator generator-control simulate simulate-reshard
 .PHONY: bench bench-quick
 
@@ -49,6 +50,10 @@ clients: postgresql
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
 	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
+
+failover-long: postgresql
+	OSTRAKON_KILLS=20 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_killed_primary_is_not)'
+	OSTRAKON_KILLS=5 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_primary_that_hangs)'
 
 reads: postgresql
 	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \

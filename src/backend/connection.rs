@@ -3,10 +3,13 @@
 //! Must not know: who uses it, what the statements mean.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::futures::OwnedNotified;
 
 use crate::auth::ServerSecret;
 use crate::base::NodeId;
@@ -97,6 +100,10 @@ pub struct Connection {
     /// Something was sent that no ReadyForQuery has answered.
     is_running: bool,
     is_poisoned: bool,
+    /// The server has closed its side in order: whatever it sent before has come.
+    has_ended: bool,
+    /// Somebody knows that the server is of no more use, though it has not said so.
+    cut: Option<Pin<Box<OwnedNotified>>>,
 }
 
 /// Answers to the statements of one simple query.
@@ -170,6 +177,8 @@ impl Connection {
             pending_ready: 0,
             is_running: false,
             is_poisoned: false,
+            has_ended: false,
+            cut: None,
         })
     }
 
@@ -211,13 +220,25 @@ impl Connection {
     /// # Cancel safety
     /// Safe.
     pub async fn next_frame(&mut self) -> Result<Frame, BackendError> {
-        match self.framed.read_frame().await {
+        let read = match &mut self.cut {
+            None => self.framed.read_frame().await,
+            Some(cut) => tokio::select! {
+                biased;
+                read = self.framed.read_frame() => read,
+                () = cut => {
+                    self.cut = None;
+                    return Err(self.was_cut());
+                }
+            },
+        };
+        match read {
             Ok(Some(frame)) => {
                 self.note(&frame)?;
                 Ok(frame)
             }
             Ok(None) => {
                 self.is_poisoned = true;
+                self.has_ended = true;
                 Err(BackendError::Lost {
                     node: self.target.node,
                     during: self.lost_while(),
@@ -320,11 +341,37 @@ impl Connection {
     /// # Errors
     /// The connection broke or was closed.
     pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
-        match std::task::ready!(self.framed.poll_fill(context)) {
-            Ok(0) => Poll::Ready(Err(self.broken(&NetError::Closed))),
-            Ok(_) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(self.broken(&error))),
+        match self.framed.poll_fill(context) {
+            Poll::Ready(Ok(0)) => {
+                self.has_ended = true;
+                Poll::Ready(Err(self.broken(&NetError::Closed)))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
+            Poll::Pending => {
+                let Some(cut) = &mut self.cut else { return Poll::Pending };
+                std::task::ready!(cut.as_mut().poll(context));
+                self.cut = None;
+                Poll::Ready(Err(self.was_cut()))
+            }
         }
+    }
+
+    /// Ends every wait for the server once this is over.
+    pub(super) fn end_with(&mut self, cut: OwnedNotified) {
+        self.cut = Some(Box::pin(cut));
+    }
+
+    /// The server has closed its side in order, so nothing that it sent is missing. A connection that was reset or cut
+    /// may have lost what was on its way.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    fn was_cut(&mut self) -> BackendError {
+        self.is_poisoned = true;
+        let reason = "another server has taken its place".to_owned();
+        BackendError::Lost { node: self.target.node, during: self.lost_while(), reason }
     }
 
     /// Says that everything which was sent has been answered, if it has.

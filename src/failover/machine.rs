@@ -66,6 +66,8 @@ pub struct Machine {
     pub(super) frozen: BTreeMap<NodeId, Frozen>,
     pub(super) caught_up: Option<Stamp>,
     pub(super) promoted: Option<Stamp>,
+    /// Ids of transactions when the candidate of the record's term was promoted.
+    xids: Option<(u64, u64)>,
     /// The last barrier that was passed: its stamp, node, and session.
     pub(super) barrier: Option<(Stamp, NodeId, u64)>,
     confirmed_at: Duration,
@@ -124,6 +126,7 @@ impl Machine {
             frozen: BTreeMap::new(),
             caught_up: None,
             promoted: None,
+            xids: None,
             barrier: None,
             confirmed_at: Duration::ZERO,
             command: None,
@@ -222,6 +225,7 @@ impl Machine {
             self.frozen.clear();
             self.caught_up = None;
             self.promoted = None;
+            self.xids = None;
             self.begun.retain(|(_, kind), _| *kind == ActionKind::Rejoin);
         }
         let phase_of = |record: &Record| std::mem::discriminant(&record.phase);
@@ -287,6 +291,10 @@ impl Machine {
             }
             (ActionKind::CatchUp, Outcome::Done) => self.caught_up = Some(stamp),
             (ActionKind::Promote | ActionKind::Apply, Outcome::Done) => self.promoted = Some(stamp),
+            (ActionKind::Promote, Outcome::Promoted { known, fresh }) => {
+                self.promoted = Some(stamp);
+                self.xids = Some((*known, *fresh));
+            }
             (ActionKind::Barrier, Outcome::Passed { session }) => self.barrier = Some((stamp, node, *session)),
             // What it said before is of another life.
             (ActionKind::Rejoin, Outcome::Done) => {
@@ -442,19 +450,17 @@ impl Machine {
         }
         let Some(answer) = self.answer(candidate).filter(|answer| !answer.in_recovery).cloned() else { return };
         if self.promoted == Some(stamp) && self.barrier == Some((stamp, candidate, answer.session)) {
-            return self.write(
-                Record {
-                    phase: Phase::Open,
-                    primary: candidate,
-                    timeline: answer.position.timeline,
-                    current: opening.clone(),
-                    next: None,
-                    holder: None,
-                    void: BTreeSet::new(),
-                    ..record.clone()
-                },
-                effects,
-            );
+            let open = Record {
+                phase: Phase::Open,
+                primary: candidate,
+                timeline: answer.position.timeline,
+                current: opening.clone(),
+                next: None,
+                holder: None,
+                void: BTreeSet::new(),
+                ..record.clone()
+            };
+            return self.write(open.with_beginning(self.xids), effects);
         }
         if self.promoted.is_some() {
             if let Some(opening) = self.better_opening(record, candidate, opening, &answer) {

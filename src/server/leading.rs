@@ -5,13 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
 use super::{Settings, StartError, identity};
 use crate::backend::{ConnectTarget, ServersTls};
 use crate::base::ShardId;
 use crate::control::leader::names::Names;
 use crate::control::leader::node::Places;
 use crate::control::leader::{Driver, DriverSettings, Handle, Rejoin};
-use crate::executor::Primaries;
+use crate::executor::{Cluster, Primaries};
 use crate::failover::{self, Acknowledgers, Durability, Member, Serving};
 use crate::store::{Store, load_topology};
 use crate::topology::{Node, Topology};
@@ -48,6 +51,7 @@ pub(super) type Leaders = HashMap<ShardId, Handle>;
 pub(super) fn primaries(leaders: &Leaders, settings: &Settings) -> Primaries {
     let durability = settings.leading.as_ref().and_then(|leading| leading.durability);
     Primaries::new(leaders.iter().map(|(shard, handle)| (*shard, handle.serving.clone())).collect())
+        .with_records(leaders.iter().map(|(shard, handle)| (*shard, handle.record.clone())).collect())
         .keeping_commits(durability.is_none_or(|durability| durability.quorum > 0))
 }
 
@@ -99,6 +103,30 @@ pub(super) fn start(
         leaders.insert(shard.id, driver.start());
     }
     Ok(leaders)
+}
+
+/// A task for each shard that is led; see [`cut_replaced`].
+pub(super) fn cut_all_replaced<'a>(
+    leaders: &'a Leaders,
+    cluster: &'a Arc<Cluster>,
+) -> impl Iterator<Item = JoinHandle<()>> + 'a {
+    leaders.values().map(|leader| tokio::spawn(cut_replaced(leader.serving.clone(), Arc::clone(cluster))))
+}
+
+/// Ends what still waits for a primary once another one serves in its place: it may be stopped or cut off, and say nothing.
+async fn cut_replaced(mut serving: watch::Receiver<Serving>, cluster: Arc<Cluster>) {
+    let mut last = None;
+    loop {
+        if let Serving::Open { node, .. } = *serving.borrow_and_update()
+            && let Some(replaced) = last.replace(node)
+            && replaced != node
+        {
+            cluster.pools.cut(replaced);
+        }
+        if serving.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Waits until every shard is open, and for the topology that says so.

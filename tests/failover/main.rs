@@ -8,5 +8,6 @@ mod raw;
 
 mod serve;
 mod servers;
+mod sessions;
 mod simulator;
 mod up;

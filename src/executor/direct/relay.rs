@@ -42,7 +42,7 @@ pub(super) struct Ends<'a> {
 }
 
 /// What a session is told that somebody ends.
-fn ended() -> ClientError {
+pub(super) fn ended() -> ClientError {
     ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command")
 }
 
@@ -77,6 +77,9 @@ impl Direct {
             return Ok(Turn::Gone);
         }
         let pumped = self.pump(client.output())?;
+        if let Some(good_bye) = pumped.good_bye {
+            return Box::pin(self.stopping(client, good_bye, ends)).await;
+        }
         if let Some(error) = pumped.refused {
             client.output().extend_from_slice(&error);
             client.flush().await?;
@@ -112,14 +115,7 @@ impl Direct {
         match self.wait(client, ends).await? {
             Woken::Moved => Ok(Turn::Again),
             Woken::ClientGone => Ok(Turn::Gone),
-            Woken::ServerLost(error) => {
-                // What the server said last may stand in the buffer still: its own FATAL before ours.
-                if self.pump(client.output())?.is_fatal {
-                    client.flush().await?;
-                    return Ok(Turn::Gone);
-                }
-                Err(self.lost(&error))
-            }
+            Woken::ServerLost(error) => Box::pin(self.server_lost(client, &error, ends)).await,
             Woken::Stopped | Woken::Terminated => {
                 send_away(client, &ended()).await;
                 Ok(Turn::Gone)
@@ -129,6 +125,27 @@ impl Direct {
                 send_away(client, &ClientError::new(ErrorId::IdleInTransaction, text)).await;
                 Ok(Turn::Gone)
             }
+        }
+    }
+
+    async fn server_lost(
+        &mut self,
+        client: &mut Framed,
+        error: &BackendError,
+        ends: &mut Ends<'_>,
+    ) -> Result<Turn, Failure> {
+        // What the server said last may stand in the buffer still: its own FATAL before ours.
+        let pumped = self.pump(client.output())?;
+        if let Some(good_bye) = pumped.good_bye {
+            return self.stopping(client, good_bye, ends).await;
+        }
+        if pumped.is_fatal {
+            client.flush().await?;
+            return Ok(Turn::Gone);
+        }
+        match self.recover(client, ends, None).await? {
+            true => Ok(Turn::Again),
+            false => Err(self.lost(error)),
         }
     }
 
@@ -167,7 +184,8 @@ impl Direct {
                 Taken::Goodbye => return Ok(true),
                 Taken::Later(frame) => self.waiting.push_front(frame),
                 Taken::NeedsServer(frame) => {
-                    let reading = self.reading_of(client, &frame);
+                    // What a replica was lost under is read from the primary.
+                    let reading = self.reading_of(client, &frame).filter(|_| !self.repeats.is_recent());
                     if reading.is_none() && self.attach_now(client.output()) {
                         self.give_again(frame);
                     } else {
@@ -328,7 +346,7 @@ pub(super) async fn exchange(lease: &mut Lease) -> Result<(), BackendError> {
 }
 
 /// Waits until the client has closed its side; what it says meanwhile is kept.
-async fn client_gone(client: &mut Framed) -> NetError {
+pub(super) async fn client_gone(client: &mut Framed) -> NetError {
     let gone = poll_fn(|context| {
         while client.buffered_input() <= BUFFERED_BYTES_MAX {
             match ready!(client.poll_fill(context)) {

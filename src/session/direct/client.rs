@@ -35,6 +35,24 @@ impl Machine {
         if frame.tag != b'X' && server.is_none() && !self.begun.is_empty() {
             return Ok(self.without_server(frame, host, to_client));
         }
+        if !self.guard.is_on || server.is_none() {
+            return self.take(frame, server, host, to_client);
+        }
+        let (message, bytes) = (frame.tag, frame.bytes.clone());
+        let taken = self.take(frame, server, host, to_client)?;
+        if matches!(taken, Taken::Done) {
+            self.guard.keep(message, &bytes);
+        }
+        Ok(taken)
+    }
+
+    fn take(
+        &mut self,
+        frame: Frame,
+        server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<Taken, WireError> {
         match frame.tag {
             b'X' => return Ok(Taken::Goodbye),
             b'S' => return Ok(self.sync(server, to_client)),
@@ -58,6 +76,11 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let Some(server) = server else {
+            if self.guard.is_transaction_lost
+                && let Some(told) = self.tell_lost(&frame, to_client)
+            {
+                return Ok(told);
+            }
             if frame.tag == b'C' && frame.body().first() == Some(&b'S') {
                 return self.close_statement(&frame, to_client);
             }
@@ -96,6 +119,7 @@ impl Machine {
         match server {
             Some(server) if in_copy => self.copy_sync(server),
             Some(server) => {
+                self.guard_sync(server);
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
                 self.pipeline += 1;
@@ -207,10 +231,14 @@ impl Machine {
             self.forget_foreign_sequences(server);
         }
         self.effects.note(&facts, host);
-        let undo = Undo::Restore { name: Bytes::new(), before: self.statements.remove(b"") };
+        let before = self.statements.remove(b"");
         self.note_open(&Bytes::new());
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
+        if self.guard_query(text, &facts, renamed.is_some(), before.as_ref(), server) {
+            return Ok(Taken::Done);
+        }
+        let undo = Undo::Restore { name: Bytes::new(), before };
         // What it does to prepared statements must be known before the next message is understood.
         self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
         let (instead, names, made) = match renamed {
@@ -420,7 +448,7 @@ impl Machine {
 
     /// Closes what has to go before a statement is parsed: one that has to make room, and itself where it may
     /// be there still.
-    fn make_room(&mut self, id: u64, evicted: Option<u64>, server: &mut ServerSide<'_>) {
+    pub(super) fn make_room(&mut self, id: u64, evicted: Option<u64>, server: &mut ServerSide<'_>) {
         let own = server.prepared.take_doubt(id).then_some(id);
         for closed in [evicted, own].into_iter().flatten() {
             statements::write_close(closed, server.output);
@@ -664,6 +692,7 @@ impl Machine {
         let body = frame.body();
         let (portal, _) = split_text(&body)?;
         let statement = self.portals.get(portal).cloned();
+        self.guard_execute(statement.as_deref(), server);
         server.output.extend_from_slice(&frame.bytes);
         if let Some(statement) = &statement
             && (statement.facts.deallocates_all || !statement.facts.names.is_empty() || statement.facts.copies_in)
@@ -690,7 +719,9 @@ impl Machine {
 
     /// Says something of the proxy's own in its place among the answers.
     fn say(&mut self, message: u8, undo: Undo, to_client: &mut BytesMut) {
-        if self.owed.is_empty() {
+        if self.owed.is_empty() && self.guard.is_on && self.is_attached {
+            self.say_guarded(message, undo);
+        } else if self.owed.is_empty() {
             server_message::write_empty(to_client, message);
         } else {
             let mut answer = BytesMut::new();

@@ -11,7 +11,9 @@
 mod client;
 mod copy;
 pub mod facts;
+mod guard;
 mod inspect;
+mod lost;
 mod opening;
 mod owed;
 mod plain;
@@ -31,7 +33,10 @@ use crate::error::ClientError;
 use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
 use copy::{CopyIn, CopyNames};
+use guard::Guard;
+pub use guard::Xid;
 use inspect::Inspection;
+pub use lost::{Loss, Settling, lost_transaction};
 use opening::{Begun, Opening};
 use owed::{Owed, Quiet};
 use statements::{Origin, Statement, Statements};
@@ -122,6 +127,8 @@ pub struct Pumped {
     pub refused: Option<Bytes>,
     /// The server has sent a FATAL error, which the client was given.
     pub is_fatal: bool,
+    /// The server has said good-bye because it stops; the client was not told.
+    pub good_bye: Option<Bytes>,
 }
 
 /// Effects of the transaction under way that must be looked into before the connection is let go.
@@ -196,6 +203,8 @@ pub struct Machine {
     signals: Vec<(SignalKind, u32)>,
     /// A transaction that no server knows of yet.
     opening: Option<Opening>,
+    /// What is kept for the case that the connection is lost.
+    guard: Guard,
     begun: Begun,
     /// Values of the parameters that the server reports, as the client was told.
     reported: Parameters,
@@ -231,6 +240,7 @@ impl Machine {
             failed_prepare: None,
             signals: Vec::new(),
             opening: None,
+            guard: Guard::default(),
             begun: Begun::default(),
             reported: Parameters::default(),
         }

@@ -54,6 +54,13 @@ pub(super) struct Begun {
     values: Bytes,
 }
 
+impl Opening {
+    /// A transaction that was lost: nothing but its end is accepted.
+    pub(super) fn failed() -> Self {
+        Self { text: "BEGIN".to_owned(), bound: None, has_failed: true }
+    }
+}
+
 impl Begun {
     /// Nothing of a pipeline is kept back.
     pub(super) fn is_empty(&self) -> bool {
@@ -257,7 +264,7 @@ fn begin_tag(text: &[u8]) -> Option<&'static str> {
 }
 
 /// The command tag of the end of a transaction; `None` for every other text.
-fn end_tag(text: &[u8], has_failed: bool) -> Option<&'static str> {
+pub(super) fn end_tag(text: &[u8], has_failed: bool) -> Option<&'static str> {
     if text.len() > BEGIN_BYTES_MAX {
         return None;
     }
