@@ -276,11 +276,10 @@ impl Direct {
         let mut to_client = BytesMut::new();
         let attached = tokio::select! {
             biased;
-            attached = self.attach(&mut to_client, reading) => attached,
-            () = slot.cancelled() => {
-                let text = "canceling statement due to user request";
-                Err(ClientError::new(ErrorId::QueryCanceled, text).into())
-            }
+            attached = slot.waits(self.attach(&mut to_client, reading)) => match attached {
+                Ok(attached) => attached,
+                Err(cancelled) => Err(cancelled.into()),
+            },
             () = ends.terminated.as_mut() => return Err(ended().into()),
             gone = client_gone(client) => return Err(Failure::Client(gone)),
         };
