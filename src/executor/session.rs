@@ -160,6 +160,10 @@ impl CancelSlot {
     pub(super) fn add(&self, shard: ShardId, handle: CancelHandle) {
         let mut running = self.running.lock();
         running.retain(|(known, _)| *known != shard);
+        if running.is_empty() {
+            // Most have one, and keep the room for it while they are idle.
+            running.reserve_exact(1);
+        }
         running.push((shard, handle));
     }
 
@@ -270,7 +274,7 @@ impl Session {
     /// A session of an authenticated user.
     pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
         let topology = cluster.topology.load_full();
-        let joined = cluster.peers.join(user, &cancel);
+        let joined = cluster.peers.join(&user.into(), &cancel);
         let mode = cluster.pool_mode(user);
         let mut session = Self {
             cluster,
