@@ -1,0 +1,6 @@
+//! A production-like set in containers or network namespaces, faults of every kind, and a checker that judges what
+//! clients were told against what is there in the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs)]
+
+mod checker;
