@@ -3,4 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs)]
 
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/raw.rs"]
+mod raw;
+
 mod checker;
+mod ground;
+mod load;
+mod scenarios;
+mod set;
+mod state;

@@ -117,8 +117,8 @@ fn increments(history: &History, state: &Final, found: &mut Findings) {
         }
         let mut seen: Vec<(i64, &Operation)> = operations
             .iter()
-            .filter_map(|operation| match operation.what {
-                What::Increment { value: Some(value), .. } => Some((value, *operation)),
+            .filter_map(|operation| match (&operation.what, operation.outcome) {
+                (What::Increment { value: Some(value), .. }, Outcome::Acknowledged) => Some((*value, *operation)),
                 _ => None,
             })
             .collect();
