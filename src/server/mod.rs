@@ -302,9 +302,8 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone());
     let admin = Arc::new(admin.with_reshard(built.reshard.map(reshard::start_usual)));
     admin.set_leaders(Arc::clone(&leaders));
-    let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
     let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
-        .with_login(login)
+        .with_login(LoginSettings { tls: clients_tls, ..settings.login.clone() })
         .with_limits(settings.session_limits);
     let frontend = Arc::new(frontend);
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;

@@ -7,18 +7,19 @@
 //! Must not know: who leads, what the next primary says.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::facts::Facts;
+use super::names::{Known, Name};
 use super::opening::end_tag;
 use super::owed::{Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
-use super::{Host, Machine, Pumped, ServerSide, split_text};
+use super::{Host, Machine, Pumped, ServerSide, Taken, split_text};
 use crate::session::Ensured;
 use crate::wire::WireError;
 use crate::wire::client_message::{self, Target};
+use crate::wire::frame::Frame;
 use crate::wire::server_message;
 
 /// How much is kept of messages, or of answers, for one session; what is longer is not done over.
@@ -294,7 +295,7 @@ impl Machine {
         text: &[u8],
         facts: &Facts,
         is_changed: bool,
-        before: Option<&Arc<Statement>>,
+        before: &mut Option<Known>,
         server: &mut ServerSide<'_>,
     ) -> bool {
         if !self.guard.is_on {
@@ -308,7 +309,7 @@ impl Machine {
         match kind {
             Kind::Write if may_be_outside && !is_changed && !facts.copies_in => {
                 self.ensure_xid(server);
-                self.send_converted(text, before, server);
+                self.send_converted(text, before.take(), server);
                 self.ask_xid("", server);
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
@@ -355,12 +356,12 @@ impl Machine {
     }
 
     /// A write by a simple query, as the messages that tell its id before it is committed.
-    fn send_converted(&mut self, text: &[u8], before: Option<&Arc<Statement>>, server: &mut ServerSide<'_>) {
+    fn send_converted(&mut self, text: &[u8], before: Option<Known>, server: &mut ServerSide<'_>) {
         statements::write_parse("", &[text, b"\0\0\0"].concat(), server.output);
         statements::write_bind(b"", "", &[0; 6], server.output);
         client_message::encode_describe(server.output, &Target::Portal(String::new()));
         client_message::encode_execute(server.output, "", 0);
-        let undo = Undo::Restore { name: Bytes::new(), before: before.cloned() };
+        let undo = before.map_or(Undo::Nothing, |before| Undo::Restore { name: Name::UNNAMED, before: Some(before) });
         self.owed.push_back(Owed::Converted { undo });
     }
 
@@ -462,6 +463,31 @@ impl Machine {
         if self.guard.is_on {
             self.guard.settled = length;
         }
+    }
+
+    /// Takes one message of the client.
+    ///
+    /// # Errors
+    /// It is malformed: the client must be sent away.
+    pub fn client(
+        &mut self,
+        frame: Frame,
+        server: Option<&mut ServerSide<'_>>,
+        host: &dyn Host,
+        to_client: &mut BytesMut,
+    ) -> Result<Taken, WireError> {
+        if frame.tag != b'X' && server.is_none() && self.begun.is_some() {
+            return Ok(self.without_server(frame, host, to_client));
+        }
+        if !self.guard.is_on || server.is_none() {
+            return self.take(frame, server, host, to_client);
+        }
+        let (message, bytes) = (frame.tag, frame.bytes.clone());
+        let taken = self.take(frame, server, host, to_client)?;
+        if matches!(taken, Taken::Done) {
+            self.guard.keep(message, &bytes);
+        }
+        Ok(taken)
     }
 
     /// Takes what was read, keeping back what is not to be told yet.

@@ -225,7 +225,7 @@ impl Machine {
             Settling::Quietly | Settling::Again | Settling::Ended => {}
         }
         if was_inside && !matches!(settling, Settling::NotCommitted(_)) {
-            self.opening = Some(Opening::failed());
+            self.opening = Some(Box::new(Opening::failed()));
         }
         !was_inside
     }
@@ -264,7 +264,7 @@ impl Machine {
                 Owed::DescribePortal { .. } => server_message::write_empty(to_client, tag::NO_DATA),
                 Owed::Execute { .. } => server_message::write_command_complete(to_client, command_tag),
                 Owed::Close { forward: true } => server_message::write_empty(to_client, tag::CLOSE_COMPLETE),
-                Owed::Local { answer, .. } => to_client.extend_from_slice(&answer),
+                Owed::Local { message, .. } => server_message::write_empty(to_client, message),
                 _ => {}
             }
         }
@@ -282,7 +282,7 @@ impl Machine {
             b'P' => kind_of(split_text(split_text(&body).ok()?.1).ok()?.0, 1),
             b'B' => {
                 let (name, _) = split_text(split_text(&body).ok()?.1).ok()?;
-                match self.statements.get(name).as_ref().map(|statement| &statement.origin) {
+                match self.statements.get(name).map(|known| &known.statement.origin) {
                     Some(Origin::Protocol(parse_body)) => kind_of(split_text(parse_body).ok()?.0, 1),
                     _ => Kind::Other,
                 }
