@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::futures::OwnedNotified;
@@ -26,6 +27,10 @@ use super::authenticate::{read_parameter_status, start_up};
 use super::cancel::CancelPoint;
 use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
+
+/// How long what stands in the socket of a lost connection is waited for, and how much of it is read.
+const DRAIN_MAX: Duration = Duration::from_millis(10);
+const DRAIN_BYTES_MAX: usize = 1 << 20;
 
 /// Where to connect, and as whom.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,6 +107,8 @@ pub struct Connection {
     is_poisoned: bool,
     /// The server has closed its side in order: whatever it sent before has come.
     has_ended: bool,
+    /// It was reset: what was on its way may be lost.
+    was_reset: bool,
     /// Somebody knows that the server is of no more use, though it has not said so.
     cut: Option<Pin<Box<OwnedNotified>>>,
 }
@@ -178,6 +185,7 @@ impl Connection {
             is_running: false,
             is_poisoned: false,
             has_ended: false,
+            was_reset: false,
             cut: None,
         })
     }
@@ -238,7 +246,7 @@ impl Connection {
             }
             Ok(None) => {
                 self.is_poisoned = true;
-                self.has_ended = true;
+                self.has_ended = !self.was_reset;
                 Err(BackendError::Lost {
                     node: self.target.node,
                     during: self.lost_while(),
@@ -343,7 +351,7 @@ impl Connection {
     pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
         match self.framed.poll_fill(context) {
             Poll::Ready(Ok(0)) => {
-                self.has_ended = true;
+                self.has_ended = !self.was_reset;
                 Poll::Ready(Err(self.broken(&NetError::Closed)))
             }
             Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
@@ -362,10 +370,26 @@ impl Connection {
         self.cut = Some(Box::pin(cut));
     }
 
-    /// The server has closed its side in order, so nothing that it sent is missing. A connection that was reset or cut
-    /// may have lost what was on its way.
-    pub fn has_ended(&self) -> bool {
-        self.has_ended
+    /// Reads what has come of a connection that is lost, until nothing more does.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn drain(&mut self) {
+        loop {
+            let read = std::future::poll_fn(|context| self.poll_read(context));
+            // The runtime may not have noticed yet what stands in the socket.
+            let read = tokio::time::timeout(DRAIN_MAX, read).await;
+            if !matches!(read, Ok(Ok(()))) || self.framed.buffered_input() > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    }
+
+    /// Whatever the server sent has come, once the connection is lost and [drained](Self::drain): it has closed its side in
+    /// order, or no network lies in between that could lose anything.
+    pub fn has_all(&self) -> bool {
+        let is_here = self.framed.peer().map_or_else(|| self.framed.is_local(), |peer| peer.ip().is_loopback());
+        self.has_ended || is_here
     }
 
     fn was_cut(&mut self) -> BackendError {
@@ -383,6 +407,7 @@ impl Connection {
 
     fn broken(&mut self, error: &NetError) -> BackendError {
         self.is_poisoned = true;
+        self.was_reset |= matches!(error, NetError::Io(_));
         net_error(self.target.node, self.lost_while(), error)
     }
 

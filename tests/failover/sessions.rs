@@ -67,18 +67,13 @@ impl Book {
         self.entries.lock().iter().filter(|entry| entry.told == told).count()
     }
 
-    /// The longest time that one writer got no answer, around a moment.
+    /// The longest time between two answers of one writer that ended after a moment.
     fn outage(&self, at: Instant) -> Duration {
         let entries = self.entries.lock();
         let longest = |writer: usize| {
-            let own =
-                entries.iter().filter(|entry| entry.writer == writer && entry.told == Told::Done && entry.ended > at);
-            // From the answer before, which is when it was begun, or a transaction was that had to be run again.
-            let first = own.map(|entry| (entry.ended, entry.begun)).min()?;
-            let before =
-                entries.iter().filter(|entry| entry.writer == writer && entry.told == Told::Done && entry.ended <= at);
-            let before = before.map(|entry| entry.ended).max().unwrap_or(first.1);
-            Some(first.0 - before)
+            let own = entries.iter().filter(|entry| entry.writer == writer && entry.told == Told::Done);
+            let ends: Vec<Instant> = own.map(|entry| entry.ended).collect();
+            ends.windows(2).filter(|pair| pair[1] > at).map(|pair| pair[1] - pair[0]).max()
         };
         (0..WRITERS).filter_map(longest).max().unwrap_or_default()
     }
@@ -181,11 +176,13 @@ async fn lose_primaries(ground: &Ground, rounds: usize, signal: Signal) -> Vec<D
     }
     let mut outages = Vec::new();
     for round in 1..=rounds {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // One that only says nothing is replaced at most every ten seconds.
+        let pause = if signal == Signal::SIGSTOP && round > 1 { 12 } else { 1 };
+        tokio::time::sleep(Duration::from_secs(pause)).await;
         ground.whole(2).await;
         let old = ground.primary();
-        let at = Instant::now();
         ground.signal(&old, signal);
+        let at = Instant::now();
         while !book.all_go_on(at) {
             assert!(at.elapsed() < Duration::from_secs(30), "nobody goes on: {:?}", book.complaints.lock());
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -19,34 +19,36 @@ use crate::net::Framed;
 use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
 use crate::wire::server_message::read_error;
 
-/// So often a session's statements are given again within the time; what loses its server more often may be the reason.
+/// So often one statement is given again; what loses its server more often may be the reason.
 const REPEATS_MAX: u32 = 2;
-const REPEATS_TIME: Duration = Duration::from_secs(10);
+
+/// How long replicas are left alone by a session that lost a connection.
+const REPLICAS_REST: Duration = Duration::from_secs(10);
 
 /// How long an outcome is asked for.
 const OUTCOME_MAX: Duration = Duration::from_secs(10);
 const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts what was given again.
+/// Counts how often the present statement was given again.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    since: Option<Instant>,
+    last: Option<Instant>,
+    /// How many statements were answered then.
+    answered: u64,
     count: u32,
 }
 
 impl Repeats {
     /// Something was given again lately.
     pub(super) fn is_recent(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() < REPEATS_TIME)
+        self.last.is_some_and(|last| last.elapsed() < REPLICAS_REST)
     }
 
-    /// One more; false: that is too often.
-    fn take(&mut self) -> bool {
-        if !self.is_recent() {
-            *self = Self { since: Some(Instant::now()), count: 0 };
-        }
-        self.count += 1;
-        self.count <= REPEATS_MAX
+    /// One more, of the statement behind so many that were answered; false: that is too often.
+    fn take(&mut self, answered: u64) -> bool {
+        let count = if self.last.is_some() && answered == self.answered { self.count + 1 } else { 1 };
+        *self = Self { last: Some(Instant::now()), answered, count };
+        count <= REPEATS_MAX
     }
 }
 
@@ -68,7 +70,7 @@ struct Lost {
     /// In which life of the primary it was taken.
     since: Option<Serving>,
     /// Everything that the server ever sent has come.
-    has_ended: bool,
+    has_all: bool,
 }
 
 impl Direct {
@@ -98,15 +100,15 @@ impl Direct {
     ) -> Result<bool, Failure> {
         let loss = self.machine.loss();
         let Some(held) = self.held.as_ref().filter(|_| loss != Loss::Ends) else { return Ok(false) };
-        let has_ended = held.lease.has_ended() || good_bye.is_some();
-        let lost = Lost { shard: held.shard, since: held.since, has_ended };
+        let has_all = held.lease.has_all() || good_bye.is_some();
+        let lost = Lost { shard: held.shard, since: held.since, has_all };
         if good_bye.is_some()
             && let Some(since) = lost.since
             && !self.cluster.settings.primaries.moved(lost.shard, since).await
         {
             return Ok(false);
         }
-        tracing::debug!(shard = %lost.shard, ?loss, has_ended, "a server connection is lost under a session");
+        tracing::debug!(shard = %lost.shard, ?loss, has_all, "a server connection is lost under a session");
         let commit = match &loss {
             Loss::Commit { xid, .. } => Some(*xid),
             _ => None,
@@ -124,21 +126,21 @@ impl Direct {
         };
         let settling = match loss {
             Loss::Nothing if inside => Settling::Quietly,
-            Loss::Nothing if !self.repeats.take() => return Ok(false),
+            Loss::Nothing if !self.repeats.take(self.machine.answered()) => return Ok(false),
             Loss::Nothing => Settling::Quietly,
             Loss::RolledBack => Settling::RolledBack,
             Loss::Failed => Settling::Ended,
             Loss::Reads { texts, may_repeat } => {
                 let only_reads = texts.iter().all(|text| self.cluster.only_reads(text));
                 match only_reads {
-                    true if may_repeat && self.repeats.take() => Settling::Again,
+                    true if may_repeat && self.repeats.take(self.machine.answered()) => Settling::Again,
                     true => Settling::Failed(&error),
                     false => Settling::Failed(&completion_unknown(&name)),
                 }
             }
             Loss::Commit { may_repeat, .. } => match outcome {
                 Outcome::Committed => Settling::Done,
-                Outcome::NeverCommitted if may_repeat && self.repeats.take() => Settling::Again,
+                Outcome::NeverCommitted if may_repeat && self.repeats.take(self.machine.answered()) => Settling::Again,
                 _ => Settling::NotCommitted(&error),
             },
             Loss::Transaction => Settling::Failed(&error),
@@ -189,9 +191,10 @@ impl Direct {
             // server that is there still may have been cut off from us by something in between.
             Xid::Asked | Xid::NotAsked => {
                 let is_gone = match lost.since {
-                    Some(since) if lost.has_ended => primaries.moved(lost.shard, since).await,
+                    Some(since) if lost.has_all => primaries.moved(lost.shard, since).await,
                     _ => false,
                 };
+                tracing::info!(shard = %lost.shard, is_gone, has_all = lost.has_all, "a commit's id was not told");
                 return if is_gone { Outcome::NeverCommitted } else { Outcome::Unknown };
             }
         };
@@ -315,8 +318,7 @@ mod tests {
     fn a_statement_that_loses_its_server_again_and_again_is_given_up() {
         let mut repeats = Repeats::default();
         assert!(!repeats.is_recent());
-        assert!(repeats.take() && repeats.take() && !repeats.take());
-        repeats.since = Instant::now().checked_sub(REPEATS_TIME);
-        assert!(!repeats.is_recent() && repeats.take());
+        assert!(repeats.take(0) && repeats.take(0) && !repeats.take(0));
+        assert!(repeats.is_recent() && repeats.take(1), "the next one has its own chances");
     }
 }

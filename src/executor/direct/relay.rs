@@ -178,6 +178,9 @@ impl Direct {
         error: &BackendError,
         ends: &mut Ends<'_>,
     ) -> Result<Turn, Failure> {
+        if let Some(held) = &mut self.held {
+            held.lease.drain().await;
+        }
         // What the server said last may stand in the buffer still: its own FATAL before ours.
         let pumped = self.pump(client.output())?;
         if let Some(good_bye) = pumped.good_bye {

@@ -136,6 +136,8 @@ pub(super) struct Guard {
     pub(super) barriers: usize,
     /// A transaction was lost of which the client has not been told.
     pub(super) is_transaction_lost: bool,
+    /// How many batches were answered.
+    pub(super) answered: u64,
 }
 
 impl Guard {
@@ -177,6 +179,7 @@ impl Guard {
     /// The answer of the batch in front is whole.
     fn pop(&mut self, status: u8) {
         let Some(batch) = self.whole.pop_front() else { return };
+        self.answered += 1;
         if !self.is_cut {
             let _done = self.kept.split_to(batch.bytes.min(self.kept.len()));
         }
@@ -282,6 +285,11 @@ impl Machine {
     pub fn is_committing(&self) -> bool {
         let is_past = |batch: &Batch| matches!(batch.xid, Xid::Known(Some(_))) || batch.has(Kind::Commit);
         self.guard.is_on && (self.guard.barriers > 0 || self.guard.front().is_some_and(is_past))
+    }
+
+    /// How many of the client's batches were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.guard.answered
     }
 
     /// No batch before the present one is under way, so the transaction's status is known.

@@ -192,6 +192,7 @@ impl Machine {
             self.undo(undo);
         }
         let changes_schema = std::mem::take(&mut self.effects.changes_schema);
+        self.guard.answered = guard.answered + u64::from(!is_again);
         self.detach();
         self.is_unsynced = false;
         if changes_schema && matches!(settling, Settling::Done) {
