@@ -90,12 +90,13 @@ impl Machine {
 
     fn sync(&mut self, server: Option<&mut ServerSide<'_>>, to_client: &mut BytesMut) -> Taken {
         let in_copy = self.copy.is_reading();
+        let was_skipping = self.is_skipping;
         self.is_skipping &= in_copy;
         self.is_unsynced &= in_copy;
         match server {
             Some(server) if in_copy => self.copy_sync(server),
             Some(server) => {
-                self.guard_sync(server);
+                self.guard_sync(was_skipping, server);
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
                 self.pipeline += 1;

@@ -100,6 +100,17 @@ impl Batch {
         self.xid != Xid::NotAsked && !self.is_told
     }
 
+    /// What came before it belongs to it.
+    fn join(&mut self, before: Self) {
+        self.bytes += before.bytes;
+        self.kinds |= before.kinds;
+        self.commits += before.commits;
+        self.is_told |= before.is_told;
+        self.has_failed |= before.has_failed;
+        let own = std::mem::replace(&mut self.done, before.done);
+        self.done.extend(own);
+    }
+
     /// It does nothing but these.
     pub(super) fn is_only(&self, kinds: &[Kind]) -> bool {
         let allowed = kinds.iter().fold(0, |bits, kind| bits | kind.bit());
@@ -190,6 +201,21 @@ impl Guard {
                 self.kept = BytesMut::new();
             }
             self.wrote &= status != b'I';
+        }
+    }
+
+    /// The end of the batch in front is skipped behind an error: what follows belongs to it.
+    pub(super) fn skip_end(&mut self) {
+        let Some(mut front) = self.whole.pop_front() else { return };
+        front.has_failed = true;
+        if let Some(next) = self.whole.front_mut() {
+            next.join(front);
+        } else {
+            front.is_whole = false;
+            match &mut self.open {
+                Some(open) => open.join(front),
+                None => self.open = Some(front),
+            }
         }
     }
 
@@ -315,6 +341,8 @@ impl Machine {
         let may_be_outside = !self.is_alone() || self.status == b'I';
         let may_be_inside = !self.is_alone() || self.status == b'T';
         match kind {
+            // An error before it would skip it, but not a Sync of the proxy's own.
+            _ if self.is_unsynced => false,
             Kind::Write if may_be_outside && !is_changed && !facts.copies_in => {
                 self.ensure_xid(server);
                 self.send_converted(text, before.take(), server);
@@ -354,8 +382,8 @@ impl Machine {
     }
 
     /// A Sync is about to be sent: it commits what was done outside a transaction.
-    pub(super) fn guard_sync(&mut self, server: &mut ServerSide<'_>) {
-        let Some(batch) = self.guard.open.as_ref().filter(|_| self.guard.is_on && !self.is_skipping) else { return };
+    pub(super) fn guard_sync(&mut self, was_skipping: bool, server: &mut ServerSide<'_>) {
+        let Some(batch) = self.guard.open.as_ref().filter(|_| self.guard.is_on && !was_skipping) else { return };
         let may_be_outside = !self.is_alone() || self.status == b'I';
         if may_be_outside && batch.has(Kind::Write) && batch.xid == Xid::NotAsked && batch.commits == 0 {
             self.ensure_xid(server);

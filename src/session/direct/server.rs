@@ -392,6 +392,9 @@ impl Machine {
             }
             if owed.ends_with_ready() {
                 *server.pending_ready = server.pending_ready.saturating_sub(1);
+                if !matches!(owed, Owed::Quiet(_)) {
+                    self.guard.skip_end();
+                }
             }
             match self.owed.pop_front() {
                 Some(Owed::Parse { id, undo, .. }) => {

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::scene::{Connection, Scene, answers, bind_execute, complete, parse, query, read};
+use super::scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
 use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
 use crate::wire::client_message as client;
 use crate::wire::server_message as server;
@@ -170,4 +170,45 @@ fn a_commit_that_a_cancel_let_through_is_told_when_standbys_have_it() {
     assert!(connection.heard().iter().any(|message| message.contains("pg_logical_emit_message")));
     let told = scene.answer(&mut connection, |output| complete(output, "COMMIT", b'I'));
     assert_eq!(told, ["C:INSERT 0 1", "Z:I"]);
+}
+
+#[test]
+fn a_query_that_is_skipped_behind_an_error_ends_no_pipeline() {
+    let mut connection = Connection::default();
+    let mut scene = guarded(&mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "SELECT 1 / 0");
+        bind_execute(output, "");
+        client::encode_query(output, "INSERT INTO a VALUES (1)");
+        client::encode_sync(output);
+    });
+    let heard = connection.heard();
+    assert_eq!(heard.last().map(String::as_str), Some("S"));
+    assert!(heard.contains(&"Q:INSERT INTO a VALUES (1)".to_owned()), "as it is: it may be skipped");
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        error(output, "22012");
+        server::write_ready_for_query(output, b'I');
+    });
+    assert_eq!(scene.machine.loss(), Loss::Nothing, "nothing is owed any more");
+    scene.say(&mut connection, query("INSERT INTO a VALUES (2)"));
+    assert!(matches!(scene.machine.loss(), Loss::Commit { .. }));
+}
+
+#[test]
+fn a_sync_behind_an_error_asks_for_nothing() {
+    let mut connection = Connection::default();
+    let mut scene = guarded(&mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "INSERT INTO a VALUES (1)");
+        bind_execute(output, "");
+        client::encode_flush(output);
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"12");
+        error(output, "23505");
+    });
+    connection.heard();
+    scene.say(&mut connection, client::encode_sync);
+    assert_eq!(connection.heard(), ["S"], "it would be skipped");
 }
