@@ -402,6 +402,11 @@ impl Set {
         PROXIES.iter().for_each(|proxy| self.start_proxy(proxy));
         self.wait_serving();
         self.wait_whole();
+        let waits = |shard: &&str| {
+            let names = self.ask(&self.leader(shard).0, "SHOW synchronous_standby_names");
+            names.is_ok_and(|rows| rows[0][0].is_empty() == (durability == "async"))
+        };
+        assert!(eventually(PATIENCE, || SHARDS.iter().all(waits)), "the servers do not go by {durability}");
     }
 }
 
