@@ -227,8 +227,8 @@ impl Machine {
         if self.guard_query(text, &facts, renamed.is_some(), &mut before, server) {
             return Ok(Taken::Done);
         }
-        // Where there was none, nothing has to come back.
-        let undo = before.map_or(Undo::Nothing, |before| Undo::Restore { name: Name::UNNAMED, before: Some(before) });
+        // Also where there was none: what is taken back of an earlier message must not come back over this one.
+        let undo = Undo::Restore { name: Name::UNNAMED, before };
         // What it does to prepared statements must be known before the next message is understood.
         self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
         let asked = match renamed {

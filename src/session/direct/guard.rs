@@ -397,7 +397,7 @@ impl Machine {
         statements::write_bind(b"", "", &[0; 6], server.output);
         client_message::encode_describe(server.output, &Target::Portal(String::new()));
         client_message::encode_execute(server.output, "", 0);
-        let undo = before.map_or(Undo::Nothing, |before| Undo::Restore { name: Name::UNNAMED, before: Some(before) });
+        let undo = Undo::Restore { name: Name::UNNAMED, before };
         self.owed.push_back(Owed::Converted { undo });
     }
 

@@ -168,11 +168,8 @@ impl Machine {
         let front_bytes = guard.front().map_or(0, |front| front.bytes);
         let is_whole = guard.front().is_some_and(|front| front.is_whole);
         let is_again = matches!(settling, Settling::Again);
-        if is_again {
-            guard.back.clear();
-        } else if matches!(settling, Settling::Failed(_) | Settling::NotCommitted(_))
-            && guard.front().is_some_and(|front| !front.is_told)
-        {
+        let is_failed = matches!(settling, Settling::Failed(_) | Settling::NotCommitted(_));
+        if is_again || is_failed && guard.front().is_some_and(|front| !front.is_told) {
             guard.back.clear();
         }
         to_client.extend_from_slice(&guard.back);

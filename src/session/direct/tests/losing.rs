@@ -17,7 +17,7 @@ fn guarded(connection: &mut Connection) -> Scene {
 }
 
 fn xid_row(output: &mut BytesMut, xid: Option<&str>) {
-    answers(output, &[b'2']);
+    answers(output, b"2");
     server::write_data_row(output, &[xid.map(str::as_bytes)]);
     server::write_command_complete(output, "SELECT 1");
 }
@@ -35,7 +35,7 @@ fn a_write_tells_its_id_before_it_is_committed() {
     let heard: String = connection.heard().iter().map(|message| message.chars().next().unwrap()).collect();
     assert_eq!(heard, "PPBDEBEHS", "the question's own Parse, then the write, the question and a flush");
     let told = scene.answer(&mut connection, |output| {
-        answers(output, &[b'1', b'1', b'2', b'n']);
+        answers(output, b"112n");
         server::write_command_complete(output, "INSERT 0 1");
         xid_row(output, Some("77"));
     });
@@ -67,7 +67,7 @@ fn a_commit_that_came_over_is_answered_as_one() {
     let heard = connection.heard();
     assert_eq!(heard.last().map(String::as_str), Some("Q:COMMIT"));
     let told = scene.answer(&mut connection, |output| {
-        answers(output, &[b'1']);
+        answers(output, b"1");
         xid_row(output, Some("78"));
         server::write_ready_for_query(output, b'T');
     });
@@ -139,9 +139,9 @@ fn names_of_a_pipeline_that_is_given_again_are_as_before() {
     connection.heard();
     // The answers up to the id have come, which changes the names for good.
     scene.answer(&mut connection, |output| {
-        answers(output, &[b'1', b'2']);
+        answers(output, b"12");
         server::write_command_complete(output, "INSERT 0 1");
-        answers(output, &[b'1']);
+        answers(output, b"1");
         xid_row(output, Some("79"));
     });
     assert_eq!(scene.machine.loss(), Loss::Commit { xid: Xid::Known(Some(79)), may_repeat: true });
@@ -157,7 +157,7 @@ fn a_commit_that_a_cancel_let_through_is_told_when_standbys_have_it() {
     scene.say(&mut connection, query("INSERT INTO a VALUES (1)"));
     connection.heard();
     let told = scene.answer(&mut connection, |output| {
-        answers(output, &[b'1', b'1', b'2', b'n']);
+        answers(output, b"112n");
         server::write_command_complete(output, "INSERT 0 1");
         xid_row(output, Some("77"));
         let mut notice = b"SWARNING\0C01000\0Mabc\0Fsyncrep.c\0RSyncRepWaitForLSN\0\0".to_vec();
