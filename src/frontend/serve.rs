@@ -10,6 +10,7 @@ use super::login::Wanted;
 use super::{ADMIN_DATABASE, Frontend, Registered, refuse, stopped};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::direct::{Direct, Ended};
+use crate::executor::direct::{Stop, drained};
 use crate::executor::{Failure, Session};
 use crate::net::{Framed, NetError};
 use crate::session::{Settings, commit_wait};
@@ -19,7 +20,7 @@ use crate::wire::server_message;
 
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
-    pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
+    pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<Stop>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
         client.set_message_bytes_max(self.limits.load().message_bytes_max);
         let is_admin = wanted.database == ADMIN_DATABASE;
@@ -61,7 +62,7 @@ impl Frontend {
         client: &mut Framed,
         wanted: &Wanted,
         registered: Registered<'_>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
@@ -86,7 +87,7 @@ impl Frontend {
         client: &mut Framed,
         wanted: &Wanted,
         mut registered: Registered<'_>,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
@@ -125,7 +126,7 @@ impl Frontend {
         client: &mut Framed,
         session: &mut Session,
         registered: &Registered<'_>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let ended = tokio::select! {
             outcome = self.serve_session(client, session, stop) => Some(outcome),
@@ -144,14 +145,14 @@ impl Frontend {
         &self,
         client: &mut Framed,
         session: &mut Session,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
             let limit = self.limits.load().idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
-                frame = next_frame(client, &mut stop, limit) => Heard::Client(frame?),
+                frame = next_frame(client, &mut stop, limit, session.status_byte() == b'I') => Heard::Client(frame?),
                 outcome = session.idle() => Heard::Server(outcome),
             };
             let frame = match heard {
@@ -188,7 +189,7 @@ impl Frontend {
         client: &mut Framed,
         wanted: &Wanted,
         registered: &Registered<'_>,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let version = env!("CARGO_PKG_VERSION");
         let parameters = [
@@ -203,7 +204,7 @@ impl Frontend {
         welcome(client, parameters.into_iter(), registered);
         client.flush().await?;
         tracing::info!(user = %wanted.user, "admin session");
-        while let Some(frame) = next_frame(client, &mut stop, None).await? {
+        while let Some(frame) = next_frame(client, &mut stop, None, true).await? {
             match decode(client, &frame).await? {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
@@ -241,17 +242,22 @@ enum Heard {
     Server(Result<(), Failure>),
 }
 
-/// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
+/// The next message; `None` when the client left, the proxy stops or is drained, or nothing came within the limit.
 async fn next_frame(
     client: &mut Framed,
-    stop: &mut watch::Receiver<bool>,
+    stop: &mut watch::Receiver<Stop>,
     limit_ms: Option<u64>,
+    is_in_no_transaction: bool,
 ) -> Result<Option<Frame>, NetError> {
+    let mut also = stop.clone();
     let limit = Duration::from_millis(limit_ms.unwrap_or_default());
     let read = tokio::select! {
         biased;
         frame = client.read_frame() => Ok(frame),
         () = stopped(stop) => {
+            Err((ErrorId::ShuttingDown, "terminating connection due to administrator command"))
+        }
+        () = drained(&mut also), if is_in_no_transaction => {
             Err((ErrorId::ShuttingDown, "terminating connection due to administrator command"))
         }
         () = tokio::time::sleep(limit), if limit_ms.is_some() => {
