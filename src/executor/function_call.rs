@@ -35,7 +35,7 @@ impl Session {
     }
 
     async fn call(&mut self, client: &mut Framed, call: &Bytes) -> Result<(), Failure> {
-        self.refresh_topology().await;
+        self.refresh_topology().await?;
         if self.transaction.is_failed() {
             return Err(in_failed_transaction().into());
         }

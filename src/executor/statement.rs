@@ -64,7 +64,7 @@ impl Session {
     /// # Errors
     /// Whatever the client has to be told; the transaction's state is the caller's to change.
     pub(super) async fn run(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        self.refresh_topology().await;
+        self.refresh_topology().await?;
         if self.transaction.is_failed() && !ends_failure(parsed) {
             return Err(self.told_in_failed(client, parsed, mode.types()).await);
         }
