@@ -23,15 +23,16 @@ const NODE_COLUMNS: &[(&str, &str)] = &[
     ("host", "host name or address"),
     ("port", "TCP port"),
     ("state", "`up`, `streaming`, `detached`, `down` or `unknown`; every node is asked now"),
-    ("lsn", "written by a primary, replayed by a replica; empty where it does not answer"),
     ("lag_bytes", "how far a replica is behind; empty for a primary"),
     ("buckets", "buckets of its shard"),
-    (
-        "agent",
-        "what its agent said last: `running`, `stopped`, `empty`, `making`; `leaving` and `renewed` were asked for; empty without an agent",
-    ),
     ("term", "version of the shard's leadership; empty where nobody leads it"),
     ("sync", "commits wait for it: it is in the synchronous set; empty where nobody leads the shard"),
+    ("lsn", "written by a primary, replayed by a replica; empty where it does not answer"),
+    (
+        "agent",
+        "what its agent said last: `running`, `stopped`, `empty`, `making`; `leaving` and `renewed` were asked for; empty \
+         without an agent",
+    ),
 ];
 
 /// All views, in the order of the documentation.

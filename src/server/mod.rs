@@ -288,7 +288,6 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let known = known::join(store.as_ref(), member.as_ref(), &file).await?;
     let sharing = member.map(|member| Sharing::new(member, file, &known));
     let (listener, address) = listen(&settings, sockets_max)?;
-    let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
@@ -296,14 +295,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let leaders = Arc::new(leading::start(&settings, &known.topology, &store, &servers_tls)?);
     let reaching = leading::Reaching::new(&settings, &servers_tls);
     let mock_key = known.mock_key.clone();
-    let building = async {
-        let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
-        build(&settings, Known { topology, ..known }, &store, servers_tls, &leaders).await
-    };
-    let built = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
-        shard: "(all)".to_owned(),
-        reason: "they did not answer in time".to_owned(),
-    })??;
+    let built = build_in_time(&settings, known, &store, servers_tls, &leaders).await?;
     let (stop, stopped) = watch::channel(Stop::No);
     let stop = Arc::new(stop);
     let (draining, drains) = watch::channel(None);
@@ -318,10 +310,8 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
         admin.set_draining(draining);
     }
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
-    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
-        .with_login(login)
-        .with_limits(settings.session_limits);
-    let frontend = Arc::new(frontend);
+    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone());
+    let frontend = Arc::new(frontend.with_login(login).with_limits(settings.session_limits));
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
     let reloader = Arc::new(reload::Reloader::new(
@@ -415,6 +405,25 @@ struct Built {
     control: ControlAccess,
     /// `None`: other proxies may serve the same cluster.
     reshard: Option<reshard::Context>,
+}
+
+/// Builds once every shard is open, within the time that starting may take.
+async fn build_in_time(
+    settings: &Settings,
+    known: Known,
+    store: &Arc<dyn Store>,
+    servers_tls: ServersTls,
+    leaders: &leading::Leaders,
+) -> Result<Built, StartError> {
+    let building = async {
+        let topology = leading::wait_open(leaders, store, known.topology.clone()).await?;
+        build(settings, Known { topology, ..known }, store, servers_tls, leaders).await
+    };
+    let limit = Duration::from_millis(START_MS_MAX);
+    tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
+        shard: "(all)".to_owned(),
+        reason: "they did not answer in time".to_owned(),
+    })?
 }
 
 async fn build(

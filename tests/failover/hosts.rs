@@ -197,7 +197,7 @@ impl Hosts {
     /// Commits wait for the node, and it streams.
     pub fn counts(&self, node: &str) -> bool {
         let is_well = |row: &Vec<String>| {
-            row[1] == node && row[5] == "streaming" && row.last().is_some_and(|sync| sync == "true")
+            row[1] == node && row[5] == "streaming" && row.get(9).is_some_and(|sync| sync == "true")
         };
         self.nodes().iter().any(is_well)
     }

@@ -313,7 +313,7 @@ async fn write(shared: &Shared, record: &Record, expected: Option<Revision>) -> 
 
 /// One at a time for each node, however often it is asked for.
 async fn rejoin(shared: &Shared, node: NodeId, order: Order) -> Outcome {
-    if !shared.rejoining.lock().insert(node) {
+    if !shared.hands.are_there(node).await || !shared.rejoining.lock().insert(node) {
         return Outcome::Failed;
     }
     let places = shared.places.load_full();
