@@ -225,7 +225,7 @@ impl Session {
     pub(super) fn release(&mut self) {
         self.let_go();
         if !self.transaction.is_open() {
-            self.epoch_guard = None;
+            (self.epoch_guard, self.stay) = (None, None);
             self.seen.settle(&self.cluster);
         }
     }

@@ -65,6 +65,42 @@ pub(super) async fn read_stamps(find: &FindPrimary, shards: impl Iterator<Item =
     Ok(stamps)
 }
 
+/// Whether transactions that say nothing of their isolation level are READ COMMITTED on these shards, whoever's they are.
+///
+/// # Errors
+/// In words.
+pub(super) async fn are_read_committed(
+    find: &FindPrimary,
+    shards: impl Iterator<Item = ShardId>,
+) -> Result<bool, String> {
+    let sql = "SELECT current_setting('default_transaction_isolation') = 'read committed' AND NOT EXISTS ( \
+        SELECT FROM pg_db_role_setting WHERE array_to_string(setconfig, ',') LIKE '%default_transaction_isolation%')";
+    for shard in shards {
+        if value(&connect(find, shard).await?, sql, SHORT_MS).await?.as_deref() != Some("t") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Transactions that were prepared while writes were let out may have written to the step's buckets: they are to be
+/// settled, one way or the other, before rows are looked at.
+async fn await_prepared(source: &ControlClient) -> Result<(), NotMoved> {
+    let sql = format!(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND NOT starts_with(gid, '{GID_PREFIX}')"
+    );
+    let mut first: Option<BTreeSet<String>> = None;
+    loop {
+        let now: BTreeSet<String> =
+            source.rows(&sql, SHORT_MS).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        let awaited = first.get_or_insert_with(|| now.clone());
+        awaited.retain(|gid| now.contains(gid));
+        let Some(gid) = awaited.first() else { return Ok(()) };
+        tracing::debug!(gid, "a step waits for a prepared transaction");
+        sleep(LOOK).await;
+    }
+}
+
 /// Moves the rows of a step and prepares both transactions.
 ///
 /// # Errors
@@ -81,6 +117,7 @@ pub(super) async fn move_rows(
     home: ShardId,
 ) -> Result<u64, NotMoved> {
     let (source, target) = (links.get(step.from)?, links.get(step.to)?);
+    await_prepared(source).await?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
     tokio::try_join!(source.rows(begin, SHORT_MS), target.rows(begin, SHORT_MS))?;
     let looks = BTreeSet::from([home, step.from, step.to]).into_iter().map(|shard| async move {
