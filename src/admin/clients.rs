@@ -14,9 +14,9 @@ pub struct Client {
     /// Process id that it was told.
     pub pid: u32,
     /// Role.
-    pub user: String,
+    pub user: Arc<str>,
     /// Database.
-    pub database: String,
+    pub database: Arc<str>,
     /// Where it connects from.
     pub address: Option<std::net::SocketAddr>,
     /// What it has running.

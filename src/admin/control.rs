@@ -87,7 +87,7 @@ impl Admin {
             return Err(ClientError::new(ErrorId::UndefinedObject, format!("there is no session {pid}"))
                 .with_hint("SHOW CLIENTS lists them."));
         };
-        if client.database == DATABASE {
+        if *client.database == *DATABASE {
             let text = "sessions of the admin database cannot be ended by others";
             return Err(ClientError::new(ErrorId::FeatureNotSupported, text).with_hint("Close its connection."));
         }

@@ -52,12 +52,12 @@ impl Admin {
     pub(super) fn client_rows(&self, topology: &Topology) -> Value {
         let row = |(client, connected_s): (super::Client, u64)| {
             let held = client.slot.backends();
-            let is_of_admin = client.database == super::DATABASE;
+            let is_of_admin = *client.database == *super::DATABASE;
             let mode = (!is_of_admin).then(|| self.cluster.pool_mode(&client.user).as_str());
             let servers: Vec<String> =
                 held.iter().map(|(shard, pid)| format!("{}/{pid}", shard_name(topology, *shard))).collect();
             json!({
-                "pid": self.told_pid(topology, &client, &held), "user": client.user, "database": client.database,
+                "pid": self.told_pid(topology, &client, &held), "user": *client.user, "database": *client.database,
                 "address": client.address.map(|address| address.to_string()), "mode": mode,
                 "state": if held.is_empty() { "idle" } else { "active" }, "servers": servers, "connected_s": connected_s,
             })

@@ -103,14 +103,16 @@ pub struct Stay {
 }
 
 impl Stay {
+    /// Begins a statement, if it may now.
+    pub fn enter_now(&self, touch: &Touch) -> bool {
+        self.gate.gate.lock().enter(self.who, touch)
+    }
+
     /// Begins a statement, when it may.
     ///
     /// # Cancel safety
     /// Safe: it has not begun.
     pub async fn enter(&self, touch: &Touch) {
-        if self.gate.gate.lock().enter(self.who, touch) {
-            return;
-        }
         // A step ends by its own limits; whatever ends it opens the gate.
         while !self.gate.until(|gate| gate.enter(self.who, touch), LOOK).await {
             tracing::debug!("a statement waits for buckets that move");

@@ -76,7 +76,7 @@ impl Session {
 
     /// Bytes of the client's as UTF-8, by PostgreSQL's own conversion.
     async fn decoded(&mut self, client: &mut Framed, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        self.refresh_topology(|_| Touch::NOTHING).await;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let sql = format!(
             "SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.convert_from(\

@@ -129,7 +129,7 @@ impl Session {
     /// # Errors
     /// The text is no SQL.
     pub async fn explain(&mut self, sql: &str) -> Result<Vec<String>, ClientError> {
-        self.refresh_topology(|_| Touch::NOTHING).await;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let parsed = self.understand(sql)?;
         Ok(self.explain_lines(&parsed, Mode::Simple))
     }

@@ -36,7 +36,7 @@ impl Session {
     }
 
     async fn call(&mut self, client: &mut Framed, call: &Bytes) -> Result<(), Failure> {
-        self.refresh_topology(|_| Touch::EVERYTHING).await;
+        self.refresh_topology(|_| Touch::EVERYTHING).await?;
         if self.transaction.is_failed() {
             return Err(in_failed_transaction().into());
         }

@@ -89,7 +89,8 @@ impl Session {
             Some(lease) => lease,
             None => {
                 // In a box: the future of who waits is large.
-                let taken = Box::pin(self.cluster.checkout(&self.topology, shard, &self.user, |_| {})).await;
+                let taken = Box::pin(self.cluster.checkout(&self.topology, shard, &self.user, |_| {}));
+                let taken = self.cancel.waits(taken).await?;
                 taken.inspect_err(|failure| self.was_refused |= matches!(failure, Failure::Postgres(_)))?
             }
         };

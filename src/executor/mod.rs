@@ -67,6 +67,7 @@ use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
 use crate::net::NetError;
 use crate::session::PoolMode;
+use crate::session::direct::SharedStatements;
 use crate::topology::schema::Schema;
 use crate::topology::{Node, Role, TableName, Topology};
 use crate::wire::frame::Frame;
@@ -206,6 +207,8 @@ pub struct Cluster {
     /// for writing, and so waits until nothing runs under the old epoch.
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
     statement_ids: StatementIds,
+    /// Prepared statements of sessions that are served directly.
+    statements: SharedStatements,
     schema_version: AtomicU64,
     /// Changes of the schema that were made: its snapshot does not hold all that columns depend on.
     schema_changes: AtomicU64,
@@ -242,6 +245,7 @@ impl Cluster {
             settings,
             peers: Arc::default(),
             statement_ids: StatementIds::default(),
+            statements: SharedStatements::default(),
             schema_version: AtomicU64::new(version),
             schema_changes: AtomicU64::new(0),
             writes_by_itself: AtomicU64::new(0),

@@ -30,7 +30,7 @@ pub struct Peers {
 #[derive(Clone)]
 pub struct Peer {
     /// Its role.
-    pub user: String,
+    pub user: Arc<str>,
     /// What it runs, and the way to end it.
     pub slot: Arc<CancelSlot>,
 }
@@ -49,9 +49,9 @@ impl Drop for Joined {
 
 impl Peers {
     /// Makes a session known to the others, under its slot's process id.
-    pub fn join(self: &Arc<Self>, user: &str, slot: &Arc<CancelSlot>) -> Joined {
+    pub fn join(self: &Arc<Self>, user: &Arc<str>, slot: &Arc<CancelSlot>) -> Joined {
         let pid = slot.pid();
-        self.sessions.lock().insert(pid, Peer { user: user.to_owned(), slot: Arc::clone(slot) });
+        self.sessions.lock().insert(pid, Peer { user: Arc::clone(user), slot: Arc::clone(slot) });
         Joined { peers: Arc::clone(self), pid }
     }
 
@@ -136,8 +136,8 @@ mod tests {
     #[test]
     fn a_session_is_known_until_it_leaves() {
         let peers = Arc::new(Peers::default());
-        let joined = peers.join("app", &Arc::new(CancelSlot::new(9)));
-        assert!(peers.knows(9) && peers.find(9).is_some_and(|peer| peer.user == "app"));
+        let joined = peers.join(&"app".into(), &Arc::new(CancelSlot::new(9)));
+        assert!(peers.knows(9) && peers.find(9).is_some_and(|peer| *peer.user == *"app"));
         drop(joined);
         assert!(!peers.knows(9));
     }

@@ -153,7 +153,7 @@ impl Session {
         if !is_waiting {
             self.validate_waiting(client).await?;
         }
-        self.refresh_topology(|session| session.touch_of_bind(&statement, &bind)).await;
+        self.refresh_topology(|session| session.touch_of_bind(&statement, &bind)).await?;
         let statement = self.as_told(client, &bind.statement, statement).await?;
         let mut portal =
             Portal { statement: Arc::clone(&statement), bind, shard: None, writes: false, changes_schema: false };

@@ -48,6 +48,10 @@ impl Routes {
         let pool = cluster.pools.find(&target);
         let lease = pool.checkout_now();
         self.pools.retain(|(known, _, _)| *known != shard);
+        if self.pools.is_empty() {
+            // Most have one.
+            self.pools.reserve_exact(1);
+        }
         self.pools.push((shard, leader, pool));
         lease
     }

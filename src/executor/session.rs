@@ -86,8 +86,25 @@ impl CancelSlot {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn cancelled(&self) {
+    async fn cancelled(&self) {
         self.told_to_stop_waiting.notified().await;
+    }
+
+    /// Waits for what a statement needs before anything of it runs, unless the session is told to cancel.
+    ///
+    /// # Errors
+    /// 57014; nothing ran.
+    ///
+    /// # Cancel safety
+    /// That of `waiting`.
+    pub(super) async fn waits<T>(&self, waiting: impl Future<Output = T>) -> Result<T, ClientError> {
+        tokio::select! {
+            biased;
+            waited = waiting => Ok(waited),
+            () = self.cancelled() => {
+                Err(ClientError::new(ErrorId::QueryCanceled, "canceling statement due to user request"))
+            }
+        }
     }
 
     /// Ends the session, as `pg_terminate_backend` does: its work is cancelled, its driver is woken.
@@ -144,6 +161,10 @@ impl CancelSlot {
     pub(super) fn add(&self, shard: ShardId, handle: CancelHandle) {
         let mut running = self.running.lock();
         running.retain(|(known, _)| *known != shard);
+        if running.is_empty() {
+            // Most have one, and keep the room for it while they are idle.
+            running.reserve_exact(1);
+        }
         running.push((shard, handle));
     }
 
@@ -256,7 +277,7 @@ impl Session {
     /// A session of an authenticated user.
     pub fn new(cluster: Arc<Cluster>, user: &str, settings: Settings, cancel: Arc<CancelSlot>) -> Self {
         let topology = cluster.topology.load_full();
-        let joined = cluster.peers.join(user, &cancel);
+        let joined = cluster.peers.join(&user.into(), &cancel);
         let mode = cluster.pool_mode(user);
         let mut session = Self {
             cluster,
@@ -338,7 +359,7 @@ impl Session {
     /// # Errors
     /// PostgreSQL's own error, or the home shard cannot be reached.
     pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
-        self.refresh_topology(|_| Touch::NOTHING).await;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let home = self.topology.home();
         self.link(home).await?;
         self.settings_are_taken = true;

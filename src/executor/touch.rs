@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::statement::Mode;
 use super::values::StatementValues;
 use super::{Cluster, Session};
+use crate::error::ClientError;
 use crate::plan::Plan;
 use crate::planner;
 use crate::reshard::Touch;
@@ -21,27 +22,35 @@ use crate::wire::client_message::Bind;
 impl Session {
     /// Every statement sees the newest topology that may be, and holds it still for what it touches until it is done.
     ///
+    /// # Errors
+    /// 57014: cancelled while it waited for a pause, for a change of the topology or for buckets that move.
+    ///
     /// # Cancel safety
     /// Safe: the statement has not begun.
-    pub(super) async fn refresh_topology(&mut self, touch: impl FnOnce(&Self) -> Touch) {
+    pub(super) async fn refresh_topology(&mut self, touch: impl FnOnce(&Self) -> Touch) -> Result<(), ClientError> {
         if self.epoch_guard.is_none() {
-            if self.links.is_empty() {
-                self.cluster.pools.pause().over().await;
-            }
-            self.epoch_guard = Some(Arc::clone(&self.cluster.epoch_gate).read_owned().await);
+            let (cluster, is_outside) = (&self.cluster, self.links.is_empty());
+            let quiet = async {
+                if is_outside {
+                    cluster.pools.pause().over().await;
+                }
+                Arc::clone(&cluster.epoch_gate).read_owned().await
+            };
+            self.epoch_guard = Some(self.cancel.waits(quiet).await?);
             self.topology = self.cluster.topology.load_full();
         }
-        let steps = &self.cluster.settings.steps;
         // While the guard is held it is not armed.
-        if !steps.is_armed() {
-            return;
+        if !self.cluster.settings.steps.is_armed() {
+            return Ok(());
         }
         let touch = touch(self);
-        let stay = self.stay.take().unwrap_or_else(|| steps.come());
-        stay.enter(&touch).await;
-        self.stay = Some(stay);
+        let stay = self.stay.get_or_insert_with(|| self.cluster.settings.steps.come());
+        if !stay.enter_now(&touch) {
+            self.cancel.waits(stay.enter(&touch)).await?;
+        }
         // A step may have changed it meanwhile; keys and plans name buckets, not their owners.
         self.topology = self.cluster.topology.load_full();
+        Ok(())
     }
 
     /// The message is answered, the transaction is open.

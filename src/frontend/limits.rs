@@ -50,13 +50,13 @@ pub(super) struct Seats {
 struct Taken {
     all: usize,
     /// Users with no client have no entry.
-    by_user: HashMap<String, usize>,
+    by_user: HashMap<Arc<str>, usize>,
 }
 
 /// A client's place; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
-    user: String,
+    user: Arc<str>,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -77,10 +77,10 @@ impl Seats {
     ///
     /// # Errors
     /// There are too many clients, in PostgreSQL's words.
-    pub(super) fn take(&self, user: &str, is_admin: bool) -> Result<Seat, ClientError> {
+    pub(super) fn take(&self, user: &Arc<str>, is_admin: bool) -> Result<Seat, ClientError> {
         let limits = self.limits.lock();
         let all_max = if is_admin { limits.max.saturating_add(limits.reserved) } else { limits.max };
-        let user_max = if is_admin { usize::MAX } else { *limits.users.get(user).unwrap_or(&limits.max_per_user) };
+        let user_max = if is_admin { usize::MAX } else { *limits.users.get(&**user).unwrap_or(&limits.max_per_user) };
         let mut taken = self.taken.lock();
         if taken.all >= all_max {
             let detail = format!("{} clients are connected; {} are allowed.", taken.all, limits.max);
@@ -95,8 +95,8 @@ impl Seats {
                 .with_hint("Close connections that are not needed, or raise clients_max of this user."));
         }
         taken.all += 1;
-        taken.by_user.insert(user.to_owned(), own + 1);
-        Ok(Seat { user: user.to_owned(), taken: Arc::clone(&self.taken) })
+        taken.by_user.insert(Arc::clone(user), own + 1);
+        Ok(Seat { user: Arc::clone(user), taken: Arc::clone(&self.taken) })
     }
 }
 
@@ -130,23 +130,25 @@ mod tests {
     #[test]
     fn a_user_has_its_own_limit_or_that_of_everybody() {
         let seats = seats();
-        let first = seats.take("few", false).unwrap();
+        let (few, a) = (Arc::from("few"), Arc::from("a"));
+        let first = seats.take(&few, false).unwrap();
         let told = ("53300".to_owned(), "too many connections for role \"few\"".to_owned());
-        assert_eq!(refusal(seats.take("few", false)), told);
+        assert_eq!(refusal(seats.take(&few, false)), told);
         drop(first);
-        let _few = seats.take("few", false).unwrap();
-        let _both = (seats.take("a", false).unwrap(), seats.take("a", false).unwrap());
-        assert!(seats.take("a", false).is_err());
+        let _few = seats.take(&few, false).unwrap();
+        let _both = (seats.take(&a, false).unwrap(), seats.take(&a, false).unwrap());
+        assert!(seats.take(&a, false).is_err());
     }
 
     #[test]
     fn the_last_places_are_for_the_admin_database() {
         let seats = seats();
-        let taken = (seats.take("a", false).unwrap(), seats.take("a", false).unwrap(), seats.take("b", false).unwrap());
+        let (a, b) = (Arc::from("a"), Arc::from("b"));
+        let taken = (seats.take(&a, false).unwrap(), seats.take(&a, false).unwrap(), seats.take(&b, false).unwrap());
         let told = ("53300".to_owned(), "sorry, too many clients already".to_owned());
-        assert_eq!(refusal(seats.take("b", false)), told);
-        let admin = seats.take("a", true).unwrap();
-        assert_eq!(refusal(seats.take("a", true)), told);
+        assert_eq!(refusal(seats.take(&b, false)), told);
+        let admin = seats.take(&a, true).unwrap();
+        assert_eq!(refusal(seats.take(&a, true)), told);
         drop((taken, admin));
         assert!(seats.taken.lock().by_user.is_empty());
         assert_eq!(seats.taken.lock().all, 0);

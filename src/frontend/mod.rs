@@ -2,6 +2,7 @@
 //!
 //! Must not know: how statements run, where the topology is kept.
 
+mod alike;
 mod authenticate;
 mod deadlock;
 mod door;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -47,6 +47,7 @@ pub struct Frontend {
     login: ArcSwap<LoginSettings>,
     door: door::Door,
     limits: ArcSwap<SessionLimits>,
+    alike: alike::Alike,
 }
 
 /// What a client that is logged in may do at most.
@@ -79,7 +80,7 @@ struct Sessions {
 
 /// What is known of a session from outside.
 struct Entry {
-    secret: Bytes,
+    secret: Secret,
     slot: Arc<CancelSlot>,
     /// The client's socket; open for as long as the entry is in the map.
     socket: RawFd,
@@ -89,6 +90,27 @@ struct Entry {
 
 /// Length of a secret in protocol 3.2, as PostgreSQL 18 makes it.
 const SECRET_BYTES: usize = 32;
+
+/// The secret of a cancel key.
+#[derive(Clone, Copy)]
+struct Secret {
+    bytes: [u8; SECRET_BYTES],
+    length: u8,
+}
+
+impl Secret {
+    fn random(minor: u16) -> Result<Self, ClientError> {
+        let length = if minor >= 2 { SECRET_BYTES } else { CANCEL_SECRET_BYTES_MIN };
+        let mut bytes = [0; SECRET_BYTES];
+        getrandom::fill(&mut bytes)
+            .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
+        Ok(Self { bytes, length: u8::try_from(length).unwrap_or(u8::MAX) })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
 
 /// Compares in a time that does not tell where the first difference is: whoever guesses a key byte by byte
 /// learns nothing.
@@ -101,17 +123,13 @@ fn is_same_secret(own: &[u8], told: &[u8]) -> bool {
 struct Registered<'a> {
     sessions: &'a Sessions,
     pid: u32,
-    secret: Bytes,
     slot: Arc<CancelSlot>,
 }
 
 impl Sessions {
     /// Gives a session a process id and a secret of its own, as long as its protocol version lets it be.
     fn register(&self, client: &Framed, minor: u16) -> Result<Registered<'_>, ClientError> {
-        let mut secret = vec![0u8; if minor >= 2 { SECRET_BYTES } else { CANCEL_SECRET_BYTES_MIN }];
-        getrandom::fill(&mut secret)
-            .map_err(|_| ClientError::new(ErrorId::Internal, "no random numbers for the cancel key"))?;
-        let secret = Bytes::from(secret);
+        let secret = Secret::random(minor)?;
         let mut by_pid = self.by_pid.lock();
         let pid = loop {
             // Positive, as drivers read it as a signed number, and no server's.
@@ -122,19 +140,27 @@ impl Sessions {
         };
         let slot = Arc::new(CancelSlot::new(pid));
         let (socket, is_tls) = (client.raw_socket(), client.tls().is_some());
-        let entry = Entry { secret: secret.clone(), slot: Arc::clone(&slot), socket, is_tls };
+        let entry = Entry { secret, slot: Arc::clone(&slot), socket, is_tls };
         by_pid.insert(pid, entry);
-        Ok(Registered { sessions: self, pid, secret, slot })
+        Ok(Registered { sessions: self, pid, slot })
     }
 
     /// What a cancel key belongs to.
     fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
         let by_pid = self.by_pid.lock();
-        by_pid.get(&pid).filter(|entry| is_same_secret(&entry.secret, secret)).map(|entry| Arc::clone(&entry.slot))
+        by_pid
+            .get(&pid)
+            .filter(|entry| is_same_secret(entry.secret.as_bytes(), secret))
+            .map(|entry| Arc::clone(&entry.slot))
     }
 }
 
 impl Registered<'_> {
+    /// The secret of its cancel key.
+    fn secret(&self) -> Option<Secret> {
+        self.sessions.by_pid.lock().get(&self.pid).map(|entry| entry.secret)
+    }
+
     /// Tells the client the server's own process id: the server's process is the session's for as long as it
     /// lasts. One that another session has keeps its own number.
     fn take_pid(&mut self, server_pid: u32) {
@@ -170,6 +196,7 @@ impl Frontend {
             login: ArcSwap::from_pointee(login),
             door,
             limits: ArcSwap::default(),
+            alike: alike::Alike::default(),
         }
     }
 
@@ -226,11 +253,11 @@ impl Frontend {
                 continue;
             };
             let frontend = Arc::clone(&self);
-            let stop = stop.clone();
+            let mut stop = stop.clone();
             let serving = async move {
                 let _permit = permit;
                 let served = match move_here(stream) {
-                    Ok(mut client) => frontend.serve(&mut client, stop).await,
+                    Ok(mut client) => frontend.serve(&mut client, &mut stop).await,
                     Err(error) => Err(error.into()),
                 };
                 if let Err(error) = served {

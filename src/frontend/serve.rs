@@ -7,76 +7,122 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::login::Wanted;
-use super::{ADMIN_DATABASE, Frontend, Registered, refuse, stopped};
+use super::{ADMIN_DATABASE, Frontend, Registered, Secret, refuse, stopped};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::direct::{Direct, Ended};
-use crate::executor::{Failure, Session};
+use crate::executor::{BoxFuture, Failure, Session};
 use crate::net::{Framed, NetError};
 use crate::session::{Settings, commit_wait};
 use crate::wire::client_message::{self, ClientMessage};
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
 
+/// A client that was let in.
+struct Guest {
+    user: Arc<str>,
+    database: Arc<str>,
+    /// The minor version of the protocol that is spoken with it.
+    minor: u16,
+    is_admin: bool,
+    settings: Settings,
+    /// What it said when it connected.
+    parameters: Vec<(String, String)>,
+}
+
 impl Frontend {
     /// Serves a client until it leaves or the proxy stops.
-    pub(super) async fn serve(&self, client: &mut Framed, stop: watch::Receiver<bool>) -> Result<(), NetError> {
+    ///
+    /// Tens of thousands of these are at rest at a time. So every stage is in a box of its own: the first two are as
+    /// small as what a session at rest needs, whatever logging in or a cluster of several shards takes.
+    pub(super) async fn serve(&self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
+        let guest = self.guest(wanted, minor);
+        Box::pin(self.host(client, guest, stop)).await
+    }
+
+    fn guest(&self, wanted: Wanted, minor: u16) -> Guest {
+        let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
+        Guest {
+            user: self.alike.name(&wanted.user),
+            database: self.alike.name(&wanted.database),
+            minor,
+            is_admin: wanted.database == ADMIN_DATABASE,
+            settings: self.alike.settings(settings),
+            parameters: wanted.parameters,
+        }
+    }
+
+    /// Gives a guest its place, and serves it there.
+    async fn host(&self, client: &mut Framed, guest: Guest, stop: &mut watch::Receiver<bool>) -> Result<(), NetError> {
         client.set_message_bytes_max(self.limits.load().message_bytes_max);
-        let is_admin = wanted.database == ADMIN_DATABASE;
-        let place = self.seats.take(&wanted.user, is_admin);
-        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, minor)?))) {
+        let place = self.seats.take(&guest.user, guest.is_admin);
+        let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, guest.minor)?)))
+        {
             Ok(place) => place,
             Err(error) => {
-                refuse(client, &error).await;
+                Box::pin(refuse(client, &error)).await;
                 return Ok(());
             }
         };
         let _listed = self.admin.clients().enter(crate::admin::Client {
             pid: registered.pid,
-            user: wanted.user.clone(),
-            database: wanted.database.clone(),
+            user: Arc::clone(&guest.user),
+            database: Arc::clone(&guest.database),
             address: client.peer(),
             slot: Arc::clone(&registered.slot),
         });
-        if is_admin {
-            return Box::pin(self.serve_admin(client, &wanted, &registered, stop)).await;
+        self.serve_guest(client, guest, registered, stop).await
+    }
+
+    /// What serves such a guest, in a box.
+    fn serve_guest<'a>(
+        &'a self,
+        client: &'a mut Framed,
+        guest: Guest,
+        registered: Registered<'a>,
+        stop: &'a mut watch::Receiver<bool>,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        if guest.is_admin {
+            return Box::pin(self.serve_admin(client, guest, registered, stop));
         }
         if self.cluster.keeps_commits()
-            && let Some(value) = Settings::from_startup(&wanted.parameters).startup_value(commit_wait::SETTING)
+            && let Some(value) = guest.settings.startup_value(commit_wait::SETTING)
             && !commit_wait::waits(value)
         {
-            refuse(client, &commit_wait::refusal()).await;
-            return Ok(());
+            return Box::pin(async move {
+                refuse(client, &commit_wait::refusal()).await;
+                Ok(())
+            });
         }
-        // Each in a box: a session's task is as large as the largest of what it holds.
         if self.cluster.topology.load().shards.len() > 1 {
-            return Box::pin(self.serve_shards(client, &wanted, registered, stop)).await;
+            return Box::pin(self.serve_shards(client, guest, registered, stop));
         }
-        Box::pin(self.serve_direct(client, &wanted, registered, stop)).await
+        Box::pin(self.serve_direct(client, guest, registered, stop))
     }
 
     /// A session of a cluster with several shards.
     async fn serve_shards(
         &self,
         client: &mut Framed,
-        wanted: &Wanted,
+        guest: Guest,
         registered: Registered<'_>,
-        stop: watch::Receiver<bool>,
+        stop: &mut watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
-        let mut session = Session::new(Arc::clone(&self.cluster), &wanted.user, settings, Arc::clone(&registered.slot));
-        let outcome = match session.open().await {
+        let slot = Arc::clone(&registered.slot);
+        let mut session = Box::new(Session::new(Arc::clone(&self.cluster), &guest.user, guest.settings, slot));
+        let outcome = match Box::pin(session.open()).await {
             Ok(parameters) => {
                 welcome(client, in_pairs(&parameters), &registered);
+                drop(parameters);
                 client.flush().await?;
                 self.serve_sharded(client, &mut session, &registered, stop).await
             }
             Err(failure) => {
-                send_away(client, failure).await;
+                Box::pin(send_away(client, failure)).await;
                 Ok(())
             }
         };
-        session.close().await;
+        Box::pin(session.close()).await;
         outcome
     }
 
@@ -84,39 +130,63 @@ impl Frontend {
     async fn serve_direct(
         &self,
         client: &mut Framed,
-        wanted: &Wanted,
+        guest: Guest,
         mut registered: Registered<'_>,
-        mut stop: watch::Receiver<bool>,
+        stop: &mut watch::Receiver<bool>,
     ) -> Result<(), NetError> {
-        let settings = Settings::from_startup(&wanted.parameters).with_encoding(&wanted.parameters);
+        let Some(mut direct) = Box::pin(self.open_direct(client, guest, &mut registered)).await? else { return Ok(()) };
+        match direct.serve(client, stop).await {
+            Ok(Ended::MoreShards) => Box::pin(self.adopt(client, *direct, &registered, stop)).await,
+            outcome => {
+                Box::pin(direct.close()).await;
+                outcome.map(|_| ())
+            }
+        }
+    }
+
+    /// Opens a session; `None`: its client was sent away.
+    async fn open_direct(
+        &self,
+        client: &mut Framed,
+        guest: Guest,
+        registered: &mut Registered<'_>,
+    ) -> Result<Option<Box<Direct>>, NetError> {
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut direct = Direct::new(cluster, &wanted.user, wanted.parameters.clone(), settings, slot)
+        let direct = Direct::new(cluster, &guest.user, guest.parameters, guest.settings, slot)
             .with_idle_limit(self.limits.load().idle_transaction_ms)
-            .in_database(&wanted.database);
-        match Box::pin(direct.open()).await {
+            .in_database(&guest.database);
+        let mut direct = Box::new(direct);
+        match direct.open().await {
             Ok(parameters) => {
                 if let Some(pid) = direct.own_server_pid() {
                     registered.take_pid(pid);
                 }
-                welcome(client, in_pairs(&parameters), &registered);
+                welcome(client, in_pairs(&parameters), registered);
                 client.flush().await?;
+                Ok(Some(direct))
             }
             Err(failure) => {
                 send_away(client, failure).await;
-                return Ok(());
+                Ok(None)
             }
         }
-        let outcome = direct.serve(client, &mut stop).await;
-        if !matches!(outcome, Ok(Ended::MoreShards)) {
-            Box::pin(direct.close()).await;
-            return outcome.map(|_| ());
-        }
+    }
+
+    /// Serves a session that began with one shard, now that there are more.
+    async fn adopt(
+        &self,
+        client: &mut Framed,
+        direct: Direct,
+        registered: &Registered<'_>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let user = Arc::clone(direct.user());
         let left = direct.into_parts();
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
-        let mut session = Box::new(Session::new(cluster, &wanted.user, left.settings, slot));
+        let mut session = Box::new(Session::new(cluster, &user, left.settings, slot));
         session.adopt(left.prepared, left.opening, left.seen);
-        let outcome = Box::pin(self.serve_sharded(client, &mut session, &registered, stop)).await;
-        Box::pin(session.close()).await;
+        let outcome = self.serve_sharded(client, &mut session, registered, stop).await;
+        session.close().await;
         outcome
     }
 
@@ -125,7 +195,7 @@ impl Frontend {
         client: &mut Framed,
         session: &mut Session,
         registered: &Registered<'_>,
-        stop: watch::Receiver<bool>,
+        stop: &mut watch::Receiver<bool>,
     ) -> Result<(), NetError> {
         let ended = tokio::select! {
             outcome = self.serve_session(client, session, stop) => Some(outcome),
@@ -144,14 +214,14 @@ impl Frontend {
         &self,
         client: &mut Framed,
         session: &mut Session,
-        mut stop: watch::Receiver<bool>,
+        stop: &mut watch::Receiver<bool>,
     ) -> Result<(), NetError> {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
             let limit = self.limits.load().idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
-                frame = next_frame(client, &mut stop, limit) => Heard::Client(frame?),
+                frame = next_frame(client, stop, limit) => Heard::Client(frame?),
                 outcome = session.idle() => Heard::Server(outcome),
             };
             let frame = match heard {
@@ -186,9 +256,9 @@ impl Frontend {
     async fn serve_admin(
         &self,
         client: &mut Framed,
-        wanted: &Wanted,
-        registered: &Registered<'_>,
-        mut stop: watch::Receiver<bool>,
+        guest: Guest,
+        registered: Registered<'_>,
+        stop: &mut watch::Receiver<bool>,
     ) -> Result<(), NetError> {
         let version = env!("CARGO_PKG_VERSION");
         let parameters = [
@@ -200,10 +270,10 @@ impl Frontend {
             ("integer_datetimes", "on"),
             ("ostrakon_version", version),
         ];
-        welcome(client, parameters.into_iter(), registered);
+        welcome(client, parameters.into_iter(), &registered);
         client.flush().await?;
-        tracing::info!(user = %wanted.user, "admin session");
-        while let Some(frame) = next_frame(client, &mut stop, None).await? {
+        tracing::info!(user = %guest.user, "admin session");
+        while let Some(frame) = next_frame(client, stop, None).await? {
             match decode(client, &frame).await? {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
@@ -301,7 +371,9 @@ fn welcome<'a>(client: &mut Framed, parameters: impl Iterator<Item = (&'a str, &
     for (name, value) in parameters {
         server_message::write_parameter_status(output, name, value);
     }
-    server_message::write_backend_key_data(output, registered.pid, &registered.secret);
+    let secret = registered.secret();
+    let secret = secret.as_ref().map(Secret::as_bytes).unwrap_or_default();
+    server_message::write_backend_key_data(output, registered.pid, secret);
     server_message::write_ready_for_query(output, b'I');
 }
 

@@ -43,7 +43,8 @@ const KEEPALIVE_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Framed {
     stream: Stream,
-    tls: Option<TlsFacts>,
+    /// In a box: most have none, and it is large.
+    tls: Option<Box<TlsFacts>>,
     input: BytesMut,
     output: BytesMut,
     message_bytes_max: usize,
@@ -124,7 +125,7 @@ impl Framed {
         self.refuse_plaintext()?;
         let (stream, facts) = acceptor.accept(self.stream.take_plain()?, direct).await?;
         self.stream = Stream::Accepted(stream);
-        self.tls = Some(facts);
+        self.tls = Some(Box::new(facts));
         Ok(())
     }
 
@@ -139,7 +140,7 @@ impl Framed {
         self.refuse_plaintext()?;
         let (stream, facts) = connector.handshake(self.stream.take_plain()?, host).await?;
         self.stream = Stream::Connected(Box::new(stream));
-        self.tls = Some(facts);
+        self.tls = Some(Box::new(facts));
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl Framed {
 
     /// What the TLS handshake has shown; `None` without TLS.
     pub fn tls(&self) -> Option<&TlsFacts> {
-        self.tls.as_ref()
+        self.tls.as_deref()
     }
 
     /// The first byte that comes, without taking it; `None` at the end of the stream.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use super::encoding::in_ascii;
 
@@ -61,8 +62,8 @@ pub enum Change {
 /// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// From the startup packet: what RESET returns to.
-    startup: BTreeMap<String, String>,
+    /// From the startup packet: what RESET returns to. Many sessions have the same, once.
+    startup: Arc<BTreeMap<String, String>>,
     /// From SET: the statement's own text by folded name.
     changed: BTreeMap<String, String>,
     key: u64,
@@ -71,19 +72,25 @@ pub struct Settings {
 impl Settings {
     /// From the startup packet's parameters.
     pub fn from_startup(parameters: &[(String, String)]) -> Self {
-        let mut settings = Self::default();
+        let mut startup = BTreeMap::new();
         for (name, value) in parameters {
             let name = name.to_ascii_lowercase();
             if name == "options" {
-                for (name, value) in read_options(value) {
-                    settings.startup.insert(name, value);
-                }
+                startup.extend(read_options(value));
             } else if !NOT_SETTINGS.contains(&name.as_str()) && !name.starts_with("_pq_.") {
-                settings.startup.insert(name, value.clone());
+                startup.insert(name, value.clone());
             }
         }
+        let mut settings = Self { startup: Arc::new(startup), ..Self::default() };
         settings.update_key();
         settings
+    }
+
+    /// The same settings as held by another session, if one of these is the same.
+    pub fn alike(&self, others: &[Self]) -> Option<Self> {
+        let is_same =
+            |other: &&Self| (other.key, &other.startup, &other.changed) == (self.key, &self.startup, &self.changed);
+        others.iter().find(is_same).cloned()
     }
 
     /// The client's encoding as a setting, where it is another than the servers' connections have.
@@ -92,7 +99,7 @@ impl Settings {
         if let Some((name, value)) = encoding {
             let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
             if !matches!(plain.to_ascii_uppercase().as_str(), "UTF8" | "UNICODE") {
-                self.startup.insert(name.to_ascii_lowercase(), value.clone());
+                Arc::make_mut(&mut self.startup).insert(name.to_ascii_lowercase(), value.clone());
                 self.update_key();
             }
         }

@@ -47,7 +47,7 @@ pub fn pg_bin() -> PathBuf {
 }
 
 /// Who runs the servers: `postgres` when the tests run as root, which PostgreSQL refuses to.
-fn server_user() -> Option<(u32, u32)> {
+pub fn server_user() -> Option<(u32, u32)> {
     if !Uid::effective().is_root() {
         return None;
     }
@@ -69,14 +69,19 @@ fn as_server(program: &Path) -> Command {
 pub fn server_directory(name: &str) -> tempfile::TempDir {
     let directory = tempfile::Builder::new().prefix(&format!("ostrakon-{name}-")).tempdir_in("/tmp").unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    if let Some((uid, gid)) = server_user() {
-        chown(directory.path(), Some(uid), Some(gid)).unwrap();
-    }
+    give_to_server(directory.path());
     directory
 }
 
+/// Makes a file or directory the servers' user's.
+pub fn give_to_server(path: &Path) {
+    if let Some((uid, gid)) = server_user() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+}
+
 /// An initialised data directory with role and database `app`, made once on this machine.
-fn template() -> PathBuf {
+pub fn template() -> PathBuf {
     let bin = pg_bin();
     let tag = bin.to_string_lossy().replace('/', "_");
     let base = PathBuf::from(format!("/tmp/ostrakon-template-{}{tag}", Uid::effective()));

@@ -146,7 +146,11 @@ impl Raw {
 
     /// Connects with these startup parameters.
     pub fn connect_with(port: u16, parameters: &[(&str, &str)]) -> io::Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Self::connect_to(SocketAddr::from(([127, 0, 0, 1], port)), parameters)
+    }
+
+    /// The same, to a server anywhere.
+    pub fn connect_to(address: SocketAddr, parameters: &[(&str, &str)]) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

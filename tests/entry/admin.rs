@@ -1,6 +1,7 @@
 //! What an operator does while clients are served: PAUSE, RESUME, KILL, RELOAD and SIGHUP; and clients that come by a
 //! Unix-domain socket.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -8,6 +9,8 @@ use nix::sys::signal::Signal;
 use crate::cluster::eventually;
 use crate::ground::{Entry, PATIENCE};
 use crate::raw::Raw;
+use crate::startup::send_cancel;
+use crate::wire::Wire;
 
 /// Server connections of the application's, as the servers see them.
 fn connections(entry: &Entry) -> usize {
@@ -55,6 +58,42 @@ fn a_pause_lets_transactions_end_and_holds_back_new_ones() {
 #[test]
 fn a_pause_of_two_shards_lets_transactions_end_and_holds_back_new_ones() {
     pause_holds_back_what_is_new(2);
+}
+
+/// Nothing tells that the statement waits by now, so it is cancelled until it is over.
+fn who_waits_in_a_pause_hears_a_cancel(shards: usize) {
+    let entry = Entry::start(shards, "");
+    let mut waiting = Wire::connect(entry.port);
+    let key = waiting.log_in(0).key.unwrap();
+    let mut admin = entry.admin();
+    admin.must("PAUSE 60");
+    waiting.query("SELECT 7");
+    let is_over = AtomicBool::new(false);
+    let (error, value) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually(PATIENCE, || {
+                send_cancel(&entry, &key);
+                is_over.load(Ordering::Acquire)
+            })
+        });
+        let outcome = waiting.outcome();
+        is_over.store(true, Ordering::Release);
+        outcome
+    });
+    assert_eq!((error.unwrap_or_default().0.as_str(), value), ("57014", None));
+    admin.must("RESUME");
+    waiting.query("SELECT 7");
+    assert_eq!(waiting.outcome(), (None, Some("7".to_owned())));
+}
+
+#[test]
+fn who_waits_in_a_pause_of_one_shard_hears_a_cancel() {
+    who_waits_in_a_pause_hears_a_cancel(1);
+}
+
+#[test]
+fn who_waits_in_a_pause_of_two_shards_hears_a_cancel() {
+    who_waits_in_a_pause_hears_a_cancel(2);
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn sleeper(entry: &Entry, minor: u16) -> (Wire, Key) {
     (wire, key)
 }
 
-fn send_cancel(entry: &Entry, key: &Key) {
+pub fn send_cancel(entry: &Entry, key: &Key) {
     let mut wire = Wire::connect(entry.port);
     wire.send(&cancel_packet(key));
     assert_eq!(wire.receive(), Said::Closed, "nobody is told");

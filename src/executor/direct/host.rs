@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+
 use crate::base::NodeId;
 use crate::executor::Cluster;
 use crate::planner;
-use crate::session::direct::Host;
+use crate::session::direct::facts::Facts;
+use crate::session::direct::{Host, Statement};
 use crate::session::identity::{self, Identified};
 use crate::sql::lexer;
 use crate::topology::schema::Schema;
@@ -14,7 +17,7 @@ use crate::topology::schema::Schema;
 /// One session's view of the process.
 pub(super) struct DirectHost {
     cluster: Arc<Cluster>,
-    user: String,
+    user: Arc<str>,
     session_pid: u32,
     node: AtomicU64,
     /// The session is in another database than the one whose schema is known.
@@ -22,11 +25,11 @@ pub(super) struct DirectHost {
 }
 
 impl DirectHost {
-    pub(super) fn new(cluster: Arc<Cluster>, user: &str, session_pid: u32) -> Self {
-        Self { cluster, user: user.to_owned(), session_pid, node: AtomicU64::new(0), is_elsewhere: false }
+    pub(super) fn new(cluster: Arc<Cluster>, user: Arc<str>, session_pid: u32) -> Self {
+        Self { cluster, user, session_pid, node: AtomicU64::new(0), is_elsewhere: false }
     }
 
-    pub(super) fn user(&self) -> &str {
+    pub(super) fn user(&self) -> &Arc<str> {
         &self.user
     }
 
@@ -50,9 +53,8 @@ impl Host for DirectHost {
         self.cluster.statement_ids.unique()
     }
 
-    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64 {
-        let (high, low) = ((settings_key >> 32) as u32, (settings_key & 0xffff_ffff) as u32);
-        self.cluster.statement_ids.of_key(parse_body.to_vec(), vec![high, low])
+    fn statement(&self, parse_body: Bytes, settings_key: u64, facts: Facts) -> Arc<Statement> {
+        self.cluster.statements.get(parse_body, settings_key, facts, || self.unique_id())
     }
 
     fn schema_version(&self) -> u64 {
@@ -80,11 +82,11 @@ impl Host for DirectHost {
     }
 
     fn role_of_session(&self, pid: u32) -> Option<String> {
-        self.cluster.peers.find(pid).map(|peer| peer.user)
+        self.cluster.peers.find(pid).map(|peer| peer.user.to_string())
     }
 
     fn is_own_role(&self, role: &str) -> bool {
-        self.user == role
+        *self.user == *role
     }
 
     fn session_of(&self, server_pid: u32) -> u32 {

@@ -63,7 +63,7 @@ pub struct Direct {
     host: DirectHost,
     slot: Arc<CancelSlot>,
     mode: PoolMode,
-    /// What the client said when it connected; a connection of its own is opened with it.
+    /// What the client said when it connected, if a connection of its own is opened with it.
     startup: Vec<(String, String)>,
     /// Another database than the cluster's.
     database: Option<String>,
@@ -98,16 +98,17 @@ impl Direct {
     /// A session of an authenticated user.
     pub fn new(
         cluster: Arc<Cluster>,
-        user: &str,
+        user: &Arc<str>,
         startup: Vec<(String, String)>,
         settings: Settings,
         slot: Arc<CancelSlot>,
     ) -> Self {
         let mode = cluster.pool_mode(user);
         let joined = cluster.peers.join(user, &slot);
-        let host = DirectHost::new(Arc::clone(&cluster), user, slot.pid());
+        let host = DirectHost::new(Arc::clone(&cluster), Arc::clone(user), slot.pid());
         let startup = startup
             .into_iter()
+            .filter(|_| mode == PoolMode::Session)
             .filter(|(name, _)| !matches!(name.as_str(), "user" | "database" | "replication"))
             .filter(|(name, _)| !name.starts_with("_pq_."))
             .collect();
@@ -169,6 +170,11 @@ impl Direct {
         self.release_if_possible();
         self.seen.forget();
         Ok(parameters)
+    }
+
+    /// Its role.
+    pub fn user(&self) -> &Arc<str> {
+        self.host.user()
     }
 
     /// The process id of the server's process that is the session's own for as long as it lasts.

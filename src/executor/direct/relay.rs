@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
@@ -46,6 +47,26 @@ fn ended() -> ClientError {
     ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command")
 }
 
+/// What came of taking the client's messages.
+enum Took {
+    /// All that can be taken now are.
+    All,
+    /// The client says good-bye.
+    Goodbye,
+    /// This comes before the next one.
+    Rare(Rare),
+}
+
+/// What few messages need, and has to be waited for.
+enum Rare {
+    /// A question for the session's token.
+    Token(Frame),
+    /// Signals to other sessions.
+    Signals,
+    /// A connection for this message.
+    Attach(Frame, Option<Reading>),
+}
+
 /// Why the session wakes.
 enum Woken {
     /// Bytes came or left.
@@ -72,20 +93,41 @@ impl Direct {
             }
             return Ok(Turn::MoreShards);
         }
-        if self.take_client(client, ends).await? {
-            client.flush().await?;
-            return Ok(Turn::Gone);
+        loop {
+            match self.take_client(client)? {
+                Took::All => break,
+                Took::Goodbye => {
+                    client.flush().await?;
+                    return Ok(Turn::Gone);
+                }
+                // In a box: its state is large, and a session at rest has no use for it.
+                Took::Rare(rare) => Box::pin(self.do_rare(client, rare, ends)).await?,
+            }
         }
+        if let Some(turn) = self.hand_on(client)? {
+            if matches!(turn, Turn::Gone) {
+                client.flush().await?;
+            }
+            return Ok(turn);
+        }
+        match self.wait(client, ends).await? {
+            Woken::Moved => Ok(Turn::Again),
+            Woken::ClientGone => Ok(Turn::Gone),
+            woken => Box::pin(self.end(client, woken)).await,
+        }
+    }
+
+    /// Hands on what the server has said, and gives the connection back if it can: what the session does next, unless
+    /// it has to wait.
+    fn hand_on(&mut self, client: &mut Framed) -> Result<Option<Turn>, Failure> {
         let pumped = self.pump(client.output())?;
         if let Some(error) = pumped.refused {
             client.output().extend_from_slice(&error);
-            client.flush().await?;
-            return Ok(Turn::Gone);
+            return Ok(Some(Turn::Gone));
         }
         if pumped.is_fatal {
             // The server closes its side behind such an error, and so is the client's closed.
-            client.flush().await?;
-            return Ok(Turn::Gone);
+            return Ok(Some(Turn::Gone));
         }
         if self.mode == PoolMode::Statement && self.machine.status() != b'I' {
             let text = "transaction blocks are not allowed in statement pooling mode";
@@ -100,58 +142,61 @@ impl Direct {
             if self.may_read_elsewhere() {
                 self.release_if_possible();
             }
-            return Ok(Turn::Again);
+            return Ok(Some(Turn::Again));
         }
         let was_over = self.is_batch_over;
         self.release_if_possible();
         // Something of the session has stayed on the connection: it goes on there.
         self.is_batch_over &= !self.machine.is_quiet();
-        if was_over && has_more(self, client) {
-            return Ok(Turn::Again);
-        }
-        match self.wait(client, ends).await? {
-            Woken::Moved => Ok(Turn::Again),
-            Woken::ClientGone => Ok(Turn::Gone),
+        Ok((was_over && has_more(self, client)).then_some(Turn::Again))
+    }
+
+    /// Ends a session that something else than its client has ended.
+    async fn end(&mut self, client: &mut Framed, woken: Woken) -> Result<Turn, Failure> {
+        match woken {
+            Woken::Moved | Woken::ClientGone => {}
             Woken::ServerLost(error) => {
                 // What the server said last may stand in the buffer still: its own FATAL before ours.
-                if self.pump(client.output())?.is_fatal {
-                    client.flush().await?;
-                    return Ok(Turn::Gone);
+                if !self.pump(client.output())?.is_fatal {
+                    return Err(self.lost(&error));
                 }
-                Err(self.lost(&error))
+                client.flush().await?;
             }
-            Woken::Stopped | Woken::Terminated => {
-                send_away(client, &ended()).await;
-                Ok(Turn::Gone)
-            }
+            Woken::Stopped | Woken::Terminated => send_away(client, &ended()).await,
             Woken::Idle => {
                 let text = "terminating connection due to idle-in-transaction timeout";
                 send_away(client, &ClientError::new(ErrorId::IdleInTransaction, text)).await;
-                Ok(Turn::Gone)
             }
         }
+        Ok(Turn::Gone)
     }
 
-    /// Takes the messages that are here. True: the client says good-bye.
-    async fn take_client(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<bool, Failure> {
+    /// Takes the messages that are here, as far as that needs no waiting.
+    fn take_client(&mut self, client: &mut Framed) -> Result<Took, Failure> {
         while self.machine.takes_client() && !self.is_batch_over {
             let frame = match self.waiting.pop_front() {
                 Some(frame) => frame,
                 None => match next_frame(client)? {
                     Some(frame) => frame,
-                    None => return Ok(false),
+                    None => return Ok(Took::All),
                 },
             };
-            let frame = match is_token_question(&frame) && self.machine.is_quiet() {
-                true => match Box::pin(self.answer_token(&frame)).await {
-                    Ok(answer) => answer,
-                    Err(error) => {
-                        self.machine.refuse(&frame, &error, client.output());
-                        continue;
-                    }
-                },
-                false => frame,
-            };
+            if is_token_question(&frame) && self.machine.is_quiet() {
+                return Ok(Took::Rare(Rare::Token(frame)));
+            }
+            if let Some(rare) = self.take_message(client, frame)? {
+                return Ok(rare);
+            }
+            if self.is_full(client) {
+                break;
+            }
+        }
+        Ok(Took::All)
+    }
+
+    /// Takes one message; what has to follow from it, if it does not go on with the next one.
+    fn take_message(&mut self, client: &mut Framed, mut frame: Frame) -> Result<Option<Took>, Failure> {
+        loop {
             self.note_primary(&frame);
             let ends_batch = self.is_on_replica && matches!(frame.tag, b'Q' | b'S');
             let taken = match &mut self.held {
@@ -162,25 +207,45 @@ impl Direct {
                 None => self.machine.client(frame, None, &self.host, client.output()),
             };
             match taken.map_err(|error| violation(&error))? {
-                Taken::Done if self.machine.has_signals() => Box::pin(self.send_signals()).await,
+                Taken::Done if self.machine.has_signals() => return Ok(Some(Took::Rare(Rare::Signals))),
                 Taken::Done => self.is_batch_over |= ends_batch,
-                Taken::Goodbye => return Ok(true),
+                Taken::Goodbye => return Ok(Some(Took::Goodbye)),
                 Taken::Later(frame) => self.waiting.push_front(frame),
-                Taken::NeedsServer(frame) => {
-                    let reading = self.reading_of(client, &frame);
-                    if reading.is_none() && self.attach_now(client.output()) {
-                        self.give_again(frame);
-                    } else {
-                        // In a box: its state is large, and a session at rest has no use for it.
-                        Box::pin(self.attach_for(client, frame, reading, ends)).await?;
+                Taken::NeedsServer(again) => {
+                    let reading = self.reading_of(client, &again);
+                    if reading.is_some() || !self.attach_now(client.output()) {
+                        return Ok(Some(Took::Rare(Rare::Attach(again, reading))));
                     }
+                    let mut begun = self.machine.take_begun();
+                    if begun.is_empty() && self.machine.takes_client() {
+                        // At once: most messages come this way.
+                        frame = again;
+                        continue;
+                    }
+                    begun.push(again);
+                    begun.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
                 }
             }
-            if self.is_full(client) {
-                break;
-            }
+            return Ok(None);
         }
-        Ok(false)
+    }
+
+    /// Does what needs waiting.
+    async fn do_rare(&mut self, client: &mut Framed, rare: Rare, ends: &mut Ends<'_>) -> Result<(), Failure> {
+        match rare {
+            Rare::Signals => self.send_signals().await,
+            Rare::Attach(frame, reading) => self.attach_for(client, frame, reading, ends).await?,
+            Rare::Token(frame) => match self.answer_token(&frame).await {
+                Ok(answer) => {
+                    // An answer is neither a signal nor a good-bye.
+                    if let Some(Took::Rare(Rare::Attach(frame, reading))) = self.take_message(client, answer)? {
+                        self.attach_for(client, frame, reading, ends).await?;
+                    }
+                }
+                Err(error) => self.machine.refuse(&frame, &error, client.output()),
+            },
+        }
+        Ok(())
     }
 
     /// Puts a message back, behind those that were kept back before it.
@@ -207,15 +272,14 @@ impl Direct {
     ) -> Result<(), Failure> {
         // What the session was told so far must not wait for the pool.
         client.flush().await?;
-        let slot = std::sync::Arc::clone(&self.slot);
+        let slot = Arc::clone(&self.slot);
         let mut to_client = BytesMut::new();
         let attached = tokio::select! {
             biased;
-            attached = self.attach(&mut to_client, reading) => attached,
-            () = slot.cancelled() => {
-                let text = "canceling statement due to user request";
-                Err(ClientError::new(ErrorId::QueryCanceled, text).into())
-            }
+            attached = slot.waits(self.attach(&mut to_client, reading)) => match attached {
+                Ok(attached) => attached,
+                Err(cancelled) => Err(cancelled.into()),
+            },
             () = ends.terminated.as_mut() => return Err(ended().into()),
             gone = client_gone(client) => return Err(Failure::Client(gone)),
         };

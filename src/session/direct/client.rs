@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::facts::{self, Facts, NameUse, NamedUse};
-use super::owed::{Names, Owed, Quiet, Undo};
+use super::names::{Known, Name};
+use super::owed::{Asked, Described, Names, Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
-use super::{Host, Machine, ServerSide, Taken, split_text, write_error};
+use super::{Bound, Host, Machine, ServerSide, Taken, split_text, write_error};
 use crate::error::{ClientError, ErrorId};
 use crate::session::identity::{self, PidSource, Signal};
 use crate::session::{Ensured, commit_wait, prepared};
@@ -32,7 +33,7 @@ impl Machine {
         host: &dyn Host,
         to_client: &mut BytesMut,
     ) -> Result<Taken, WireError> {
-        if frame.tag != b'X' && server.is_none() && !self.begun.is_empty() {
+        if frame.tag != b'X' && server.is_none() && self.begun.is_some() {
             return Ok(self.without_server(frame, host, to_client));
         }
         match frame.tag {
@@ -107,18 +108,24 @@ impl Machine {
     }
 
     /// A message of this pipeline changes what the name means, unless it fails or is skipped.
-    fn note_open(&mut self, name: &Bytes) {
-        match self.open_names.iter_mut().find(|(known, _)| known == name) {
-            Some((_, pipeline)) => *pipeline = self.pipeline,
-            None => self.open_names.push((Bytes::copy_from_slice(name), self.pipeline)),
+    fn note_open(&mut self, name: &Name) {
+        if name.is_unnamed() {
+            self.is_unnamed_open = Some(self.pipeline);
+        } else {
+            self.open_names.insert(name.clone(), self.pipeline);
         }
     }
 
     /// What the name means depends on the outcome of an earlier pipeline, which has to come first: what is skipped
     /// in one pipeline must not be used in the next. In the same pipeline it would be skipped as well.
     fn is_open(&mut self, name: &[u8], server: &mut ServerSide<'_>) -> bool {
-        let is_open = !self.owed.is_empty()
-            && self.open_names.iter().any(|(known, pipeline)| known == name && *pipeline != self.pipeline);
+        let changed_in = match name {
+            _ if self.owed.is_empty() => None,
+            [] => self.is_unnamed_open,
+            _ if self.open_names.is_empty() => None,
+            _ => self.open_names.get(&Name::new(name)).copied(),
+        };
+        let is_open = changed_in.is_some_and(|pipeline| pipeline != self.pipeline);
         if is_open {
             // What was sent of this pipeline is answered, too: nothing would come before its Sync otherwise.
             client_message::encode_flush(server.output);
@@ -134,7 +141,7 @@ impl Machine {
         let owed = match (frame.tag, body.first()) {
             (b'Q', _) => {
                 *server.pending_ready += 1;
-                Owed::Query { instead: None, names: Names::default(), undo: Undo::Nothing, made: None }
+                Owed::Query { asked: None, undo: Undo::Nothing }
             }
             (b'F', _) => {
                 *server.pending_ready += 1;
@@ -164,14 +171,20 @@ impl Machine {
             b'P' => {
                 let (name, after_name) = split_text(body)?;
                 if facts::may_copy_in(split_text(after_name)?.0, self.is_standard_conforming()) {
-                    self.copy_names.parsed(name);
+                    self.copy_names.get_or_insert_default().parsed(name);
                 }
             }
             b'B' => {
                 let (portal, after_portal) = split_text(body)?;
-                self.copy_names.bound(portal, split_text(after_portal)?.0);
+                if let Some(names) = &mut self.copy_names {
+                    names.bound(portal, split_text(after_portal)?.0);
+                }
             }
-            b'E' => self.is_held |= self.copy_names.may_copy(split_text(body)?.0),
+            b'E' => {
+                if let Some(names) = &self.copy_names {
+                    self.is_held |= names.may_copy(split_text(body)?.0);
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -207,25 +220,27 @@ impl Machine {
             self.forget_foreign_sequences(server);
         }
         self.effects.note(&facts, host);
-        let undo = Undo::Restore { name: Bytes::new(), before: self.statements.remove(b"") };
-        self.note_open(&Bytes::new());
+        let before = self.statements.remove(b"");
+        // Where there was none, nothing has to come back.
+        let undo = before.map_or(Undo::Nothing, |before| Undo::Restore { name: Name::UNNAMED, before: Some(before) });
+        self.note_open(&Name::UNNAMED);
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
         // What it does to prepared statements must be known before the next message is understood.
         self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
-        let (instead, names, made) = match renamed {
-            Some(renamed) => {
-                put_query(renamed.text.text().as_bytes(), server.output);
+        let asked = match renamed {
+            Some(Renamed { text: made, names, instead, .. }) => {
+                put_query(made.text().as_bytes(), server.output);
                 let source = String::from_utf8_lossy(text).into_owned();
-                (renamed.instead, renamed.names, Some(Box::new((renamed.text, source))))
+                Some(Box::new(Asked { instead, names, made: Some((made, source)) }))
             }
             None => {
                 server.output.extend_from_slice(&frame.bytes);
-                (None, Names::default(), None)
+                None
             }
         };
         *server.pending_ready += 1;
-        self.owed.push_back(Owed::Query { instead, names, undo, made });
+        self.owed.push_back(Owed::Query { asked, undo });
         Ok(Taken::Done)
     }
 
@@ -242,8 +257,8 @@ impl Machine {
         let mut bytes = BytesMut::new();
         write_error(error, "ERROR", &mut bytes);
         server.query(&no_such_execute());
-        let (instead, names, undo) = (Some(bytes.freeze()), Names::default(), Undo::Nothing);
-        self.owed.push_back(Owed::Query { instead, names, undo, made: None });
+        let asked = Asked { instead: Some(bytes.freeze()), ..Asked::default() };
+        self.owed.push_back(Owed::Query { asked: Some(Box::new(asked)), undo: Undo::Nothing });
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
@@ -350,7 +365,7 @@ impl Machine {
     ) -> Result<String, ClientError> {
         let name = used.name.as_bytes();
         let own = renamed.names.prepares.iter().rev().find(|(known, _)| known == name).map(|(_, own)| Arc::clone(own));
-        let known = own.clone().or_else(|| self.statements.get(name));
+        let known = own.clone().or_else(|| self.statements.get(name).map(|known| Arc::clone(&known.statement)));
         match (used.usage, known) {
             // Parse of such a text fails when it is executed: on the statement that is there.
             (NameUse::Prepare, Some(statement)) if server.is_none() => {
@@ -368,7 +383,7 @@ impl Machine {
                     before.unwrap_or_default(),
                     text.get(after..used.statement.end).unwrap_or_default()
                 );
-                let statement = Statement::new(id, false, Origin::Sql(sql), Arc::default());
+                let statement = Statement::new(id, false, Origin::Sql(sql), Facts::default());
                 renamed.names.prepares.push_back((Bytes::copy_from_slice(name), Arc::new(statement)));
                 Ok(server_name)
             }
@@ -442,9 +457,9 @@ impl Machine {
             return Ok(Taken::Later(frame));
         }
         // What is kept is copied: a slice would keep the whole buffer that the message came in.
-        let name = Bytes::copy_from_slice(name);
-        if !name.is_empty() && self.statements.contains(&name) {
-            self.fail_as_taken(&name, body.get(name.len() + 1..).unwrap_or_default(), server);
+        let rest = body.get(name.len() + 1..).unwrap_or_default();
+        if !name.is_empty() && self.statements.contains(name) {
+            self.fail_as_taken(name, rest, server);
             return Ok(Taken::Done);
         }
         if self.statements.is_full() {
@@ -453,7 +468,7 @@ impl Machine {
             self.fail(&error, server);
             return Ok(Taken::Done);
         }
-        let facts = Arc::new(self.read_facts(text, host));
+        let facts = self.read_facts(text, host);
         if facts.lowers_commit && host.keeps_commits() {
             self.fail(&commit_wait::refusal(), server);
             return Ok(Taken::Done);
@@ -475,26 +490,30 @@ impl Machine {
         }
         let parse_body = match &renamed {
             Some(renamed) => Bytes::from([renamed.text.text().as_bytes(), &[0], types].concat()),
-            None => Bytes::copy_from_slice(body.get(name.len() + 1..).unwrap_or_default()),
+            None => Bytes::copy_from_slice(rest),
         };
         let is_unnamed = name.is_empty();
-        let is_own = is_unnamed || renamed.is_some();
-        let id = if is_own { host.unique_id() } else { host.statement_id(&parse_body, self.settings.parse_key()) };
-        let mut statement = Statement::new(id, is_unnamed, Origin::Protocol(parse_body.clone()), facts);
-        if let Some(renamed) = renamed {
-            statement.executes = renamed.executes;
-            statement.names = renamed.names;
-            statement.signals = renamed.signals;
-        }
-        let statement = Arc::new(statement);
+        let statement = if is_unnamed || renamed.is_some() {
+            let origin = Origin::Protocol(parse_body);
+            let mut statement = Statement::new(host.unique_id(), is_unnamed, origin, facts);
+            if let Some(renamed) = renamed {
+                statement.executes = renamed.executes;
+                statement.names = renamed.names;
+                statement.signals = renamed.signals;
+            }
+            Arc::new(statement)
+        } else {
+            host.statement(parse_body, self.settings.parse_key(), facts)
+        };
+        let name = Name::new(name);
         self.note_open(&name);
         // Its columns are those of what it executes, as the server knows it by now.
         for needed in &statement.executes {
             self.ensure(needed, server);
         }
-        let before = self.statements.insert(name.clone(), Arc::clone(&statement));
+        let before = self.statements.insert(name.clone(), Known::new(Arc::clone(&statement)));
         let undo = Undo::Restore { name, before };
-        self.make(&statement, &parse_body, undo, server, to_client);
+        self.make(&statement, undo, server, to_client);
         Ok(Taken::Done)
     }
 
@@ -510,14 +529,7 @@ impl Machine {
     }
 
     /// Parse of the client's: sent, unless the connection has the statement already and no error can come.
-    fn make(
-        &mut self,
-        statement: &Arc<Statement>,
-        parse_body: &[u8],
-        undo: Undo,
-        server: &mut ServerSide<'_>,
-        to_client: &mut BytesMut,
-    ) {
+    fn make(&mut self, statement: &Arc<Statement>, undo: Undo, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
         if statement.is_unnamed {
             *server.unnamed = statement.id;
         } else {
@@ -536,7 +548,9 @@ impl Machine {
                 self.make_room(statement.id, evicted, server);
             }
         }
-        statement.write_parse(parse_body, server.output);
+        if let Origin::Protocol(parse_body) = &statement.origin {
+            statement.write_parse(parse_body, server.output);
+        }
         self.owed.push_back(Owed::Parse { forward: true, id: statement.id, undo });
     }
 
@@ -547,16 +561,20 @@ impl Machine {
         if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
-        let Some(statement) = self.statements.get(name) else {
+        let Some(known) = self.statements.get(name) else {
             self.fail(&does_not_exist(name), server);
             return Ok(Taken::Done);
         };
-        if self.must_look_again(&statement, server, host) {
-            return Ok(Taken::Later(frame));
-        }
-        if statement.has_changed() {
+        if known.has_changed() {
             self.fail_with(crate::session::columns::stale_plan(), server);
             return Ok(Taken::Done);
+        }
+        let version = host.schema_version();
+        let (statement, must_look) = (Arc::clone(&known.statement), known.is_described_before(version));
+        let name = Name::new(name);
+        if must_look {
+            self.look_again(Described { name, statement, version }, server);
+            return Ok(Taken::Later(frame));
         }
         if !statement.signals.is_empty()
             && let client_message::ClientMessage::Bind(bind) = client_message::decode(&frame)?
@@ -573,27 +591,22 @@ impl Machine {
         self.ensure(&statement, server);
         statements::write_bind(portal, &statement.server_name(), rest, server.output);
         self.owed.push_back(Owed::Bind);
-        let portal = Bytes::copy_from_slice(portal);
         if !statement.facts.is_plain() || statement.facts.changes_schema {
             self.effects.note(&statement.facts, host);
         }
-        self.portals.insert(portal, statement);
+        self.portals.insert(portal, Bound { name, statement });
         Ok(Taken::Done)
     }
 
     /// A statement whose columns the client knows, on a connection that does not have it, after a change of
     /// the schema: its columns are looked at first, because a client that reads them as it was told would
     /// misread them. PostgreSQL refuses to run such a statement.
-    fn must_look_again(&mut self, statement: &Arc<Statement>, server: &mut ServerSide<'_>, host: &dyn Host) -> bool {
-        if statement.has_changed() || !statement.is_described_before(host.schema_version()) {
-            return false;
-        }
-        self.ensure(statement, server);
-        client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
+    fn look_again(&mut self, of: Described, server: &mut ServerSide<'_>) {
+        self.ensure(&of.statement, server);
+        client_message::encode_describe(server.output, &Target::Statement(of.statement.server_name()));
         client_message::encode_flush(server.output);
-        self.owed.push_back(Owed::LookAgain { of: Arc::clone(statement), version: host.schema_version() });
+        self.owed.push_back(Owed::LookAgain { of });
         self.is_waiting = true;
-        true
     }
 
     /// Makes a statement known to the connection, with those that its text executes, within the pipeline.
@@ -636,13 +649,15 @@ impl Machine {
         if self.is_open(name, server) {
             return Ok(Taken::Later(frame));
         }
-        let Some(statement) = self.statements.get(name) else {
+        let Some(known) = self.statements.get(name) else {
             self.fail(&does_not_exist(name), server);
             return Ok(Taken::Done);
         };
+        let (name, statement) = (Name::new(name), Arc::clone(&known.statement));
         self.ensure(&statement, server);
         client_message::encode_describe(server.output, &Target::Statement(statement.server_name()));
-        self.owed.push_back(Owed::DescribeStatement { of: Some((statement, host.schema_version())) });
+        let of = Described { name, statement, version: host.schema_version() };
+        self.owed.push_back(Owed::DescribeStatement { of: Some(of) });
         Ok(Taken::Done)
     }
 
@@ -654,7 +669,11 @@ impl Machine {
     ) -> Result<(), WireError> {
         let body = frame.body();
         let (portal, _) = split_text(body.get(1..).unwrap_or_default())?;
-        let of = self.portals.get(portal).map(|statement| (Arc::clone(statement), host.schema_version()));
+        let of = self.portals.get(portal).map(|bound| Described {
+            name: bound.name.clone(),
+            statement: Arc::clone(&bound.statement),
+            version: host.schema_version(),
+        });
         server.output.extend_from_slice(&frame.bytes);
         self.owed.push_back(Owed::DescribePortal { of });
         Ok(())
@@ -663,7 +682,7 @@ impl Machine {
     fn execute(&mut self, frame: &Frame, server: &mut ServerSide<'_>) -> Result<(), WireError> {
         let body = frame.body();
         let (portal, _) = split_text(&body)?;
-        let statement = self.portals.get(portal).cloned();
+        let statement = self.portals.get(portal).map(|bound| Arc::clone(&bound.statement));
         server.output.extend_from_slice(&frame.bytes);
         if let Some(statement) = &statement
             && (statement.facts.deallocates_all || !statement.facts.names.is_empty() || statement.facts.copies_in)
@@ -679,10 +698,10 @@ impl Machine {
     fn close_statement(&mut self, frame: &Frame, to_client: &mut BytesMut) -> Result<Taken, WireError> {
         let body = frame.body();
         let (name, _) = split_text(body.get(1..).unwrap_or_default())?;
-        let name = body.slice(1..1 + name.len());
+        let name = Name::new(name);
         self.is_unsynced |= self.is_attached;
         // The server keeps it for whoever prepares the same text next.
-        let before = self.statements.remove(&name);
+        let before = self.statements.remove(name.as_bytes());
         self.note_open(&name);
         self.say(tag::CLOSE_COMPLETE, Undo::Restore { name, before }, to_client);
         Ok(Taken::Done)
@@ -693,9 +712,7 @@ impl Machine {
         if self.owed.is_empty() {
             server_message::write_empty(to_client, message);
         } else {
-            let mut answer = BytesMut::new();
-            server_message::write_empty(&mut answer, message);
-            self.owed.push_back(Owed::Local { answer: answer.freeze(), undo });
+            self.owed.push_back(Owed::Local { message, undo });
         }
     }
 
@@ -709,7 +726,7 @@ impl Machine {
 
     fn fail_with(&mut self, error: Bytes, server: &mut ServerSide<'_>) {
         client_message::encode_describe(server.output, &Target::Statement(statements::server_name(NO_STATEMENT)));
-        self.owed.push_back(Owed::Failure(error));
+        self.owed.push_back(Owed::Failure(Box::new(error)));
     }
 
     fn read_facts(&self, text: &[u8], host: &dyn Host) -> Facts {

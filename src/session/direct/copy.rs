@@ -201,6 +201,7 @@ impl Machine {
     pub(super) fn all_answered(&mut self) {
         self.is_held = false;
         self.open_names.clear();
+        self.is_unnamed_open = None;
         self.copy = CopyIn::default();
     }
 }

@@ -12,15 +12,17 @@ mod client;
 mod copy;
 pub mod facts;
 mod inspect;
+mod names;
 mod opening;
 mod owed;
 mod plain;
 mod server;
+mod shared;
 mod statements;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -31,10 +33,15 @@ use crate::error::ClientError;
 use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
 use copy::{CopyIn, CopyNames};
+use facts::Facts;
 use inspect::Inspection;
+use names::{Name, Statements};
 use opening::{Begun, Opening};
 use owed::{Owed, Quiet};
-use statements::{Origin, Statement, Statements};
+use statements::Origin;
+
+pub use shared::SharedStatements;
+pub use statements::Statement;
 
 /// Answers for which a session that has no connection keeps room.
 const OWED_KEPT: usize = 2;
@@ -79,9 +86,9 @@ pub trait Host {
     fn own_pid(&self) -> u32;
     /// An id that nothing else has.
     fn unique_id(&self) -> u64;
-    /// The id of a text with its parameter types, prepared under these settings: equal ids always mean
-    /// equal statements.
-    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64;
+    /// The statement of a text with its parameter types, prepared under these settings: equal ids always mean
+    /// equal statements. `facts` is what the text says.
+    fn statement(&self, parse_body: Bytes, settings_key: u64, facts: Facts) -> Arc<Statement>;
     /// Grows with every change of the schema.
     fn schema_version(&self) -> u64;
     /// The schema has been changed by this session.
@@ -150,14 +157,47 @@ impl Effects {
     }
 }
 
-/// The state of a session.
+/// A statement as it was bound to a portal, by the name that it had.
+#[derive(Debug)]
+struct Bound {
+    name: Name,
+    statement: Arc<Statement>,
+}
+
+/// Portals that are open, by name. The unnamed one has a place of its own: most have no other.
+#[derive(Debug, Default)]
+struct Portals {
+    unnamed: Option<Bound>,
+    named: BTreeMap<Bytes, Bound>,
+}
+
+impl Portals {
+    fn get(&self, portal: &[u8]) -> Option<&Bound> {
+        if portal.is_empty() { self.unnamed.as_ref() } else { self.named.get(portal) }
+    }
+
+    fn insert(&mut self, portal: &[u8], bound: Bound) {
+        if portal.is_empty() {
+            self.unnamed = Some(bound);
+        } else {
+            self.named.insert(Bytes::copy_from_slice(portal), bound);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.unnamed = None;
+        self.named.clear();
+    }
+}
+
+/// The state of a session. There may be tens of thousands at rest: what few sessions need, and none at rest, is in
+/// boxes.
 pub struct Machine {
     mode: PoolMode,
     /// Settings of the session: what every connection gets before it is used.
     pub settings: Settings,
     statements: Statements,
-    /// Statements of open portals.
-    portals: HashMap<Bytes, Arc<Statement>>,
+    portals: Portals,
     owed: VecDeque<Owed>,
     is_attached: bool,
     /// Transaction status as the client was last told.
@@ -167,7 +207,7 @@ pub struct Machine {
     /// After an error in a pipeline: everything up to Sync is skipped.
     is_skipping: bool,
     copy: CopyIn,
-    copy_names: CopyNames,
+    copy_names: Option<Box<CopyNames>>,
     /// Bytes of a long message of the server that are still to be forwarded.
     passing_bytes: usize,
     /// Something of the session lives on the connection beyond transactions.
@@ -177,7 +217,9 @@ pub struct Machine {
     /// The client's next message must wait for an answer.
     is_waiting: bool,
     /// Names of statements that messages under way change, each with the pipeline that did it last.
-    open_names: Vec<(Bytes, u64)>,
+    open_names: BTreeMap<Name, u64>,
+    /// The same of the unnamed statement.
+    is_unnamed_open: Option<u64>,
     /// Number of the client's pipeline: each Sync begins another one.
     pipeline: u64,
     /// The client's next message must wait until everything under way is answered.
@@ -187,7 +229,7 @@ pub struct Machine {
     /// `lastval()` on this connection would tell of another session's work.
     has_foreign_sequences: bool,
     effects: Effects,
-    inspection: Inspection,
+    inspection: Option<Box<Inspection>>,
     /// The server's answer to whether the role may signal a session.
     permission: Option<String>,
     /// Why a statement that SQL's EXECUTE needs could not be prepared again: the answer to the EXECUTE.
@@ -195,8 +237,9 @@ pub struct Machine {
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
     /// A transaction that no server knows of yet.
-    opening: Option<Opening>,
-    begun: Begun,
+    opening: Option<Box<Opening>>,
+    /// A pipeline that may be answered without one.
+    begun: Option<Box<Begun>>,
     /// Values of the parameters that the server reports, as the client was told.
     reported: Parameters,
 }
@@ -208,30 +251,31 @@ impl Machine {
             mode,
             settings,
             statements: Statements::default(),
-            portals: HashMap::new(),
-            owed: VecDeque::with_capacity(1),
+            portals: Portals::default(),
+            owed: VecDeque::new(),
             is_attached: false,
             status: b'I',
             is_unsynced: false,
             is_skipping: false,
             copy: CopyIn::default(),
-            copy_names: CopyNames::default(),
+            copy_names: None,
             passing_bytes: 0,
             is_pinned: false,
             is_unsure: false,
             is_waiting: false,
-            open_names: Vec::new(),
+            open_names: BTreeMap::new(),
+            is_unnamed_open: None,
             pipeline: 0,
             is_held: false,
             is_ready_held: false,
             has_foreign_sequences: false,
             effects: Effects::default(),
-            inspection: Inspection::default(),
+            inspection: None,
             permission: None,
             failed_prepare: None,
             signals: Vec::new(),
             opening: None,
-            begun: Begun::default(),
+            begun: None,
             reported: Parameters::default(),
         }
     }
@@ -288,7 +332,7 @@ impl Machine {
 
     /// Nothing of the session is under way anywhere: it may be served in another way from here on.
     pub fn is_at_rest(&self) -> bool {
-        !self.is_attached && self.owed.is_empty() && !self.is_skipping && self.begun.is_empty()
+        !self.is_attached && self.owed.is_empty() && !self.is_skipping && self.begun.is_none()
     }
 
     /// The last message asked for signals to other sessions.
@@ -308,8 +352,8 @@ impl Machine {
 
     /// The text of a prepared statement.
     pub fn prepared_text(&self, name: &[u8]) -> Option<String> {
-        let statement = self.statements.get(name)?;
-        let Origin::Protocol(parse) = &statement.origin else { return None };
+        let known = self.statements.get(name)?;
+        let Origin::Protocol(parse) = &known.statement.origin else { return None };
         let (text, _) = split_text(parse).ok()?;
         std::str::from_utf8(text).ok().map(str::to_owned)
     }

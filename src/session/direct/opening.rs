@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::facts::Facts;
+use super::names::{Known, Name};
 use super::owed::{Owed, Quiet};
 use super::statements::{self, Origin, Statement};
-use super::{Host, Machine, ServerSide, Taken, split_text};
+use super::{Bound, Host, Machine, ServerSide, Taken, split_text};
 use crate::session::PoolMode;
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
@@ -27,14 +29,14 @@ pub(super) struct Opening {
     /// The client's text.
     text: String,
     /// It came in a pipeline, from which the server is to know statement and portal.
-    bound: Option<Bound>,
+    bound: Option<Begin>,
     /// A statement of it has failed for want of a connection.
     has_failed: bool,
 }
 
 /// A statement as it was bound to the unnamed portal, and executed.
 #[derive(Debug)]
-struct Bound {
+struct Begin {
     statement: Arc<Statement>,
     /// What stands behind the statement's name in Bind.
     values: Bytes,
@@ -54,13 +56,6 @@ pub(super) struct Begun {
     values: Bytes,
 }
 
-impl Begun {
-    /// Nothing of a pipeline is kept back.
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-}
-
 impl Machine {
     /// The client has begun a transaction that no server knows of: its text, and whether it has failed.
     pub fn opening(&self) -> Option<(&str, bool)> {
@@ -69,7 +64,7 @@ impl Machine {
 
     /// Messages that were kept back and have to be given again, before the one that needs a server.
     pub fn take_begun(&mut self) -> Vec<Frame> {
-        std::mem::take(&mut self.begun.frames)
+        self.begun.take().map(|begun| begun.frames).unwrap_or_default()
     }
 
     /// Takes a message while no connection is held.
@@ -77,7 +72,7 @@ impl Machine {
         if self.mode != PoolMode::Transaction || self.is_skipping || !self.owed.is_empty() {
             return Taken::NeedsServer(frame);
         }
-        if frame.tag == b'Q' && self.begun.frames.is_empty() {
+        if frame.tag == b'Q' && self.begun.is_none() {
             let body = frame.body();
             let text = body.strip_suffix(&[0]).unwrap_or_default();
             let Some(command_tag) = self.own_tag(text) else { return Taken::NeedsServer(frame) };
@@ -87,13 +82,19 @@ impl Machine {
             self.turn_over(text, None, to_client);
             return Taken::Done;
         }
-        match (self.begun.frames.last().map(|last| last.tag), frame.tag) {
-            (None, b'P') | (Some(b'P'), b'B') | (Some(b'B'), b'D') | (Some(b'B' | b'D'), b'E') | (None, b'B')
-                if self.goes_on(&frame) =>
-            {
-                // Copied: a slice would keep the whole buffer that the message came in.
-                self.begun.frames.push(Frame { tag: frame.tag, bytes: Bytes::copy_from_slice(&frame.bytes) });
-                Taken::Done
+        let last = self.begun.as_ref().and_then(|begun| begun.frames.last()).map(|last| last.tag);
+        match (last, frame.tag) {
+            (None, b'P') | (Some(b'P'), b'B') | (Some(b'B'), b'D') | (Some(b'B' | b'D'), b'E') | (None, b'B') => {
+                let mut begun = self.begun.take().unwrap_or_default();
+                let goes_on = self.goes_on(&mut begun, &frame);
+                if goes_on {
+                    // Copied: a slice would keep the whole buffer that the message came in.
+                    begun.frames.push(Frame { tag: frame.tag, bytes: Bytes::copy_from_slice(&frame.bytes) });
+                }
+                if !begun.frames.is_empty() {
+                    self.begun = Some(begun);
+                }
+                if goes_on { Taken::Done } else { Taken::NeedsServer(frame) }
             }
             (Some(b'E'), b'S') => {
                 self.say_begun(host, to_client);
@@ -112,7 +113,7 @@ impl Machine {
     }
 
     /// The message belongs to a pipeline of nothing but one such text without parameters.
-    fn goes_on(&mut self, frame: &Frame) -> bool {
+    fn goes_on(&self, begun: &mut Begun, frame: &Frame) -> bool {
         let body = frame.body();
         let Ok((first, rest)) = split_text(&body) else { return false };
         match frame.tag {
@@ -121,8 +122,8 @@ impl Machine {
                 if !first.is_empty() || types != [0, 0] || self.own_tag(text).is_none() {
                     return false;
                 }
-                self.begun.text = String::from_utf8_lossy(text).into_owned();
-                self.begun.parse_body = Some(Bytes::copy_from_slice(rest));
+                begun.text = String::from_utf8_lossy(text).into_owned();
+                begun.parse_body = Some(Bytes::copy_from_slice(rest));
                 true
             }
             b'B' => {
@@ -131,16 +132,16 @@ impl Machine {
                 if !first.is_empty() || !matches!(values, [0, 0, 0, 0, 0, 0] | [0, 0, 0, 0, 0, 1, 0, 0 | 1]) {
                     return false;
                 }
-                self.begun.values = Bytes::copy_from_slice(values);
-                if !self.begun.frames.is_empty() {
+                begun.values = Bytes::copy_from_slice(values);
+                if !begun.frames.is_empty() {
                     return name.is_empty();
                 }
-                let Some(statement) = self.statements.get(name) else { return false };
-                let Origin::Protocol(parse_body) = &statement.origin else { return false };
+                let Some(known) = self.statements.get(name) else { return false };
+                let Origin::Protocol(parse_body) = &known.statement.origin else { return false };
                 let Ok((text, _)) = split_text(parse_body) else { return false };
-                self.begun.parse_body = None;
-                self.begun.text = String::from_utf8_lossy(text).into_owned();
-                self.begun.statement = Some(Arc::clone(&statement));
+                begun.parse_body = None;
+                begun.text = String::from_utf8_lossy(text).into_owned();
+                begun.statement = Some(Arc::clone(&known.statement));
                 self.own_tag(text).is_some()
             }
             b'D' => *body == *b"P\0",
@@ -151,7 +152,8 @@ impl Machine {
 
     /// Answers a pipeline that began or ended a transaction and did nothing else.
     fn say_begun(&mut self, host: &dyn Host, to_client: &mut BytesMut) {
-        let begun = std::mem::take(&mut self.begun);
+        let Some(begun) = self.begun.take() else { return };
+        let begun = *begun;
         let mut execute = Bytes::new();
         for frame in begun.frames {
             match frame.tag {
@@ -168,23 +170,24 @@ impl Machine {
         let statement = match (begun.parse_body, begun.statement) {
             (Some(parse_body), _) => {
                 let origin = Origin::Protocol(parse_body);
-                let statement = Arc::new(Statement::new(host.unique_id(), true, origin, Arc::default()));
-                self.statements.insert(Bytes::new(), Arc::clone(&statement));
+                let statement = Arc::new(Statement::new(host.unique_id(), true, origin, Facts::default()));
+                self.statements.insert(Name::UNNAMED, Known::new(Arc::clone(&statement)));
                 Some(statement)
             }
             (None, known) => known,
         };
-        let bound = statement.map(|statement| Bound { statement, values: begun.values, execute });
-        self.turn_over(begun.text.as_bytes(), bound, to_client);
+        let (text, values) = (begun.text, begun.values);
+        let bound = statement.map(|statement| Begin { statement, values, execute });
+        self.turn_over(text.as_bytes(), bound, to_client);
     }
 
     /// Begins a transaction, or ends it.
-    fn turn_over(&mut self, text: &[u8], bound: Option<Bound>, to_client: &mut BytesMut) {
+    fn turn_over(&mut self, text: &[u8], bound: Option<Begin>, to_client: &mut BytesMut) {
         if self.opening.take().is_some() {
             self.status = b'I';
         } else {
             let text = String::from_utf8_lossy(text).into_owned();
-            self.opening = Some(Opening { text, bound, has_failed: false });
+            self.opening = Some(Box::new(Opening { text, bound, has_failed: false }));
             self.status = b'T';
         }
         server_message::write_ready_for_query(to_client, self.status);
@@ -198,13 +201,14 @@ impl Machine {
         };
         match opening.bound {
             None => server.query(&opening.text),
-            Some(Bound { statement, values, execute }) => {
+            Some(Begin { statement, values, execute }) => {
                 self.ensure(&statement, server);
                 statements::write_bind(b"", &statement.server_name(), &values, server.output);
                 server.output.extend_from_slice(&execute);
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
-                self.portals.insert(Bytes::new(), statement);
+                // Of a BEGIN nothing is told.
+                self.portals.insert(b"", Bound { name: Name::UNNAMED, statement });
             }
         }
         self.owed.push_back(Owed::Quiet(Quiet::Opening));

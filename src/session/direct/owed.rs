@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::names::{Known, Name};
 use super::statements::Statement;
 use crate::sql::Spliced;
 
@@ -33,7 +34,7 @@ pub(super) enum Undo {
     #[default]
     Nothing,
     /// The name had no statement, or this one.
-    Restore { name: Bytes, before: Option<Arc<Statement>> },
+    Restore { name: Name, before: Option<Known> },
 }
 
 impl Undo {
@@ -41,7 +42,7 @@ impl Undo {
     /// before it reads the next one.
     pub(super) fn of_failed(self) -> Self {
         match self {
-            Self::Restore { name, .. } if name.is_empty() => Self::Restore { name, before: None },
+            Self::Restore { name, .. } if name.is_unnamed() => Self::Restore { name, before: None },
             other => other,
         }
     }
@@ -56,26 +57,43 @@ pub(super) struct Names {
     pub(super) deallocates: VecDeque<(Bytes, u64)>,
 }
 
-/// One answer.
+/// What is to be known of few simple queries.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The error that the client gets in place of the server's.
+    pub(super) instead: Option<Bytes>,
+    pub(super) names: Names,
+    /// The text that was sent, and the client's.
+    pub(super) made: Option<(Spliced, String)>,
+}
+
+/// A statement that is described: its name, and the schema's version.
+#[derive(Debug)]
+pub(super) struct Described {
+    pub(super) name: Name,
+    pub(super) statement: Arc<Statement>,
+    pub(super) version: u64,
+}
+
+/// One answer. Small: every message makes one, and idle sessions keep room for two.
 #[derive(Debug)]
 pub(super) enum Owed {
     /// Everything up to ReadyForQuery, seen by nobody.
     Quiet(Quiet),
-    /// Everything up to ReadyForQuery. With `instead`, its error is another one. `made`: the text that was sent, and
-    /// the client's.
-    Query { instead: Option<Bytes>, names: Names, undo: Undo, made: Option<Box<(Spliced, String)>> },
+    /// Everything up to ReadyForQuery.
+    Query { asked: Option<Box<Asked>>, undo: Undo },
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.
     Parse { forward: bool, id: u64, undo: Undo },
     /// BindComplete.
     Bind,
-    /// ParameterDescription, then RowDescription or NoData; with the schema's version.
-    DescribeStatement { of: Option<(Arc<Statement>, u64)> },
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement { of: Option<Described> },
     /// As DescribeStatement, seen by nobody: the columns are compared with what the client was told.
-    LookAgain { of: Arc<Statement>, version: u64 },
-    /// RowDescription or NoData; with the schema's version.
-    DescribePortal { of: Option<(Arc<Statement>, u64)> },
+    LookAgain { of: Described },
+    /// RowDescription or NoData.
+    DescribePortal { of: Option<Described> },
     /// Rows, then CommandComplete, PortalSuspended or EmptyQueryResponse.
     Execute { statement: Option<Arc<Statement>> },
     /// CloseComplete, forwarded or not.
@@ -85,12 +103,12 @@ pub(super) enum Owed {
     /// ReadyForQuery, forwarded or not.
     Sync { forward: bool },
     /// An error, in place of which the client gets this one.
-    Failure(Bytes),
+    Failure(Box<Bytes>),
     /// Of a COPY that has failed: statuses of the ReadyForQuery messages so far, up to the answer to a Close of
     /// the proxy's own, and one more ReadyForQuery behind it.
     SyncsCounted { is_query: bool, readies: Vec<u8>, is_closed: bool },
-    /// Nothing: the proxy says this itself, in its place among the others.
-    Local { answer: Bytes, undo: Undo },
+    /// Nothing: the proxy says this itself, a message without a body in its place among the others.
+    Local { message: u8, undo: Undo },
 }
 
 impl Owed {
@@ -100,7 +118,7 @@ impl Owed {
     }
 
     /// What had that name before the message, if it has changed what the name means.
-    pub(super) fn before(&mut self, wanted: &Bytes) -> Option<&mut Option<Arc<Statement>>> {
+    pub(super) fn before(&mut self, wanted: &Name) -> Option<&mut Option<Known>> {
         match self {
             Self::Parse { undo: Undo::Restore { name, before }, .. }
             | Self::Local { undo: Undo::Restore { name, before }, .. }
@@ -116,5 +134,15 @@ impl Owed {
     /// It ends with ReadyForQuery.
     pub(super) fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Quiet(_) | Self::Query { .. } | Self::FunctionCall | Self::Sync { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_owed_takes_little() {
+        assert!(size_of::<Owed>() <= 48, "{} bytes", size_of::<Owed>());
     }
 }

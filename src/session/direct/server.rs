@@ -3,8 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::copy::{self, CopyIn};
-use super::owed::{Names, Owed, Quiet, Undo};
-use super::statements::Statement;
+use super::names::{Known, Name, Told};
+use super::owed::{Described, Names, Owed, Quiet, Undo};
 use super::{Host, Machine, Pumped, ServerSide, inspect};
 use crate::session::columns::{parameters_signature, signature};
 use crate::sql::Spliced;
@@ -150,8 +150,10 @@ impl Machine {
         let Some(front) = self.owed.front_mut() else { return Err(WireError::UnknownTag(message)) };
         let (forward, is_over) = match front {
             Owed::Quiet(Quiet::Inspection) => {
-                if message == tag::DATA_ROW {
-                    self.inspection.row(body)?;
+                if message == tag::DATA_ROW
+                    && let Some(inspection) = &mut self.inspection
+                {
+                    inspection.row(body)?;
                 }
                 (false, false)
             }
@@ -178,15 +180,15 @@ impl Machine {
             Owed::Bind => (true, true),
             Owed::Step { .. } => (false, true),
             Owed::DescribeStatement { of } | Owed::DescribePortal { of } => {
-                let is_over = is_description_over(message);
-                if let Some((statement, version)) = of {
-                    note_description(statement, *version, message, body);
+                if let Some(of) = of {
+                    let version = of.version;
+                    self.statements.tell(&of.name, &of.statement, |told| note(told, version, message, body));
                 }
-                (true, is_over)
+                (true, is_description_over(message))
             }
-            Owed::LookAgain { of, version } => {
+            Owed::LookAgain { of: Described { name, statement, version } } => {
                 let is_over = is_description_over(message);
-                compare_description(of, *version, message, body);
+                self.statements.tell(name, statement, |told| compare(told, *version, message, body));
                 self.is_waiting &= !is_over;
                 (false, is_over)
             }
@@ -217,11 +219,11 @@ impl Machine {
     /// A statement of a simple query is done.
     fn completed(&mut self, body: &[u8], server: &mut ServerSide<'_>) {
         self.copy = CopyIn::default();
-        let Some(Owed::Query { names, .. }) = self.owed.front_mut() else { return };
-        let mut names = std::mem::take(names);
+        let Some(Owed::Query { asked, .. }) = self.owed.front_mut() else { return };
+        let mut names = asked.as_mut().map(|asked| std::mem::take(&mut asked.names)).unwrap_or_default();
         self.note_names(body, &mut names, server);
-        if let Some(Owed::Query { names: left, .. }) = self.owed.front_mut() {
-            *left = names;
+        if let Some(Owed::Query { asked: Some(asked), .. }) = self.owed.front_mut() {
+            asked.names = names;
         }
     }
 
@@ -238,7 +240,7 @@ impl Machine {
             b"PREPARE\0" => {
                 if let Some((name, statement)) = names.prepares.pop_front() {
                     server.prepared.ensure(statement.id);
-                    self.statements.insert(name, statement);
+                    self.statements.insert(Name::new(&name), Known::new(statement));
                 }
             }
             b"DEALLOCATE\0" => {
@@ -287,7 +289,9 @@ impl Machine {
                 return Fate::Swallow;
             }
             Some(Owed::Quiet(Quiet::Inspection)) => {
-                self.inspection.has_failed = true;
+                if let Some(inspection) = &mut self.inspection {
+                    inspection.has_failed = true;
+                }
                 return Fate::Swallow;
             }
             Some(Owed::Quiet(Quiet::Prepare(id))) => {
@@ -296,9 +300,11 @@ impl Machine {
                 return Fate::Swallow;
             }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
-            Some(Owed::Query { instead, made, .. }) => {
-                let made = made.take();
-                let instead = self.failed_prepare.take().or_else(|| instead.take_if(|_| is_of_no_statement(whole)));
+            Some(Owed::Query { asked, .. }) => {
+                let asked = asked.as_deref_mut();
+                let (instead, made) = asked.map(|asked| (&mut asked.instead, &mut asked.made)).unzip();
+                let made = made.and_then(Option::take);
+                let instead = self.failed_prepare.take().or_else(|| instead?.take_if(|_| is_of_no_statement(whole)));
                 let named = instead.or_else(|| self.with_clients_name(whole));
                 let placed = made.map(|made| in_source(named.as_deref().unwrap_or(whole), &made.0, &made.1));
                 return placed.or(named).map_or(Fate::Forward, Fate::Replace);
@@ -307,7 +313,7 @@ impl Machine {
             _ => {}
         }
         let instead = match self.owed.front_mut() {
-            Some(Owed::Failure(bytes)) => Some(std::mem::take(bytes)),
+            Some(Owed::Failure(bytes)) => Some(std::mem::take(&mut **bytes)),
             Some(Owed::Step { .. }) => Some(without_position(whole)),
             _ => None,
         };
@@ -328,7 +334,7 @@ impl Machine {
         let end = start + memchr::memchr(b'"', whole.get(start..)?)?;
         let id = std::str::from_utf8(whole.get(start + 3..end)?).ok()?.parse().ok()?;
         let name = self.statements.name_of(id)?;
-        let body = [whole.get(HEADER_BYTES..start)?, &name, whole.get(end..)?];
+        let body = [whole.get(HEADER_BYTES..start)?, name, whole.get(end..)?];
         let mut bytes = BytesMut::new();
         super::statements::put_message(&mut bytes, tag::ERROR_RESPONSE, &body);
         Some(bytes.freeze())
@@ -381,7 +387,7 @@ impl Machine {
         }
         match before {
             Some(before) => self.statements.insert(name, before),
-            None => self.statements.remove(&name),
+            None => self.statements.remove(name.as_bytes()),
         };
     }
 
@@ -480,15 +486,16 @@ impl Machine {
             effects.sets.extend(self.settings.extension_names());
         }
         self.is_unsure = effects.calls_unknown;
-        self.inspection = inspect::Inspection::of(effects.sets, asks_all, pins);
-        server.query(&self.inspection.sql());
+        let inspection = inspect::Inspection::of(effects.sets, asks_all, pins);
+        server.query(&inspection.sql());
+        self.inspection = Some(Box::new(inspection));
         self.owed.push_back(Owed::Quiet(Quiet::Inspection));
         self.is_waiting = true;
     }
 
     /// The server has said what the last transaction left behind.
     fn finish_inspection(&mut self, server: &mut ServerSide<'_>, to_client: &mut BytesMut) {
-        let inspection = std::mem::take(&mut self.inspection);
+        let Some(inspection) = self.inspection.take() else { return self.end_inspection(server, to_client) };
         if inspection.has_failed {
             // What the session has is not known, so it keeps the connection that has it.
             self.is_pinned = true;
@@ -525,7 +532,7 @@ impl Machine {
     fn say_local(&mut self, to_client: &mut BytesMut) {
         loop {
             match self.owed.front() {
-                Some(Owed::Local { answer, .. }) => to_client.extend_from_slice(answer),
+                Some(Owed::Local { message, .. }) => server_message::write_empty(to_client, *message),
                 _ => return,
             }
             self.owed.pop_front();
@@ -604,19 +611,19 @@ fn is_description_over(message: u8) -> bool {
 }
 
 /// The client is told what a statement takes and gives.
-fn note_description(statement: &Statement, version: u64, message: u8, body: &[u8]) {
+fn note(told: &mut Told, version: u64, message: u8, body: &[u8]) {
     if is_description_over(message) {
-        statement.note_columns(signature(message, body), version);
+        told.note_columns(signature(message, body), version);
     } else {
-        statement.note_parameters(parameters_signature(body));
+        told.note_parameters(parameters_signature(body));
     }
 }
 
 /// What a statement takes and gives now, beside what the client was told.
-fn compare_description(statement: &Statement, version: u64, message: u8, body: &[u8]) {
+fn compare(told: &mut Told, version: u64, message: u8, body: &[u8]) {
     if is_description_over(message) {
-        statement.compare_columns(signature(message, body), version);
+        told.compare_columns(signature(message, body), version);
     } else {
-        statement.compare_parameters(parameters_signature(body));
+        told.compare_parameters(parameters_signature(body));
     }
 }

@@ -1,6 +1,6 @@
 //! A session, its client's ear and a server's connection, for scripted exchanges.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 
@@ -52,7 +52,7 @@ impl Connection {
 #[derive(Default)]
 pub(super) struct Alone {
     pub(super) ids: Cell<u64>,
-    pub(super) known: RefCell<Vec<(Vec<u8>, u64, u64)>>,
+    pub(super) known: SharedStatements,
     pub(super) version: Cell<u64>,
     pub(super) pid: Cell<u32>,
 }
@@ -68,14 +68,8 @@ impl Host for Alone {
         self.ids.set(self.ids.get() + 1);
         self.ids.get()
     }
-    fn statement_id(&self, parse_body: &[u8], settings_key: u64) -> u64 {
-        let mut known = self.known.borrow_mut();
-        if let Some((_, _, id)) = known.iter().find(|(body, key, _)| body == parse_body && *key == settings_key) {
-            return *id;
-        }
-        let id = self.unique_id();
-        known.push((parse_body.to_vec(), settings_key, id));
-        id
+    fn statement(&self, parse_body: Bytes, settings_key: u64, facts: Facts) -> Arc<Statement> {
+        self.known.get(parse_body, settings_key, facts, || self.unique_id())
     }
     fn schema_version(&self) -> u64 {
         self.version.get()
