@@ -84,6 +84,11 @@ fn pairs() -> u64 {
     std::env::var("OSTRAKON_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
 }
 
+/// A session mostly waits for replicas: many pairs take many sessions.
+fn sessions() -> u64 {
+    if pairs() > 100_000 { 64 } else { 16 }
+}
+
 fn show(what: &str, counts: &Counts) -> [u64; 5] {
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let all = [&counts.pairs, &counts.stale, &counts.went_back, &counts.from_replicas, &counts.from_primaries].map(of);
@@ -97,7 +102,7 @@ fn show(what: &str, counts: &Counts) -> [u64; 5] {
 fn nothing_is_stale(shards: usize) {
     // Reads wait for replicas: most come there at the very moment when the replica has what they need.
     let ground = Arc::new(Ground::start(shards, DELAY_MS, "[replicas]\nwait_max_ms = 200"));
-    let [pairs, stale, back, replicas, _] = show(&format!("{shards} shards"), &run(&ground, 16, pairs(), true));
+    let [pairs, stale, back, replicas, _] = show(&format!("{shards} shards"), &run(&ground, sessions(), pairs(), true));
     assert_eq!((stale, back), (0, 0));
     assert!(replicas > pairs / 4, "replicas were hardly asked");
     // The same without the guarantee: if this found nothing, the test above would show nothing.
