@@ -23,6 +23,6 @@ pub use connection::{ConnectTarget, Connection, SimpleResult};
 pub use error::{BackendError, LostWhile};
 pub use pools::{CheckoutError, Lease, PoolRef, PoolSettings, PoolStats, Pools};
 pub use servers_tls::{ServersTls, ServersTlsSettings};
-pub use step_gate::{Stay, StepGate};
+pub use step_gate::{Abandoned, Stay, StepGate};
 
 pub use crate::session::{Ensured, PreparedSet};

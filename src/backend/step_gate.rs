@@ -5,14 +5,16 @@
 //!
 //! Must not know: what statements are, why buckets move.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::base::BucketId;
+use crate::base::{BucketId, NodeId};
 use crate::reshard::{Gate, Level, Touch};
 
 /// One proxy's gate.
@@ -23,7 +25,23 @@ pub struct StepGate {
     is_read_committed: AtomicBool,
     gate: Mutex<Gate>,
     changed: Notify,
+    /// Backends whose sessions left them in the middle of something, also before a job begins.
+    abandoned: Mutex<VecDeque<Abandoned>>,
 }
+
+/// A backend that nobody waits for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abandoned {
+    /// Its server.
+    pub node: NodeId,
+    /// Its process there; one of the same number that began later is another's.
+    pub pid: u32,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// Most of them that are remembered: the oldest have ended long since.
+const ABANDONED_MAX: usize = 4_096;
 
 impl StepGate {
     /// Statements are asked what they touch. It is armed only while nothing runs.
@@ -46,6 +64,28 @@ impl StepGate {
     /// Transactions that say nothing of their isolation level are READ COMMITTED on every server.
     pub fn is_read_committed(&self) -> bool {
         self.is_read_committed.load(Ordering::Acquire)
+    }
+
+    /// A session closes a connection in the middle of something: its backend may go on with it, and commit.
+    pub fn abandon(&self, node: NodeId, pid: u32) {
+        self.keep_abandoned(Abandoned { node, pid, since: Instant::now() });
+    }
+
+    /// As it was taken: it may still be at work.
+    pub fn keep_abandoned(&self, backend: Abandoned) {
+        let mut abandoned = self.abandoned.lock();
+        if abandoned.len() >= ABANDONED_MAX {
+            abandoned.pop_front();
+        }
+        abandoned.push_back(backend);
+    }
+
+    /// Backends of a node that may still be at work for nobody; told once.
+    pub fn take_abandoned(&self, node: NodeId) -> Vec<Abandoned> {
+        let mut abandoned = self.abandoned.lock();
+        let (taken, left) = abandoned.drain(..).partition(|backend| backend.node == node);
+        *abandoned = left;
+        Vec::from(taken)
     }
 
     /// A session comes inside, with nothing yet.
@@ -138,6 +178,16 @@ impl Drop for Stay {
 mod tests {
     use super::*;
     use crate::reshard::Buckets;
+
+    #[test]
+    fn backends_that_were_left_are_told_once_and_by_node() {
+        let gate = StepGate::default();
+        (0..5_000).for_each(|pid| gate.abandon(NodeId(1), pid));
+        gate.abandon(NodeId(2), 7);
+        let pids = |node| gate.take_abandoned(NodeId(node)).iter().map(|left| left.pid).collect::<Vec<_>>();
+        assert_eq!(pids(1), (905..5_000).collect::<Vec<_>>());
+        assert_eq!((pids(1), pids(2)), (vec![], vec![7]));
+    }
 
     #[tokio::test]
     async fn a_step_waits_for_what_runs_and_what_comes_waits_for_the_step() {

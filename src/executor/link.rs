@@ -235,6 +235,7 @@ impl Session {
     pub(super) fn drop_link(&mut self, shard: ShardId) {
         self.cancel.remove(shard);
         if let Some(mut link) = self.links.remove(&shard) {
+            self.cluster.settings.steps.abandon(link.lease.node(), link.lease.pid());
             link.lease.poison();
             if link.begun {
                 self.transaction.lose_part();

@@ -480,6 +480,9 @@ impl Session {
             }
         }
         for link in self.links.values_mut() {
+            if !link.lease.is_clean() {
+                self.cluster.settings.steps.abandon(link.lease.node(), link.lease.pid());
+            }
             // What a session kept for itself is wiped before the next one comes.
             link.lease.needs_reset |= self.mode == PoolMode::Session;
         }

@@ -109,7 +109,8 @@ impl Session {
             | Statement::Insert(_)
             | Statement::Update(_)
             | Statement::Delete(_)
-            | Statement::Merge(_) => {
+            | Statement::Merge(_)
+            | Statement::Copy(_) => {
                 let plan = self.kept_plan(parsed).map_or_else(|| self.plan(parsed), Ok);
                 let Ok(plan) = plan else { return Touch::EVERYTHING };
                 if !self.encoding.is_utf8() {

@@ -346,7 +346,24 @@ impl Driver {
             steps.arm(self.tables.as_ref().is_some_and(|known| known.is_read_committed));
         }
         let is_closed = steps.close(&step.buckets, level, wait).await;
+        let is_closed = is_closed && (level == Level::All || self.end_abandoned(step.from).await);
         if is_closed { Event::Closed { number, level } } else { Event::NotClosed { number, level } }
+    }
+
+    /// Backends of the source that nobody waits for any more may still write to the step's buckets.
+    async fn end_abandoned(&self, source: ShardId) -> bool {
+        let find = self.context.find_primary();
+        let Some(target) = find(source) else { return false };
+        let backends = self.context.steps.take_abandoned(target.node);
+        if backends.is_empty() {
+            return true;
+        }
+        let ended = rows::end_backends(&find, source, &backends).await;
+        if let Err(error) = &ended {
+            tracing::warn!(%error, "backends without sessions do not end");
+            backends.iter().for_each(|backend| self.context.steps.keep_abandoned(*backend));
+        }
+        ended.is_ok()
     }
 
     async fn read(&self, ask: u64) -> Event {

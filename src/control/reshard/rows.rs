@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::links::{FindPrimary, Links, SHORT_MS, STEP_NAME, connect, value};
 use super::tables::{MovedTable, STAMP_SQL, Tables};
+use crate::backend::Abandoned;
 use crate::base::ShardId;
 use crate::control::client::{ControlClient, ControlError, quote_literal};
 use crate::reshard::Step;
@@ -283,19 +284,44 @@ async fn settle_on(find: &FindPrimary, shard: ShardId, job: u64, step: &Step, co
     settled.map(drop).map_err(|error| error.to_string())
 }
 
+/// Ends backends, and waits until they are gone.
+///
+/// # Errors
+/// In words; they may still be there.
+pub(super) async fn end_backends(find: &FindPrimary, shard: ShardId, backends: &[Abandoned]) -> Result<(), String> {
+    let client = connect(find, shard).await?;
+    // A backend of the same number that is younger serves somebody.
+    let list: Vec<String> = backends
+        .iter()
+        .map(|backend| format!("({}, {})", backend.pid, backend.since.elapsed().as_secs_f64()))
+        .collect();
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity JOIN (VALUES {}) AS left_ (left_pid, seconds) \
+         ON pid = left_pid AND backend_start < clock_timestamp() - seconds * interval '1 second' \
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+        list.join(", ")
+    );
+    until_none(&client, &sql, "backends of closed connections do not end").await
+}
+
 /// Ends the connections of steps: a PREPARE that is still on its way would otherwise come after the look for it.
 pub(super) async fn end_steps(client: &ControlClient) -> Result<(), String> {
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE application_name = '{STEP_NAME}' AND pid <> pg_backend_pid() AND datname = current_database()"
     );
+    until_none(client, &sql, "connections of a step do not end").await
+}
+
+/// Asks until the answer is 0.
+async fn until_none(client: &ControlClient, sql: &str, otherwise: &str) -> Result<(), String> {
     for _ in 0..LOOKS_MAX {
-        if value(client, &sql, SHORT_MS).await?.as_deref() == Some("0") {
+        if value(client, sql, SHORT_MS).await?.as_deref() == Some("0") {
             return Ok(());
         }
         sleep(LOOK).await;
     }
-    Err("connections of a step do not end".to_owned())
+    Err(otherwise.to_owned())
 }
 
 #[cfg(test)]
