@@ -69,8 +69,8 @@ impl Default for Settings {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            hold_aim: ms(200),
-            hold_max: ms(350),
+            hold_aim: ms(150),
+            hold_max: ms(300),
             quiet_max: ms(100),
             rest_times: 1,
             rows_first: 500,
