@@ -7,6 +7,8 @@
 # make saturation  2,000 clients on 20 connections for five minutes, on one shard and on two
 # make check  check format and lints
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
+# make chaos  containers or network namespaces, faults of every kind under load, a checker of histories; SCENARIOS=core, or 1,7,12
+# make image  the images of docker/, around the release build
 # make bench  what the proxy costs beside PgBouncer and a bare relay (25 minutes on a quiet machine)
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
@@ -20,7 +22,7 @@ SHELL := /bin/bash
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
-.PHONY: faults reads saturation cluster-long
+.PHONY: faults reads saturation cluster-long chaos image
 .PHONY: generator generator-control simulate simulate-reshard reshard-long
 .PHONY: bench bench-quick
 
@@ -54,6 +56,13 @@ faults: postgresql
 reads: postgresql
 	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \
 	cargo test --locked --release --test reads freshness -- --nocapture --test-threads 1
+
+# Long: an hour for all on two processors.
+chaos: postgresql etcd
+	tests/chaos/run.sh $(or $(SCENARIOS),all)
+
+image: build
+	docker/image.sh $(TARGET)/release/ostrakon
 
 cluster-long: postgresql
 	OSTRAKON_FULL=1 cargo nextest run --locked --release --test cluster --no-capture \

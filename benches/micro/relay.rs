@@ -1,9 +1,11 @@
 //! Messages between a client and the one server that answers it.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use ostrakon::session::direct::{Host, Machine, ServerSide};
+use ostrakon::session::direct::facts::Facts;
+use ostrakon::session::direct::{Host, Machine, ServerSide, SharedStatements, Statement};
 use ostrakon::session::identity::Identified;
 use ostrakon::session::{Parameters, PoolMode, PreparedSet, Settings};
 use ostrakon::wire::client_message::{self, Bind};
@@ -15,7 +17,10 @@ use crate::cases::Turn;
 use crate::statements::POINT;
 
 /// A process with one session in it.
-struct Alone;
+#[derive(Default)]
+struct Alone {
+    known: SharedStatements,
+}
 
 impl Host for Alone {
     fn keeps_commits(&self) -> bool {
@@ -27,8 +32,8 @@ impl Host for Alone {
     fn unique_id(&self) -> u64 {
         1
     }
-    fn statement_id(&self, _: &[u8], _: u64) -> u64 {
-        7
+    fn statement(&self, parse_body: Bytes, settings_key: u64, facts: Facts) -> Arc<Statement> {
+        self.known.get(parse_body, settings_key, facts, || 7)
     }
     fn schema_version(&self) -> u64 {
         0
@@ -91,6 +96,7 @@ struct Scene {
     machine: Machine,
     connection: Connection,
     to_client: BytesMut,
+    host: Alone,
 }
 
 impl Scene {
@@ -99,22 +105,23 @@ impl Scene {
             machine: Machine::new(PoolMode::Transaction, Settings::default()),
             connection: Connection { status: b'I', ..Connection::default() },
             to_client: BytesMut::new(),
+            host: Alone::default(),
         }
     }
 
     /// One transaction: a connection is taken, the client speaks, the server answers, the connection goes back.
     fn exchange(&mut self, asked: &[u8], answered: &[u8]) {
-        self.machine.attach(&mut self.connection.side(), &Alone, &mut self.to_client);
+        self.machine.attach(&mut self.connection.side(), &self.host, &mut self.to_client);
         let mut asked = BytesMut::from(asked);
         while let Some(frame) = take_frame(&mut asked, MESSAGE_BYTES_MAX).unwrap() {
             let side = &mut self.connection.side();
-            self.machine.client(frame, Some(side), &Alone, &mut self.to_client).unwrap();
+            self.machine.client(frame, Some(side), &self.host, &mut self.to_client).unwrap();
         }
         black_box(&self.connection.output);
         self.connection.output.clear();
         let mut answered = BytesMut::from(answered);
         let mut side = self.connection.side();
-        self.machine.pump(&mut answered, &mut side, &Alone, &mut self.to_client).unwrap();
+        self.machine.pump(&mut answered, &mut side, &self.host, &mut self.to_client).unwrap();
         self.machine.look_after(&mut side);
         assert!(self.machine.may_release() && self.to_client.ends_with(b"I"));
         self.machine.detach();

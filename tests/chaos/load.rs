@@ -40,6 +40,9 @@ pub struct Load {
     clients: Vec<JoinHandle<Vec<Operation>>>,
 }
 
+/// A step of a client.
+type Work = fn(&mut Client);
+
 struct Client {
     shared: Shared,
     number: u32,
@@ -80,7 +83,7 @@ impl Load {
             next: Arc::new(AtomicI64::new(1)),
             dropped: Arc::default(),
         };
-        let kinds: [(u32, fn(&mut Client)); 6] = [
+        let kinds: [(u32, Work); 6] = [
             (8, Client::insert),
             (2, Client::increment),
             (1, Client::swap),
@@ -113,7 +116,7 @@ fn micros(since: Instant) -> Micros {
 }
 
 impl Client {
-    fn work(mut self, work: fn(&mut Self)) -> Vec<Operation> {
+    fn work(mut self, work: Work) -> Vec<Operation> {
         while !self.shared.is_over.load(Ordering::Relaxed) {
             if self.raw.is_none() && !self.connect() {
                 std::thread::sleep(AGAIN);
@@ -148,10 +151,10 @@ impl Client {
             self.raw = None;
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        if let (Ok(reply), Some(_)) = (&said, std::env::var_os("OSTRAKON_CHAOS_TRACE")) {
-            if let Some(fault) = reply.fault() {
-                println!("  client {}: {sql}: {} {}", self.number, fault.sqlstate, fault.message);
-            }
+        if let (Ok(reply), Some(_)) = (&said, std::env::var_os("OSTRAKON_CHAOS_TRACE"))
+            && let Some(fault) = reply.fault()
+        {
+            println!("  client {}: {sql}: {} {}", self.number, fault.sqlstate, fault.message);
         }
         said
     }

@@ -326,15 +326,28 @@ impl Set {
                 self.start_member(member);
             }
         }
-        self.wait_serving();
         // On a busy machine a shard may fail over while it is repaired.
         for _ in 0..4 {
             SHARDS.iter().for_each(|shard| self.repair_shard(shard));
             if eventually(Duration::from_secs(15), || self.is_whole()) {
-                return;
+                break;
             }
         }
         self.wait_whole();
+        self.wait_serving();
+    }
+
+    /// Whom the others are copied from: the server that believes itself primary, is not fenced, and was told so last. The
+    /// store may not have it open yet, if it waits for standbys that are fenced.
+    fn acting_primary(&self, shard: &str) -> Option<String> {
+        let sql = "SELECT pg_is_in_recovery(), current_setting('synchronous_standby_names'), \
+                   split_part(coalesce(current_setting('ostrakon.promised', true), '0'), '.', 1)";
+        let believes = |node: &String| {
+            let row = self.ask(node, sql).ok()?.into_iter().next()?;
+            let leads = row[0] == "f" && !row[1].contains("fenced");
+            leads.then(|| (row[2].parse::<u64>().unwrap_or(0), node.clone()))
+        };
+        nodes_of(shard).iter().filter_map(believes).max().map(|(_, node)| node)
     }
 
     fn repair_shard(&self, shard: &str) {
@@ -344,7 +357,8 @@ impl Set {
                 self.start_server(&node);
             }
         }
-        let (primary, _) = self.leader(shard);
+        eventually(Duration::from_secs(10), || self.acting_primary(shard).is_some());
+        let primary = self.acting_primary(shard).unwrap_or_else(|| self.leader(shard).0);
         for node in nodes_of(shard).iter().filter(|node| **node != primary) {
             let mut is_standby = false;
             eventually(Duration::from_secs(10), || match self.ask(node, "SELECT pg_is_in_recovery()") {
@@ -402,6 +416,11 @@ impl Set {
         PROXIES.iter().for_each(|proxy| self.start_proxy(proxy));
         self.wait_serving();
         self.wait_whole();
+        let waits = |shard: &&str| {
+            let names = self.ask(&self.leader(shard).0, "SHOW synchronous_standby_names");
+            names.is_ok_and(|rows| rows[0][0].is_empty() == (durability == "async"))
+        };
+        assert!(eventually(PATIENCE, || SHARDS.iter().all(waits)), "the servers do not go by {durability}");
     }
 }
 

@@ -16,10 +16,13 @@ pub fn acknowledged_is_there(history: &History, state: &Final) -> Findings {
     found
 }
 
+/// A node, and how often it has each key.
+type Counts<'a> = (&'a str, HashMap<i64, usize>);
+
 /// How often each shard has each key: once on every of its nodes, or not at all.
 struct Places<'a> {
     /// Shard, then node, then key.
-    by_shard: Vec<(&'a str, Vec<(&'a str, HashMap<i64, usize>)>)>,
+    by_shard: Vec<(&'a str, Vec<Counts<'a>>)>,
 }
 
 impl<'a> Places<'a> {
@@ -112,7 +115,7 @@ fn increments(history: &History, state: &Final, found: &mut Findings) {
         let (done, unknown) = (count(Outcome::Acknowledged), count(Outcome::Unknown));
         let value = state.primaries().find_map(|contents| contents.registers.get(&register)).copied();
         let value = value.and_then(|value| usize::try_from(value).ok());
-        if !value.is_some_and(|value| value >= done) {
+        if value.is_none_or(|value| value < done) {
             found.add(format!("register {register} is {value:?} after {done} increments and {unknown} unknown ones"));
         }
         let mut seen: Vec<(i64, &Operation)> = operations

@@ -49,7 +49,6 @@ pub fn scenarios() -> Vec<Scenario> {
             outage_max_ms: SILENT_MS,
             keeps_connections: true,
             term: Moves::MayGrow,
-            ..PLAIN
         },
         Scenario { number: 4, name: "the primary's host ends", fault: kill_host, outage_max_ms: SILENT_MS, ..PLAIN },
         Scenario {

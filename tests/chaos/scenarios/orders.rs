@@ -18,7 +18,10 @@ pub fn scenarios() -> Vec<Scenario> {
         term: Moves::Grows,
     };
     vec![
-        plain(14, "a proxy is killed while it replaces the primary", kill_controller),
+        Scenario {
+            outage_max_ms: Some(15_000),
+            ..plain(14, "the proxies are killed in turn while the primary is replaced", kill_controller)
+        },
         plain(15, "the proxy that leads hangs, and goes on after another took over", hang_controller),
         Scenario {
             is_core: true,
