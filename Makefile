@@ -14,6 +14,7 @@
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
 # make simulate-reshard  the same for the reshard machine
+# make reshard-long  one shard, two, five and three, under 32 sessions that know every answer
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
 .PHONY: faults reads saturation cluster-long chaos image
-.PHONY: generator generator-control simulate simulate-reshard
+.PHONY: generator generator-control simulate simulate-reshard reshard-long
 .PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -93,6 +94,9 @@ simulate:
 simulate-reshard:
 	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
 	cargo test --locked --release --test reshard simulator -- --nocapture
+
+reshard-long: postgresql
+	OSTRAKON_FULL=1 cargo test --locked --release --test reshard a_cluster_grows -- --nocapture
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \

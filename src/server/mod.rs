@@ -442,7 +442,8 @@ async fn build(
     };
     prepare_shards(&topology, &access).await?;
     let context = access.reshard_context(store);
-    let (epoch_gate, replicas_rest) = (Arc::clone(&context.gate), Arc::clone(&context.replicas_rest));
+    let (epoch_gate, steps) = (Arc::clone(&context.gate), Arc::clone(&context.steps));
+    let replicas_rest = Arc::clone(&context.replicas_rest);
     let reshard = context
         .settled(settings.proxy_name.is_some())
         .await
@@ -482,6 +483,7 @@ async fn build(
             servers_tls,
             primaries: leading::primaries(leaders, settings),
             epoch_gate,
+            steps,
             replicas_rest,
             ..executor::Settings::default()
         },
@@ -546,6 +548,7 @@ impl ControlAccess {
             store: Arc::clone(store),
             topology: Arc::clone(&self.topology),
             gate: Arc::default(),
+            steps: Arc::default(),
             replicas_rest: Arc::default(),
             find: Arc::new(move |topology, node| access.node_target(topology, node)),
         }
