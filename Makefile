@@ -9,12 +9,13 @@
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
 # make chaos  containers or network namespaces, faults of every kind under load, a checker of histories; SCENARIOS=core, or 1,7,12
 # make image  the images of docker/, around the release build
-# make bench  what the proxy costs beside PgBouncer and a bare relay (25 minutes on a quiet machine)
+# make bench  what the proxy costs beside PgBouncer and a bare relay (20 minutes on a quiet machine)
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
 # make failover-long  kills twenty primaries under sixteen clients that never reconnect, and stops five
 # make simulate-reshard  the same for the reshard machine
+# make reshard-long  one shard, two, five and three, under 32 sessions that know every answer
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
@@ -23,7 +24,7 @@ UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
 .PHONY: faults reads failover-long saturation cluster-long chaos image
-.PHONY: generator generator-control simulate simulate-reshard
+.PHONY: generator generator-control simulate simulate-reshard reshard-long
 .PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -98,6 +99,9 @@ simulate:
 simulate-reshard:
 	OSTRAKON_SEEDS=$(or $(OSTRAKON_SEEDS),10000) \
 	cargo test --locked --release --test reshard simulator -- --nocapture
+
+reshard-long: postgresql
+	OSTRAKON_FULL=1 cargo test --locked --release --test reshard a_cluster_grows -- --nocapture
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \

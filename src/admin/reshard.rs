@@ -135,6 +135,8 @@ impl Admin {
             "rows_moved": status.rows_moved, "rows_left": status.rows_left, "steps": status.steps,
             "pause_longest_ms": (status.pause_longest_ms * 10.0).round() / 10.0,
             "pause_mean_ms": (status.pause_mean_ms * 10.0).round() / 10.0,
+            "hold_longest_ms": (status.hold_longest_ms * 10.0).round() / 10.0,
+            "hold_mean_ms": (status.hold_mean_ms * 10.0).round() / 10.0,
             "rows_next": status.rows_next, "trouble": status.trouble,
         }])
     }

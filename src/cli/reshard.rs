@@ -96,6 +96,8 @@ struct Job {
     steps: u64,
     pause_longest_ms: f64,
     pause_mean_ms: f64,
+    hold_longest_ms: f64,
+    hold_mean_ms: f64,
     rows_next: u64,
     trouble: Option<String>,
 }
@@ -219,7 +221,8 @@ fn show_job(job: Option<&Job>, output: Output) -> Result<(), Failure> {
 
 fn describe(job: &Job) -> String {
     let mut text = format!(
-        "{}{}{}: {} of {} buckets moved, {} rows in {} steps; statements were stopped for {:.0} ms on average, {:.0} ms at most",
+        "{}{}{}: {} of {} buckets moved, {} rows in {} steps; reads of moving buckets and of all waited for {:.0} ms on \
+         average, {:.0} ms at most, writes to moving buckets for {:.0} and {:.0} ms",
         job.phase,
         if job.reversed { " back" } else { "" },
         if job.paused { " (paused)" } else { "" },
@@ -228,7 +231,9 @@ fn describe(job: &Job) -> String {
         job.rows_moved,
         job.steps,
         job.pause_mean_ms,
-        job.pause_longest_ms
+        job.pause_longest_ms,
+        job.hold_mean_ms,
+        job.hold_longest_ms
     );
     if let Some(trouble) = &job.trouble {
         text.push_str(&format!("\n  {trouble}"));

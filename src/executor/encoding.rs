@@ -11,6 +11,7 @@ use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::plan::{ColumnRef, CopyPlan, KeyPart, MergeSpec, Plan, Route, Slot};
 use crate::planner::Values;
+use crate::reshard::Touch;
 use crate::session::ClientEncoding;
 use crate::session::encoding::to_ascii;
 use crate::topology::KeyType;
@@ -75,7 +76,7 @@ impl Session {
 
     /// Bytes of the client's as UTF-8, by PostgreSQL's own conversion.
     async fn decoded(&mut self, client: &mut Framed, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-        self.refresh_topology().await?;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let sql = format!(
             "SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.convert_from(\

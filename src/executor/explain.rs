@@ -13,6 +13,7 @@ use crate::error::ClientError;
 use crate::net::Framed;
 use crate::plan::{MergeSpec, Splice, text};
 use crate::planner::{self, BoundShards, rewrite};
+use crate::reshard::Touch;
 use crate::session::Parsed;
 use crate::sql::ast::{Statement, TokenRange};
 use crate::wire::server_message::{self, Field};
@@ -128,7 +129,7 @@ impl Session {
     /// # Errors
     /// The text is no SQL.
     pub async fn explain(&mut self, sql: &str) -> Result<Vec<String>, ClientError> {
-        self.refresh_topology().await?;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let parsed = self.understand(sql)?;
         Ok(self.explain_lines(&parsed, Mode::Simple))
     }

@@ -8,6 +8,7 @@ use super::{Failure, Session};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
 use crate::planner;
+use crate::reshard::Touch;
 use crate::session::columns::FIRST_USER_TYPE;
 
 /// Large objects' functions by number (`pg_proc.dat`): what they do stays on one server. Any other
@@ -35,7 +36,7 @@ impl Session {
     }
 
     async fn call(&mut self, client: &mut Framed, call: &Bytes) -> Result<(), Failure> {
-        self.refresh_topology().await?;
+        self.refresh_topology(|_| Touch::EVERYTHING).await?;
         if self.transaction.is_failed() {
             return Err(in_failed_transaction().into());
         }

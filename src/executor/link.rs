@@ -226,7 +226,7 @@ impl Session {
     pub(super) fn release(&mut self) {
         self.let_go();
         if !self.transaction.is_open() {
-            self.epoch_guard = None;
+            (self.epoch_guard, self.stay) = (None, None);
             self.seen.settle(&self.cluster);
         }
     }
@@ -235,6 +235,7 @@ impl Session {
     pub(super) fn drop_link(&mut self, shard: ShardId) {
         self.cancel.remove(shard);
         if let Some(mut link) = self.links.remove(&shard) {
+            self.cluster.settings.steps.abandon(link.lease.node(), link.lease.pid());
             link.lease.poison();
             if link.begun {
                 self.transaction.lose_part();

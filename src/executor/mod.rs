@@ -45,6 +45,7 @@ mod snapshots;
 mod statement;
 mod steps;
 mod told;
+mod touch;
 mod transaction;
 pub mod two_phase;
 mod values;
@@ -60,7 +61,7 @@ use parking_lot::Mutex;
 
 use crate::auth::ServerSecret;
 use crate::backend::replicas::{ReplicaSettings, Replicas};
-use crate::backend::{ConnectTarget, Connection, Pools, ServersTls};
+use crate::backend::{ConnectTarget, Connection, Pools, ServersTls, StepGate};
 use crate::base::{NodeId, ShardId};
 use crate::cache::{PlanCache, TreeCache};
 use crate::error::{ClientError, ErrorId};
@@ -144,6 +145,8 @@ pub struct Settings {
     pub replicas_rest: Arc<AtomicBool>,
     /// Becomes [`Cluster::epoch_gate`].
     pub epoch_gate: Arc<tokio::sync::RwLock<()>>,
+    /// Where statements wait that touch what moves.
+    pub steps: Arc<StepGate>,
 }
 
 impl Default for Settings {
@@ -160,6 +163,7 @@ impl Default for Settings {
             primaries: Primaries::default(),
             replicas_rest: Arc::default(),
             epoch_gate: Arc::default(),
+            steps: Arc::default(),
         }
     }
 }
@@ -208,6 +212,8 @@ pub struct Cluster {
     schema_version: AtomicU64,
     /// Changes of the schema that were made: its snapshot does not hold all that columns depend on.
     schema_changes: AtomicU64,
+    /// Whether writing a row may write others, under a version of the schema.
+    writes_by_itself: AtomicU64,
 }
 
 impl Cluster {
@@ -242,6 +248,7 @@ impl Cluster {
             statements: SharedStatements::default(),
             schema_version: AtomicU64::new(version),
             schema_changes: AtomicU64::new(0),
+            writes_by_itself: AtomicU64::new(0),
         }
     }
 

@@ -153,8 +153,13 @@ impl Session {
         if !is_waiting {
             self.validate_waiting(client).await?;
         }
-        self.refresh_topology().await?;
+        self.refresh_topology(|session| session.touch_of_bind(&statement, &bind)).await?;
+        let asked = Arc::clone(&statement);
         let statement = self.as_told(client, &bind.statement, statement).await?;
+        if !Arc::ptr_eq(&asked, &statement) {
+            // Values are read by the types that a server has told.
+            self.refresh_topology(|session| session.touch_of_bind(&statement, &bind)).await?;
+        }
         let mut portal =
             Portal { statement: Arc::clone(&statement), bind, shard: None, writes: false, changes_schema: false };
         if let Some(shard) = self.direct_shard(client, &mut portal).await? {

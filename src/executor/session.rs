@@ -15,10 +15,11 @@ use super::reads::{Reading, Seen};
 use super::relay::{Done, is_good_bye};
 use super::routes::Routes;
 use super::{Cluster, Failure, Joined};
-use crate::backend::CancelHandle;
+use crate::backend::{CancelHandle, Stay};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
+use crate::reshard::Touch;
 use crate::session::{
     ClientEncoding, Columns, Parsed, PoolMode, PreparedStatement, Settings, Statements, Told, Transaction, commit_wait,
     identity,
@@ -214,6 +215,8 @@ pub struct Session {
     pub(super) cancel: Arc<CancelSlot>,
     /// While it is held, the placement of tables does not change.
     pub(super) epoch_guard: Option<OwnedRwLockReadGuard<()>>,
+    /// What it may touch, while a job moves buckets.
+    pub(super) stay: Option<Stay>,
     /// The topology that the running statement or transaction was planned under.
     pub(super) topology: Arc<Topology>,
     /// After an error in a pipeline: everything up to Sync is skipped.
@@ -293,6 +296,7 @@ impl Session {
             schema_changed: false,
             cancel,
             epoch_guard: None,
+            stay: None,
             topology,
             skip_to_sync: false,
             bound: false,
@@ -349,33 +353,13 @@ impl Session {
         }
     }
 
-    /// Outside of transactions every statement sees the newest topology, and holds it still until it
-    /// is done.
-    ///
-    /// # Errors
-    /// 57014: cancelled while it waited for a pause or a change of the topology to end.
-    pub(super) async fn refresh_topology(&mut self) -> Result<(), ClientError> {
-        if self.epoch_guard.is_none() {
-            let (cluster, is_outside) = (&self.cluster, self.links.is_empty());
-            let quiet = async {
-                if is_outside {
-                    cluster.pools.pause().over().await;
-                }
-                Arc::clone(&cluster.epoch_gate).read_owned().await
-            };
-            self.epoch_guard = Some(self.cancel.waits(quiet).await?);
-            self.topology = self.cluster.topology.load_full();
-        }
-        Ok(())
-    }
-
     /// Opens the first connection, so that a user whom PostgreSQL does not know or a setting that it
     /// refuses ends the login as it would there. Returns what the server reports of itself.
     ///
     /// # Errors
     /// PostgreSQL's own error, or the home shard cannot be reached.
     pub async fn open(&mut self) -> Result<BTreeMap<String, String>, Failure> {
-        self.refresh_topology().await?;
+        self.refresh_topology(|_| Touch::NOTHING).await?;
         let home = self.topology.home();
         self.link(home).await?;
         self.settings_are_taken = true;
@@ -496,6 +480,9 @@ impl Session {
             }
         }
         for link in self.links.values_mut() {
+            if !link.lease.is_clean() {
+                self.cluster.settings.steps.abandon(link.lease.node(), link.lease.pid());
+            }
             // What a session kept for itself is wiped before the next one comes.
             link.lease.needs_reset |= self.mode == PoolMode::Session;
         }

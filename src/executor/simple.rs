@@ -53,6 +53,8 @@ impl Session {
             self.statements.end_portals();
             self.settle_pins().await;
             self.release();
+        } else {
+            self.end_reads();
         }
     }
 

@@ -64,7 +64,7 @@ impl Session {
     /// # Errors
     /// Whatever the client has to be told; the transaction's state is the caller's to change.
     pub(super) async fn run(&mut self, client: &mut Framed, parsed: &Parsed, mode: Mode<'_>) -> Result<Done, Failure> {
-        self.refresh_topology().await?;
+        self.refresh_topology(|session| session.touch_of(parsed, mode)).await?;
         if self.transaction.is_failed() && !ends_failure(parsed) {
             return Err(self.told_in_failed(client, parsed, mode.types()).await);
         }
@@ -229,6 +229,9 @@ impl Session {
             && !insert.fills.is_empty()
         {
             values.fills = self.fill_rows(client, parsed, insert, mode).await?;
+            if planner::fills_key(plan) {
+                self.refresh_topology(|session| session.touch_of_plan(parsed, plan, values)).await?;
+            }
         }
         if !self.encoding.is_utf8() {
             self.decode_keys(client, plan, values).await?;

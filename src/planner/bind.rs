@@ -2,10 +2,11 @@
 
 use super::arrays::read_elements;
 use super::predicate;
-use crate::base::ShardId;
+use crate::base::{BucketId, ShardId};
 use crate::error::{ClientError, ErrorId};
 use crate::plan::{Filled, InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
 use crate::sql::{Literal, LiteralKind};
+use crate::topology::hash::bucket;
 use crate::topology::{KeyType, KeyValue, Topology};
 use crate::wire::Format;
 
@@ -142,6 +143,33 @@ fn bind_keys(
             Ok(BoundShards::Many(shards))
         }
     }
+}
+
+/// The buckets of the keys that one execution names; `None`: not all of them can be told.
+pub(super) fn buckets_of(plan: &Plan, values: &dyn Values) -> Option<Vec<BucketId>> {
+    let mut buckets = Vec::new();
+    let mut unreadable = Vec::new();
+    match (&plan.route, &plan.insert) {
+        (Route::Keys(keys), _) => {
+            for key in keys {
+                if key.parts.iter().any(|part| part.is_array) {
+                    buckets.extend(keys_of_arrays(&key.parts, values)?.iter().map(|key| bucket(key)));
+                } else if let Some(key) = read_key(&key.parts, values, None, &mut unreadable)? {
+                    buckets.push(bucket(&key));
+                }
+            }
+        }
+        (Route::ByRow, Some(insert)) => {
+            for (index, row) in insert.rows.iter().enumerate() {
+                // A row without a key is refused, or goes to no bucket.
+                if let Some(key) = read_key(&row.key, values, Some(index), &mut unreadable)? {
+                    buckets.push(bucket(&key));
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(buckets)
 }
 
 /// More keys than this are not followed.

@@ -44,6 +44,7 @@ mod select;
 mod select_facts;
 pub mod sequences;
 mod temporary;
+mod touch;
 mod views;
 mod visit;
 mod walk;
@@ -68,6 +69,7 @@ pub use functions::may_leave_something;
 pub use queries_first::splices as inner_query_splices;
 pub use reads::only_reads;
 pub use schema_check::{check_placed, check_schema, names_unknown_relation, read_by_position};
+pub use touch::{fills_key, touch, writes_by_itself};
 
 /// Names of statements that PostgreSQL takes in transaction blocks only, as its error says them.
 const LOCK: &str = "LOCK TABLE";

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Command, Effect, Event, Pace, Phase, Record, Settings, Step, is_done, remaining};
+use super::{Command, Effect, Event, Level, Pace, Phase, Record, Settings, Step, is_done, remaining};
 use crate::base::{BucketId, Epoch, ShardId};
 use crate::topology::BucketMap;
 
@@ -17,8 +17,11 @@ enum Doing {
     /// A write of the record; then the step, if there is one, begins.
     Writing(Box<Option<Record>>),
     Preparing,
+    /// Writes to the buckets are to wait.
     Closing(Step),
     Moving(Step),
+    /// Rows are prepared; reads of the buckets are to wait, too.
+    Turning(Step, u64),
     Deciding(Step, u64),
     Committing(Step, u64),
     /// The gate may be open again.
@@ -39,8 +42,10 @@ pub struct Machine {
     rows: Vec<u64>,
     pace: Pace,
     commands: VecDeque<Command>,
-    /// Since when the gate is closed, or on its way to be.
+    /// Since when writes wait, or are about to.
     closed_at: Option<Duration>,
+    /// The same of reads.
+    turned_at: Option<Duration>,
     /// The topology may have changed without this machine.
     is_stale: bool,
     /// The last question that was asked; the answer to an earlier one comes too late.
@@ -70,6 +75,7 @@ impl Machine {
             rows: Vec::new(),
             commands: VecDeque::new(),
             closed_at: None,
+            turned_at: None,
             is_stale: false,
             asked: 0,
             not_before: Duration::ZERO,
@@ -267,8 +273,9 @@ impl Machine {
         let begins = record.step.clone().filter(|step| record.phase == Phase::Moving && !is_done(step, &self.owners));
         let Some(step) = begins.filter(|_| !record.is_paused && self.commands.is_empty()) else { return };
         self.closed_at = Some(self.now);
-        if self.settings.rules.close_gate {
-            effects.push(Effect::CloseGate { number: step.number, wait: self.settings.quiet_max });
+        if self.settings.rules.hold_writes {
+            let wait = self.settings.quiet_max;
+            effects.push(Effect::CloseGate { step: step.clone(), level: Level::Writes, wait });
             self.doing = Doing::Closing(step);
         } else {
             self.begin_moving(step, effects);
@@ -293,19 +300,25 @@ impl Machine {
     fn take_step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         let doing = std::mem::replace(&mut self.doing, Doing::Idle);
         self.doing = match (doing, event) {
-            (Doing::Closing(step), Event::Closed { number }) if number == step.number => {
+            (Doing::Closing(step), Event::Closed { number, level: Level::Writes }) if number == step.number => {
                 return self.begin_moving(step, effects);
             }
-            (Doing::Closing(step), Event::NotClosed { number }) if number == step.number => {
+            (Doing::Closing(step), Event::NotClosed { number, level: Level::Writes }) if number == step.number => {
+                effects.push(Effect::OpenGate);
                 self.closed_at = None;
-                self.fail("statements or transactions did not end in time".to_owned(), None);
+                self.fail("statements or transactions that write there did not end in time".to_owned(), None);
                 Doing::Idle
             }
             (Doing::Moving(step), Event::Moved { number, rows }) if number == step.number => {
-                if self.settings.rules.prepare_first {
-                    effects.push(Effect::Decide { step: step.clone() });
-                }
-                Doing::Deciding(step, rows)
+                return self.turn(step, rows, effects);
+            }
+            (Doing::Turning(step, rows), Event::Closed { number, level: Level::All }) if number == step.number => {
+                return self.decide(step, rows, effects);
+            }
+            (Doing::Turning(step, _), Event::NotClosed { number, level: Level::All }) if number == step.number => {
+                let reason = "statements or transactions that read there did not end in time";
+                self.undo(step, reason.to_owned(), false, effects);
+                return;
             }
             (Doing::Moving(step), Event::NotMoved { number, reason, is_final }) if number == step.number => {
                 self.undo(step, reason, is_final, effects);
@@ -345,7 +358,7 @@ impl Machine {
 
     fn begin_moving(&mut self, step: Step, effects: &mut Vec<Effect>) {
         let spent = self.closed_at.map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
-        let limit = self.settings.pause_max.saturating_sub(spent);
+        let limit = self.settings.hold_max.saturating_sub(spent);
         effects.push(Effect::Move { step: step.clone(), limit });
         if !self.settings.rules.prepare_first {
             effects.push(Effect::Decide { step: step.clone() });
@@ -353,12 +366,36 @@ impl Machine {
         self.doing = Doing::Moving(step);
     }
 
+    /// The rows are prepared: readers are let out.
+    fn turn(&mut self, step: Step, rows: u64, effects: &mut Vec<Effect>) {
+        self.turned_at = Some(self.now);
+        if !self.settings.rules.hold_reads {
+            return self.decide(step, rows, effects);
+        }
+        let wait = self.settings.quiet_max;
+        effects.push(Effect::CloseGate { step: step.clone(), level: Level::All, wait });
+        self.doing = Doing::Turning(step, rows);
+    }
+
+    fn decide(&mut self, step: Step, rows: u64, effects: &mut Vec<Effect>) {
+        if self.settings.rules.prepare_first {
+            effects.push(Effect::Decide { step: step.clone() });
+        }
+        self.doing = Doing::Deciding(step, rows);
+    }
+
     /// Nothing of the step counts: statements go on at once, and what is prepared is rolled back beside them.
     fn undo(&mut self, step: Step, reason: String, is_final: bool, effects: &mut Vec<Effect>) {
         effects.push(Effect::OpenGate);
         effects.push(Effect::RollBack { step: step.clone() });
-        let pause = self.closed_at.take().map(|since| self.now.saturating_sub(since));
-        self.fail(reason, pause);
+        let hold = self.closed_at.take().map(|since| self.now.saturating_sub(since));
+        if let Some(since) = self.turned_at.take() {
+            // The step itself was not too slow.
+            self.pace.note_pause(self.now.saturating_sub(since));
+            self.fail(reason, None);
+        } else {
+            self.fail(reason, hold);
+        }
         if is_final {
             self.commands.push_front(Command::Pause);
         }
@@ -368,7 +405,8 @@ impl Machine {
     fn end_step(&mut self, rows: u64, effects: &mut Vec<Effect>) {
         effects.push(Effect::OpenGate);
         if let Some(since) = self.closed_at.take() {
-            let rest = self.pace.note_done(&self.settings, rows, self.now.saturating_sub(since));
+            let pause = self.turned_at.take().map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
+            let rest = self.pace.note_done(&self.settings, rows, self.now.saturating_sub(since), pause);
             self.not_before = self.now + rest;
             if let Some(record) = &mut self.record {
                 // Written with the next step; a crash makes these figures a little too small.
@@ -511,7 +549,7 @@ mod tests {
         let mut effects = Vec::new();
         let mut told = Vec::new();
         machine.step(Duration::ZERO, Event::Command(Command::Start { id: 1, wanted: halves() }), &mut effects);
-        for _ in 0..8 {
+        for _ in 0..9 {
             let event = match effects.pop() {
                 Some(Effect::Write { ask, record, .. }) => {
                     told.push(if record.is_some_and(|record| record.step.is_some()) { "write step" } else { "write" });
@@ -521,9 +559,9 @@ mod tests {
                     told.push("prepare");
                     Event::Ready { ask, rows: vec![10; crate::topology::BUCKETS] }
                 }
-                Some(Effect::CloseGate { number, .. }) => {
-                    told.push("close");
-                    Event::Closed { number }
+                Some(Effect::CloseGate { step, level, .. }) => {
+                    told.push(if level == Level::Writes { "hold writes" } else { "hold reads" });
+                    Event::Closed { number: step.number, level }
                 }
                 Some(Effect::Move { step, .. }) => {
                     told.push("move");
@@ -542,7 +580,10 @@ mod tests {
             };
             machine.step(Duration::ZERO, event, &mut effects);
         }
-        assert_eq!(told, ["write", "prepare", "write", "write step", "close", "move", "decide", "commit"]);
+        assert_eq!(
+            told,
+            ["write", "prepare", "write", "write step", "hold writes", "move", "hold reads", "decide", "commit"]
+        );
         assert_eq!(effects.first(), Some(&Effect::OpenGate));
         assert_eq!(machine.buckets_left(), 8_192 - 50);
     }

@@ -9,6 +9,7 @@
 //!
 //! Must not know: SQL, how shards are reached, where the record is kept, the wall clock.
 
+mod gate;
 mod machine;
 mod pace;
 mod record;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::base::{BucketId, Epoch, ShardId};
 use crate::topology::BucketMap;
 
+pub use gate::{Buckets, Gate, Level, Touch};
 pub use machine::Machine;
 pub use pace::{Pace, Pauses};
 pub use record::{Phase, Record, Step};
@@ -25,13 +27,14 @@ pub use record::{Phase, Record, Step};
 /// Limits of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a step should stop statements; the number of rows is chosen for it.
-    pub pause_aim: Duration,
+    /// How long writes to a step's buckets should wait for it; the number of rows is chosen for it.
+    pub hold_aim: Duration,
     /// A step that is not ready to commit by then is undone and tried again with fewer rows.
-    pub pause_max: Duration,
-    /// How much of `pause_max` may go by until what runs has ended.
+    pub hold_max: Duration,
+    /// How much of `hold_max` may go by until writes to the buckets that are under way have ended, and how long what
+    /// reads them may take to end before the owner changes.
     pub quiet_max: Duration,
-    /// Between two steps statements run for this many times as long as they were stopped.
+    /// Between two steps nothing waits for this many times as long as reads had to.
     pub rest_times: u32,
     /// Rows of the first step.
     pub rows_first: u64,
@@ -50,8 +53,10 @@ pub struct Settings {
 /// Rules that the simulator's negative controls switch off; nothing else does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Nothing runs while a step moves rows.
-    pub close_gate: bool,
+    /// Nothing writes to buckets while a step moves their rows.
+    pub hold_writes: bool,
+    /// Nothing reads buckets while their owner changes.
+    pub hold_reads: bool,
     /// Both halves are prepared before the new owner is decided.
     pub prepare_first: bool,
     /// What a crash left is settled before anything is served.
@@ -64,16 +69,16 @@ impl Default for Settings {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            pause_aim: ms(100),
-            pause_max: ms(350),
-            quiet_max: ms(150),
-            rest_times: 3,
+            hold_aim: ms(150),
+            hold_max: ms(300),
+            quiet_max: ms(100),
+            rest_times: 1,
             rows_first: 500,
-            rows_max: 20_000,
-            buckets_max: 256,
+            rows_max: 100_000,
+            buckets_max: 512,
             retry_min: ms(200),
             retry_max: ms(10_000),
-            rules: Rules { close_gate: true, prepare_first: true, settle_first: true, clean: true },
+            rules: Rules { hold_writes: true, hold_reads: true, prepare_first: true, settle_first: true, clean: true },
         }
     }
 }
@@ -142,15 +147,19 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// Nothing else runs.
+    /// What had to end has ended, and nothing of its kind begins.
     Closed {
         /// The step that it is for.
         number: u64,
+        /// Which.
+        level: Level,
     },
     /// Something ran for too long.
     NotClosed {
         /// The step that it was for.
         number: u64,
+        /// Which.
+        level: Level,
     },
     /// The rows are in a prepared transaction on both shards, compared.
     Moved {
@@ -230,10 +239,12 @@ pub enum Effect {
         /// Goes with the answer.
         ask: u64,
     },
-    /// Nothing else may run from now on; whatever runs has so long to end.
+    /// What touches the step's buckets waits from now on; whatever runs has so long to end.
     CloseGate {
         /// The step that it is for.
-        number: u64,
+        step: Step,
+        /// Writes, or reads as well.
+        level: Level,
         /// How long.
         wait: Duration,
     },

@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use super::Settings;
 
-/// How long steps stopped statements.
+/// How long steps held statements up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pauses {
     /// Steps that counted.
     pub count: u64,
-    /// The longest time that statements were stopped, steps that were undone included.
+    /// The longest time that reads of moving buckets, and of all, waited; steps that were undone included.
     pub longest: Duration,
     /// All of them together.
     pub total: Duration,
+    /// The longest time that writes to moving buckets waited, steps that were undone included.
+    pub hold_longest: Duration,
+    /// All of them together.
+    pub hold_total: Duration,
 }
 
 /// Chooses the size of steps by how long the last ones took.
@@ -31,18 +35,21 @@ impl Pace {
         Self { rows: settings.rows_first.max(1), pauses: Pauses::default(), failures: 0 }
     }
 
-    /// A step with so many rows counted; tells how long statements run before the next.
-    pub fn note_done(&mut self, settings: &Settings, rows: u64, pause: Duration) -> Duration {
+    /// A step with so many rows counted, writes were held so long and reads so long; tells how long nothing waits before
+    /// the next.
+    pub fn note_done(&mut self, settings: &Settings, rows: u64, hold: Duration, pause: Duration) -> Duration {
         self.failures = 0;
         self.pauses.count += 1;
+        self.note_hold(hold);
         self.note_pause(pause);
-        let (took, aim) = (pause.as_micros().max(1), settings.pause_aim.as_micros().max(1));
+        let (took, aim) = (hold.as_micros().max(1), settings.hold_aim.as_micros().max(1));
         let full = rows.saturating_mul(2) >= self.rows;
-        if took > aim {
+        let is_small = self.rows < settings.rows_first && took * 5 < settings.hold_max.as_micros() * 4;
+        if took > aim && !is_small {
             // What every step costs does not shrink with its rows.
             let fewer = u64::try_from(u128::from(self.rows) * aim / took).unwrap_or(self.rows);
             self.rows = fewer.max(settings.rows_first.min(self.rows));
-        } else if full && took * 2 < aim {
+        } else if full && (is_small || took * 2 < aim) {
             self.rows = self.rows.saturating_mul(2);
         } else if full && took * 5 < aim * 4 {
             self.rows = self.rows.saturating_add(self.rows / 4);
@@ -51,10 +58,10 @@ impl Pace {
         pause * settings.rest_times
     }
 
-    /// A step did not count; tells how long it is waited before the next.
-    pub fn note_failed(&mut self, settings: &Settings, pause: Option<Duration>) -> Duration {
-        if let Some(pause) = pause {
-            self.note_pause(pause);
+    /// A step did not count, `hold`: because it took that long; tells how long it is waited before the next.
+    pub fn note_failed(&mut self, settings: &Settings, hold: Option<Duration>) -> Duration {
+        if let Some(hold) = hold {
+            self.note_hold(hold);
             self.rows = (self.rows / 3).max(1);
         }
         let wait = settings.retry_min * 2u32.saturating_pow(self.failures.min(16));
@@ -62,9 +69,15 @@ impl Pace {
         wait.min(settings.retry_max)
     }
 
-    fn note_pause(&mut self, pause: Duration) {
+    /// Reads waited.
+    pub fn note_pause(&mut self, pause: Duration) {
         self.pauses.longest = self.pauses.longest.max(pause);
         self.pauses.total += pause;
+    }
+
+    fn note_hold(&mut self, hold: Duration) {
+        self.pauses.hold_longest = self.pauses.hold_longest.max(hold);
+        self.pauses.hold_total += hold;
     }
 }
 
@@ -78,12 +91,12 @@ mod tests {
         let mut pace = Pace::new(&settings);
         for _ in 0..50 {
             // A hundred rows a millisecond.
-            let pause = Duration::from_micros(pace.rows * 10);
-            let rest = pace.note_done(&settings, pace.rows, pause);
-            assert_eq!(rest, pause * 3);
+            let hold = Duration::from_micros(pace.rows * 10);
+            let rest = pace.note_done(&settings, pace.rows, hold, Duration::from_millis(5));
+            assert_eq!(rest, Duration::from_millis(5));
         }
-        assert!((7_500..=10_500).contains(&pace.rows), "{}", pace.rows);
-        assert!(pace.pauses.longest <= Duration::from_millis(125), "{:?}", pace.pauses);
+        assert!((11_000..=15_800).contains(&pace.rows), "{}", pace.rows);
+        assert!(pace.pauses.hold_longest <= Duration::from_millis(190), "{:?}", pace.pauses);
     }
 
     #[test]
@@ -91,7 +104,21 @@ mod tests {
         let settings = Settings::default();
         let mut pace = Pace::new(&settings);
         for _ in 0..50 {
-            pace.note_done(&settings, pace.rows, Duration::from_millis(130));
+            pace.note_done(&settings, pace.rows, Duration::from_millis(230), Duration::ZERO);
+        }
+        assert_eq!(pace.rows, settings.rows_first);
+    }
+
+    #[test]
+    fn what_became_small_by_failures_grows_again() {
+        let settings = Settings::default();
+        let mut pace = Pace::new(&settings);
+        for _ in 0..5 {
+            pace.note_failed(&settings, Some(settings.hold_max));
+        }
+        assert!(pace.rows < 5);
+        for _ in 0..10 {
+            pace.note_done(&settings, pace.rows, Duration::from_millis(230), Duration::ZERO);
         }
         assert_eq!(pace.rows, settings.rows_first);
     }
@@ -101,7 +128,7 @@ mod tests {
         let settings = Settings::default();
         let mut pace = Pace::new(&settings);
         let waits: Vec<u128> =
-            (0..8).map(|_| pace.note_failed(&settings, Some(settings.pause_max)).as_millis()).collect();
+            (0..8).map(|_| pace.note_failed(&settings, Some(settings.hold_max)).as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
         assert_eq!(pace.rows, 1);
     }

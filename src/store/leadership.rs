@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use crate::base::{NodeId, ShardId, Term};
-use crate::failover::{Beginning, Cause, Phase, Position, Record, SyncSet};
+use crate::failover::{Aside, Beginning, Cause, Phase, Position, Record, SyncSet};
 
 /// Version of the record that this build writes and reads.
 const VERSION: u32 = 1;
@@ -55,6 +55,12 @@ struct LeadershipRecord {
     /// Term, ids known, ids not given to anybody.
     #[serde(default)]
     beginnings: Vec<(u64, u64, u64)>,
+    #[serde(default)]
+    is_withdrawn: bool,
+    #[serde(default)]
+    leaving: Vec<u32>,
+    #[serde(default)]
+    renewed: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +118,9 @@ impl From<&Record> for LeadershipRecord {
             holder: record.holder.map(|(node, position)| (node.0, position.into())),
             void: record.void.iter().map(|node| node.0).collect(),
             beginnings: record.beginnings.iter().map(|began| (began.term.0, began.known, began.fresh)).collect(),
+            is_withdrawn: record.is_withdrawn,
+            leaving: aside(record, Aside::Leaving),
+            renewed: aside(record, Aside::Renewed),
         }
     }
 }
@@ -144,8 +153,17 @@ impl From<LeadershipRecord> for Record {
                 .into_iter()
                 .map(|(term, known, fresh)| Beginning { term: Term(term), known, fresh })
                 .collect(),
+            is_withdrawn: record.is_withdrawn,
+            aside: {
+                let leaving = record.leaving.into_iter().map(|node| (NodeId(node), Aside::Leaving));
+                leaving.chain(record.renewed.into_iter().map(|node| (NodeId(node), Aside::Renewed))).collect()
+            },
         }
     }
+}
+
+fn aside(record: &Record, why: Aside) -> Vec<u32> {
+    record.aside.iter().filter(|(_, known)| **known == why).map(|(node, _)| node.0).collect()
 }
 
 impl From<&SyncSet> for SetRecord {
@@ -211,8 +229,9 @@ mod tests {
                 opening: set.clone(),
             };
             for phase in [Phase::Open, Phase::Freezing { cause }, promoting] {
-                let record =
-                    Record { phase, holder: Some((NodeId(3), position)), void: [NodeId(2)].into(), ..first.clone() };
+                let aside = [(NodeId(4), Aside::Leaving), (NodeId(5), Aside::Renewed)].into();
+                let (holder, void) = (Some((NodeId(3), position)), [NodeId(2)].into());
+                let record = Record { phase, holder, void, aside, ..first.clone() };
                 assert_eq!(decode_leadership(&encode_leadership(&record).unwrap()), Ok(record));
             }
         }

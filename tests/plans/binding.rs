@@ -6,7 +6,9 @@ use ostrakon::base::ShardId;
 use ostrakon::error::ErrorId;
 use ostrakon::plan::Filled;
 use ostrakon::planner::{self, BindError, Bound, BoundShards, Context, ParamValue, Values};
+use ostrakon::reshard::{Buckets, Touch};
 use ostrakon::sql::{self, Lexed, Literal};
+use ostrakon::topology::hash::bucket;
 use ostrakon::topology::{KeyType, KeyValue, Topology};
 use ostrakon::wire::Format;
 
@@ -47,6 +49,41 @@ fn bind(text: &str, params: &[(u32, Format, Option<&[u8]>)]) -> (Topology, Resul
         .collect();
     let bound = planner::bind(&plan, &topology, &Given { lexed: &lexed, params });
     (topology, bound)
+}
+
+/// What an execution may touch, with parameter 1.
+fn touch(text: &str, param: i64, writes_by_itself: bool) -> Touch {
+    let (schema, tables) = demo::schema();
+    let topology = demo::topology(4, tables);
+    let search_path = ["public".to_owned()];
+    let context = Context { topology: &topology, schema: &schema, search_path: &search_path, text };
+    let lexed = sql::lex(text).unwrap();
+    let statement = sql::parse(text, &lexed).unwrap();
+    let plan = planner::plan(&context, &lexed, &statement).unwrap();
+    let params = HashMap::from([(1, (20, Format::Text, Some(param.to_string().into_bytes())))]);
+    planner::touch(&plan, &schema, writes_by_itself, &statement, &Given { lexed: &lexed, params })
+}
+
+#[test]
+fn what_a_statement_may_touch_is_told_by_its_keys() {
+    let of = |keys: &[i64]| Buckets::of(keys.iter().map(|key| bucket(&[KeyValue::Int(*key)])).collect());
+    for (text, expected) in [
+        ("SELECT * FROM users WHERE id = 5", Touch::reads(of(&[5]))),
+        ("SELECT * FROM users WHERE id = $1", Touch::reads(of(&[9]))),
+        ("SELECT * FROM users WHERE id IN (5, $1)", Touch::reads(of(&[5, 9]))),
+        ("SELECT count(*) FROM users", Touch::reads(Buckets::All)),
+        ("SELECT * FROM users WHERE id = 5 FOR UPDATE", Touch::writes(of(&[5]))),
+        ("UPDATE pgbench_accounts SET abalance = 1 WHERE aid = $1", Touch::writes(of(&[9]))),
+        ("UPDATE pgbench_accounts SET abalance = 1", Touch::writes(Buckets::All)),
+        ("DELETE FROM pgbench_accounts WHERE aid IN (1, 2)", Touch::writes(of(&[1, 2]))),
+        ("INSERT INTO pgbench_accounts VALUES (1, 1, 1, ''), ($1, 1, 1, '')", Touch::writes(of(&[1, 9]))),
+        ("SELECT 1", Touch::NOTHING),
+    ] {
+        assert_eq!(touch(text, 9, false), expected, "{text}");
+        // With triggers a write may write anything; a read does not fire them.
+        let writes = expected.writes != Buckets::None && !text.contains("FOR UPDATE");
+        assert_eq!(touch(text, 9, true), if writes { Touch::EVERYTHING } else { expected }, "{text}");
+    }
 }
 
 fn owner(topology: &Topology, key: i64) -> ShardId {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{OwnedRwLockWriteGuard, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -16,10 +16,12 @@ use super::verify::{Verified, verify};
 use super::{Context, NewShard, PlannedMove, join, plan, ready};
 use crate::base::{Epoch, ShardId};
 use crate::control::client::quote_literal;
-use crate::reshard::{Command, Effect, Event, Machine, Record, Settings, Step};
+use crate::reshard::{Command, Effect, Event, Level, Machine, Record, Settings, Step};
 use crate::store::{
-    RESHARD_KEY, Revision, Store, StoreError, decode_reshard, encode_reshard, load_topology, save_topology,
+    RESHARD_KEY, Revision, Store, StoreError, TOPOLOGY_KEY, decode_reshard, encode_reshard, encode_topology,
+    load_topology, save_topology,
 };
+use crate::topology::validate::validate;
 use crate::topology::{BucketMap, TableRules, Topology};
 
 /// Requests that wait; who has one more waits.
@@ -48,10 +50,14 @@ pub struct Status {
     pub rows_left: Option<u64>,
     /// Steps that counted.
     pub steps: u64,
-    /// The longest time that statements were stopped.
+    /// The longest time that what reads moving buckets, or all, was held up.
     pub pause_longest_ms: f64,
-    /// The time that they were stopped on average.
+    /// The same on average.
     pub pause_mean_ms: f64,
+    /// The longest time that writes to moving buckets waited.
+    pub hold_longest_ms: f64,
+    /// The same on average.
+    pub hold_mean_ms: f64,
     /// Rows that the next step takes.
     pub rows_next: u64,
     /// Why it does not get on.
@@ -157,7 +163,7 @@ pub fn start(context: Context, settings: Settings) -> Handle {
         machine: Machine::new(settings),
         links: Links::default(),
         tables: None,
-        guard: None,
+        decision: None,
         begun: Instant::now(),
         tasks: JoinSet::new(),
         replies: Vec::new(),
@@ -173,6 +179,8 @@ struct Known {
     tables: Arc<Tables>,
     stamps: Arc<Stamps>,
     rules: TableRules,
+    /// On every shard, when nothing is said of it.
+    is_read_committed: bool,
 }
 
 struct Driver {
@@ -180,7 +188,7 @@ struct Driver {
     machine: Machine,
     links: Links,
     tables: Option<Known>,
-    guard: Option<OwnedRwLockWriteGuard<()>>,
+    decision: Option<Decision>,
     begun: Instant,
     tasks: JoinSet<(Event, Option<Known>)>,
     /// Of commands that were taken in; told when the record says so, too.
@@ -299,13 +307,9 @@ impl Driver {
                 });
                 None
             }
-            Effect::CloseGate { number, wait } => {
-                self.guard = self.context.close_gate(wait).await;
-                let is_closed = self.guard.is_some();
-                Some(if is_closed { Event::Closed { number } } else { Event::NotClosed { number } })
-            }
+            Effect::CloseGate { step, level, wait } => Some(self.close_gate(&step, level, wait).await),
             Effect::OpenGate => {
-                self.guard = None;
+                self.context.steps.open();
                 None
             }
             Effect::Move { step, limit } => Some(self.move_rows(step, limit).await),
@@ -331,6 +335,35 @@ impl Driver {
                 })
             }
         }
+    }
+
+    /// The first time all statements are brought to an end for a moment: those that begin afterwards are asked what they
+    /// touch.
+    async fn close_gate(&self, step: &Step, level: Level, wait: Duration) -> Event {
+        let (number, steps) = (step.number, &self.context.steps);
+        if !steps.is_armed() {
+            let Some(_quiet) = self.context.close_gate(wait).await else { return Event::NotClosed { number, level } };
+            steps.arm(self.tables.as_ref().is_some_and(|known| known.is_read_committed));
+        }
+        let is_closed = steps.close(&step.buckets, level, wait).await;
+        let is_closed = is_closed && (level == Level::All || self.end_abandoned(step.from).await);
+        if is_closed { Event::Closed { number, level } } else { Event::NotClosed { number, level } }
+    }
+
+    /// Backends of the source that nobody waits for any more may still write to the step's buckets.
+    async fn end_abandoned(&self, source: ShardId) -> bool {
+        let find = self.context.find_primary();
+        let Some(target) = find(source) else { return false };
+        let backends = self.context.steps.take_abandoned(target.node);
+        if backends.is_empty() {
+            return true;
+        }
+        let ended = rows::end_backends(&find, source, &backends).await;
+        if let Err(error) = &ended {
+            tracing::warn!(%error, "backends without sessions do not end");
+            backends.iter().for_each(|backend| self.context.steps.keep_abandoned(*backend));
+        }
+        ended.is_ok()
     }
 
     async fn read(&self, ask: u64) -> Event {
@@ -361,6 +394,7 @@ impl Driver {
             Ok(revision) => {
                 if record.is_none() {
                     self.context.replicas_rest.store(false, Ordering::Release);
+                    self.context.steps.disarm();
                 }
                 // Connections and tables are looked after before anything is stopped.
                 if let Some(step) = record.and_then(|record| record.step) {
@@ -388,13 +422,19 @@ impl Driver {
         if self.tables.as_ref().is_none_or(|known| known.rules != topology.tables) {
             self.tables = know_tables(&self.context, &topology).await.ok();
         }
+        if let Some(known) = self.tables.as_ref().filter(|_| self.context.steps.is_armed()) {
+            self.context.steps.arm(known.is_read_committed);
+        }
     }
 
     async fn move_rows(&mut self, step: Step, limit: Duration) -> Event {
         let number = step.number;
         let moved = timeout(limit, self.try_move(&step)).await;
         match moved {
-            Ok(Ok(rows)) => Event::Moved { number, rows },
+            Ok(Ok(rows)) => {
+                self.decision = ready_decision(self.context.store.as_ref(), &step).await.ok().flatten();
+                Event::Moved { number, rows }
+            }
             Ok(Err(NotMoved { reason, is_final })) => {
                 tracing::info!(number, reason, is_final, "a step is undone");
                 self.tables = None;
@@ -421,8 +461,15 @@ impl Driver {
     }
 
     /// Comes back only when it is known which way it went.
-    async fn decide(&self, step: &Step) -> Event {
+    async fn decide(&mut self, step: &Step) -> Event {
         let number = step.number;
+        if let Some(Decision { next, revision, bytes }) = self.decision.take()
+            && next.epoch.0 == step.epoch.0 + 1
+            && self.context.store.put(TOPOLOGY_KEY, bytes, Some(revision)).await.is_ok()
+        {
+            self.context.publish(&next);
+            return Event::Decided { number, epoch: next.epoch };
+        }
         loop {
             match decide(self.context.store.as_ref(), step).await {
                 Ok(Some(next)) => {
@@ -488,6 +535,8 @@ impl Driver {
             steps: record.steps,
             pause_longest_ms: ms(pace.pauses.longest),
             pause_mean_ms: ms(pace.pauses.total) / pace.pauses.count.max(1) as f64,
+            hold_longest_ms: ms(pace.pauses.hold_longest),
+            hold_mean_ms: ms(pace.pauses.hold_total) / pace.pauses.count.max(1) as f64,
             rows_next: pace.rows,
             trouble: self.machine.trouble().map(str::to_owned),
         }
@@ -502,6 +551,35 @@ async fn read(store: &dyn Store, ask: u64) -> Result<Option<Event>, StoreError> 
     Ok(Some(Event::Read { ask, record, revision, owners: topology.buckets, epoch: topology.epoch }))
 }
 
+/// The record that decides a step, made before reads wait for it.
+struct Decision {
+    next: Topology,
+    /// Of the topology that it replaces.
+    revision: Revision,
+    bytes: Vec<u8>,
+}
+
+async fn ready_decision(store: &dyn Store, step: &Step) -> Result<Option<Decision>, StoreError> {
+    let Some((topology, revision)) = load_topology(store).await? else { return Ok(None) };
+    if topology.epoch != step.epoch {
+        return Ok(None);
+    }
+    let next = with_owner(topology, step);
+    let is_valid = validate(&next).is_ok();
+    Ok(is_valid.then_some(Decision { bytes: encode_topology(&next)?, next, revision }))
+}
+
+fn with_owner(topology: Topology, step: &Step) -> Topology {
+    let mut owners = topology.buckets.owners().to_vec();
+    for bucket in &step.buckets {
+        if let Some(owner) = owners.get_mut(usize::from(bucket.0)) {
+            *owner = step.to;
+        }
+    }
+    let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| topology.buckets.clone());
+    Topology { epoch: Epoch(topology.epoch.0 + 1), buckets, ..topology }
+}
+
 /// The topology in which the step counts; `None`: it will not.
 async fn decide(store: &dyn Store, step: &Step) -> Result<Option<Topology>, StoreError> {
     let Some((topology, revision)) = load_topology(store).await? else { return Ok(None) };
@@ -512,14 +590,7 @@ async fn decide(store: &dyn Store, step: &Step) -> Result<Option<Topology>, Stor
     if topology.epoch != step.epoch {
         return Ok(None);
     }
-    let mut owners = topology.buckets.owners().to_vec();
-    for bucket in &step.buckets {
-        if let Some(owner) = owners.get_mut(usize::from(bucket.0)) {
-            *owner = step.to;
-        }
-    }
-    let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| topology.buckets.clone());
-    let next = Topology { epoch: Epoch(topology.epoch.0 + 1), buckets, ..topology };
+    let next = with_owner(topology, step);
     save_topology(store, &next, Some(revision)).await?;
     Ok(Some(next))
 }
@@ -530,10 +601,11 @@ async fn know_tables(context: &Context, topology: &Topology) -> Result<Known, St
     let target = find(home).ok_or("the home shard has no primary")?;
     let stamps = read_stamps(&find, topology.shard_ids()).await?;
     let tables = read_tables(&target, topology).await?;
+    let is_read_committed = rows::are_read_committed(&find, topology.shard_ids()).await?;
     if read_stamps(&find, topology.shard_ids()).await? != stamps {
         return Err("the schema changed while it was read".to_owned());
     }
-    Ok(Known { tables: Arc::new(tables), stamps: Arc::new(stamps), rules: topology.tables.clone() })
+    Ok(Known { tables: Arc::new(tables), stamps: Arc::new(stamps), rules: topology.tables.clone(), is_read_committed })
 }
 
 /// Shards that give or take.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
-use crate::backend::ConnectTarget;
+use crate::backend::{ConnectTarget, StepGate};
 use crate::base::ShardId;
 use crate::store::{RESHARD_KEY, Store, StoreError, decode_reshard, load_topology};
 use crate::topology::{Node, Role, Topology};
@@ -43,6 +43,8 @@ pub struct Context {
     pub topology: Arc<ArcSwap<Topology>>,
     /// Statements and transactions hold it for reading.
     pub gate: Arc<RwLock<()>>,
+    /// Where statements wait that touch what moves.
+    pub steps: Arc<StepGate>,
     /// Nothing is read from replicas while this is set: one may still show rows that have moved away.
     pub replicas_rest: Arc<AtomicBool>,
     /// Where nodes are.

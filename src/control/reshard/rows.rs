@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::links::{FindPrimary, Links, SHORT_MS, STEP_NAME, connect, value};
 use super::tables::{MovedTable, STAMP_SQL, Tables};
+use crate::backend::Abandoned;
 use crate::base::ShardId;
 use crate::control::client::{ControlClient, ControlError, quote_literal};
 use crate::reshard::Step;
@@ -65,6 +66,42 @@ pub(super) async fn read_stamps(find: &FindPrimary, shards: impl Iterator<Item =
     Ok(stamps)
 }
 
+/// Whether transactions that say nothing of their isolation level are READ COMMITTED on these shards, whoever's they are.
+///
+/// # Errors
+/// In words.
+pub(super) async fn are_read_committed(
+    find: &FindPrimary,
+    shards: impl Iterator<Item = ShardId>,
+) -> Result<bool, String> {
+    let sql = "SELECT current_setting('default_transaction_isolation') = 'read committed' AND NOT EXISTS ( \
+        SELECT FROM pg_db_role_setting WHERE array_to_string(setconfig, ',') LIKE '%default_transaction_isolation%')";
+    for shard in shards {
+        if value(&connect(find, shard).await?, sql, SHORT_MS).await?.as_deref() != Some("t") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Transactions that were prepared while writes were let out may have written to the step's buckets: they are to be
+/// settled, one way or the other, before rows are looked at.
+async fn await_prepared(source: &ControlClient) -> Result<(), NotMoved> {
+    let sql = format!(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND NOT starts_with(gid, '{GID_PREFIX}')"
+    );
+    let mut first: Option<BTreeSet<String>> = None;
+    loop {
+        let now: BTreeSet<String> =
+            source.rows(&sql, SHORT_MS).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        let awaited = first.get_or_insert_with(|| now.clone());
+        awaited.retain(|gid| now.contains(gid));
+        let Some(gid) = awaited.first() else { return Ok(()) };
+        tracing::debug!(gid, "a step waits for a prepared transaction");
+        sleep(LOOK).await;
+    }
+}
+
 /// Moves the rows of a step and prepares both transactions.
 ///
 /// # Errors
@@ -81,6 +118,7 @@ pub(super) async fn move_rows(
     home: ShardId,
 ) -> Result<u64, NotMoved> {
     let (source, target) = (links.get(step.from)?, links.get(step.to)?);
+    await_prepared(source).await?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
     tokio::try_join!(source.rows(begin, SHORT_MS), target.rows(begin, SHORT_MS))?;
     let looks = BTreeSet::from([home, step.from, step.to]).into_iter().map(|shard| async move {
@@ -246,19 +284,44 @@ async fn settle_on(find: &FindPrimary, shard: ShardId, job: u64, step: &Step, co
     settled.map(drop).map_err(|error| error.to_string())
 }
 
+/// Ends backends, and waits until they are gone.
+///
+/// # Errors
+/// In words; they may still be there.
+pub(super) async fn end_backends(find: &FindPrimary, shard: ShardId, backends: &[Abandoned]) -> Result<(), String> {
+    let client = connect(find, shard).await?;
+    // A backend of the same number that is younger serves somebody.
+    let list: Vec<String> = backends
+        .iter()
+        .map(|backend| format!("({}, {})", backend.pid, backend.since.elapsed().as_secs_f64()))
+        .collect();
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity JOIN (VALUES {}) AS left_ (left_pid, seconds) \
+         ON pid = left_pid AND backend_start < clock_timestamp() - seconds * interval '1 second' \
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+        list.join(", ")
+    );
+    until_none(&client, &sql, "backends of closed connections do not end").await
+}
+
 /// Ends the connections of steps: a PREPARE that is still on its way would otherwise come after the look for it.
 pub(super) async fn end_steps(client: &ControlClient) -> Result<(), String> {
     let sql = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE application_name = '{STEP_NAME}' AND pid <> pg_backend_pid() AND datname = current_database()"
     );
+    until_none(client, &sql, "connections of a step do not end").await
+}
+
+/// Asks until the answer is 0.
+async fn until_none(client: &ControlClient, sql: &str, otherwise: &str) -> Result<(), String> {
     for _ in 0..LOOKS_MAX {
-        if value(client, &sql, SHORT_MS).await?.as_deref() == Some("0") {
+        if value(client, sql, SHORT_MS).await?.as_deref() == Some("0") {
             return Ok(());
         }
         sleep(LOOK).await;
     }
-    Err("connections of a step do not end".to_owned())
+    Err(otherwise.to_owned())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::topology::hash::StableHash;
 use crate::topology::schema::{ColumnDefault, Relation, RelationKind, Schema, Travel};
 use crate::topology::{Placement, TableName, Topology};
 
-/// Changes whenever a table, a column of one, or a trigger does.
+/// Changes whenever a table, a column of one, or a trigger does, or what a role or database sets.
 ///
 /// `xmin` is the transaction that last wrote a row of a catalog; VACUUM and ANALYZE write theirs in place.
 pub(super) const STAMP_SQL: &str = "SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(t.stamp, ',' ORDER BY t.stamp), '')) FROM ( \
@@ -19,7 +19,9 @@ pub(super) const STAMP_SQL: &str = "SELECT pg_catalog.md5(coalesce(pg_catalog.st
       (SELECT pg_catalog.max(a.xmin::text::bigint) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid) AS stamp \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND pg_catalog.left(n.nspname, 3) <> 'pg_' \
-      AND n.nspname NOT IN ('information_schema', 'ostrakon')) t";
+      AND n.nspname NOT IN ('information_schema', 'ostrakon') \
+    UNION ALL SELECT pg_catalog.concat(s.setdatabase, ':', s.setrole, ':', pg_catalog.array_to_string(s.setconfig, ',')) \
+      FROM pg_catalog.pg_db_role_setting s) t";
 
 /// A table whose rows move, partitions included.
 #[derive(Clone, Debug)]

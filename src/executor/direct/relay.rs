@@ -42,6 +42,8 @@ pub(super) struct Ends<'a> {
     pub(super) terminated: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     /// The proxy stops.
     pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    /// Sessions in no transaction are to end.
+    pub(super) drained: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
 }
 
 /// What a session is told that somebody ends.
@@ -326,6 +328,8 @@ impl Direct {
     /// Sends and reads until something has moved.
     async fn wait(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Woken, Failure> {
         let may_stop = self.machine.is_quiet();
+        let may_leave = may_stop && !self.machine.is_unsynced() && !self.machine.is_idle_in_transaction();
+        let may_leave = may_leave && self.machine.opening().is_none();
         let takes_client = self.machine.takes_client() && self.waiting.is_empty() && !self.is_batch_over;
         let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
@@ -339,6 +343,9 @@ impl Direct {
                 return Poll::Ready(Ok(Woken::Terminated));
             }
             if may_stop && ends.stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Woken::Stopped));
+            }
+            if may_leave && ends.drained.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(Woken::Stopped));
             }
             Poll::Pending
@@ -446,6 +453,9 @@ fn is_token_question(frame: &Frame) -> bool {
             .body()
             .split(|byte| *byte == 0)
             .nth(nth)
+            .map(<[u8]>::trim_ascii_start)
+            // Nearly every text ends here.
+            .filter(|text| matches!(text, [b's' | b'S', b'h' | b'H', ..]))
             .is_some_and(|text| std::str::from_utf8(text).is_ok_and(crate::executor::reads::asks_for_token))
 }
 

@@ -179,6 +179,36 @@ impl Ground {
         (1i64..).find(|key| hash::bucket(&[KeyValue::Int(*key)]) == last).unwrap()
     }
 
+    /// A key whose bucket the first shard keeps.
+    pub fn key_that_stays(&self) -> i64 {
+        let all = BucketMap::all_to(ShardId(1));
+        let wanted = ring::propose(&[(ShardId(1), 100), (ShardId(2), 100)], Some(&all));
+        let is_kept = |key: &i64| wanted.owner(hash::bucket(&[KeyValue::Int(*key)])) == ShardId(1);
+        (1_000_000i64..).find(is_kept).unwrap()
+    }
+
+    fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let job = self.job();
+            if holds(&job) {
+                return job;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "no {what}: {job}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// So many steps, or more.
+    pub fn wait_for_steps(&self, count: u64) {
+        self.wait_until("step", |job| job["steps"].as_u64().is_some_and(|steps| steps >= count));
+    }
+
+    /// Why the job does not get on at the moment.
+    pub fn wait_for_trouble(&self) -> String {
+        self.wait_until("trouble", |job| job["trouble"].is_string())["trouble"].as_str().unwrap().to_owned()
+    }
+
     pub fn kill_proxy(&self) {
         let file = std::fs::read_to_string(self.up.data().join("proxy.json")).unwrap();
         let file: Value = serde_json::from_str(&file).unwrap();

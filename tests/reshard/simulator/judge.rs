@@ -1,6 +1,6 @@
 //! What must be true, said without knowing how it is made so.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ostrakon::base::{BucketId, Epoch, ShardId};
 use ostrakon::topology::BucketMap;
@@ -33,6 +33,18 @@ impl Judge {
 
     pub fn count(&self) -> usize {
         self.acknowledged.len()
+    }
+
+    pub fn keys(&self) -> BTreeSet<u64> {
+        self.acknowledged.keys().copied().collect()
+    }
+
+    /// A statement saw a row so many times.
+    pub fn read(&mut self, now: u64, key: u64, is_awaited: bool, count: usize) {
+        if count > 1 || (is_awaited && count == 0) {
+            self.broken.push(format!("at {now}: a statement saw row {key} {count} times"));
+        }
+        self.broken.truncate(20);
     }
 
     /// One owner per bucket per epoch.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostrakon::base::{BucketId, Epoch, ShardId};
-use ostrakon::reshard::{Command, Effect, Event, Machine, Phase, Record, Settings, Step};
+use ostrakon::reshard::{Buckets, Command, Effect, Event, Gate, Level, Machine, Phase, Record, Settings, Step, Touch};
 use ostrakon::topology::BucketMap;
 
 use super::judge::Judge;
@@ -42,10 +42,39 @@ struct Proxy {
     owners: Arc<BucketMap>,
     epoch: Epoch,
     serves: bool,
-    gate_is_closed: bool,
-    /// Statements under way, with the owners that they were planned under.
-    running: u64,
-    waits_for_quiet: Option<(u64, u64)>,
+    gate: Gate,
+    waits_for_quiet: Option<(u64, Level)>,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub enum Statement {
+    Write {
+        key: u64,
+        value: u64,
+    },
+    /// The row was there before.
+    ReadOne {
+        key: u64,
+        is_awaited: bool,
+    },
+    /// One shard after the other; these were there before.
+    ReadAll {
+        awaited: BTreeSet<u64>,
+        seen: Vec<u64>,
+        left: Vec<ShardId>,
+    },
+}
+
+impl Statement {
+    fn touch(&self) -> Touch {
+        let of = |key: u64| Buckets::of(vec![bucket(key)]);
+        match self {
+            Self::Write { key, .. } => Touch::writes(of(*key)),
+            Self::ReadOne { key, .. } => Touch::reads(of(*key)),
+            Self::ReadAll { .. } => Touch::reads(Buckets::All),
+        }
+    }
 }
 
 /// Something that happens at a time.
@@ -55,12 +84,14 @@ pub enum Happening {
     Effect(u64, Box<Effect>, bool),
     /// What came of it is told.
     Told(u64, Box<Event>),
-    /// A write that a client began is carried out.
-    Write { life: u64, key: u64, value: u64, owners: Arc<BucketMap>, epoch: Epoch },
-    /// A client begins a write.
+    /// A statement is carried out, with the owners that it was planned under.
+    Run { life: u64, who: u64, statement: Statement, owners: Arc<BucketMap>, epoch: Epoch },
+    /// A client begins a statement.
     Begin,
+    /// It waits, and tries again.
+    Try { life: u64, statement: Statement },
     /// The gate was waited for too long.
-    QuietOver(u64, u64),
+    QuietOver(u64, u64, Level),
     /// The proxy is killed.
     Crash,
     /// It starts again.
@@ -193,7 +224,12 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
-        if self.is_traced && !matches!(happening, Happening::Begin | Happening::Write { .. } | Happening::Wake(_)) {
+        if self.is_traced
+            && !matches!(
+                happening,
+                Happening::Begin | Happening::Run { .. } | Happening::Try { .. } | Happening::Wake(_)
+            )
+        {
             let text = format!("{happening:?}");
             println!(
                 "{:>9} {}",
@@ -204,11 +240,12 @@ impl World {
         match happening {
             Happening::Start => self.start(),
             Happening::Crash => self.crash(),
-            Happening::Begin => self.begin_write(),
-            Happening::Write { life, key, value, owners, epoch } => self.write(life, key, value, &owners, epoch),
+            Happening::Begin => self.begin_statement(),
+            Happening::Try { life, statement } => self.try_statement(life, statement),
+            Happening::Run { life, who, statement, owners, epoch } => self.run(life, who, statement, owners, epoch),
             Happening::Effect(life, effect, only_half) => self.carry_out(life, &effect, only_half),
             Happening::Told(life, event) => self.tell(life, *event),
-            Happening::QuietOver(life, number) => self.quiet_over(life, number),
+            Happening::QuietOver(life, number, level) => self.quiet_over(life, number, level),
             Happening::Say(command) => {
                 let life = self.lives;
                 self.tell(life, Event::Command(command));
@@ -235,8 +272,7 @@ impl World {
             owners: Arc::new(self.store.owners.clone()),
             epoch: self.store.epoch,
             serves: true,
-            gate_is_closed: false,
-            running: 0,
+            gate: Gate::default(),
             waits_for_quiet: None,
         });
         self.look();
@@ -269,7 +305,8 @@ impl World {
                 | Happening::Told(..)
                 | Happening::QuietOver(..)
                 | Happening::Wake(_)
-                | Happening::Write { .. } => {}
+                | Happening::Try { .. }
+                | Happening::Run { .. } => {}
                 other => self.queue.push(At(time, number, other)),
             }
         }
@@ -277,51 +314,96 @@ impl World {
         self.at(pause, Happening::Start);
     }
 
-    fn begin_write(&mut self) {
+    fn begin_statement(&mut self) {
         let pause = if self.is_troubled { self.random.between(100, 6_000) } else { 50_000 };
         self.at(pause, Happening::Begin);
         let key = self.random.between(0, KEYS);
+        let statement = match self.random.between(0, 10) {
+            0 => Statement::ReadAll {
+                awaited: self.judge.keys(),
+                seen: Vec::new(),
+                left: self.shards.keys().copied().collect(),
+            },
+            1..=2 => Statement::ReadOne { key, is_awaited: self.judge.keys().contains(&key) },
+            _ => Statement::Write { key, value: self.judge.next_value() },
+        };
+        let Some(life) = self.proxy.as_ref().map(|proxy| proxy.life) else { return };
+        self.try_statement(life, statement);
+    }
+
+    fn try_statement(&mut self, life: u64, statement: Statement) {
         let took =
             if self.random.chance(3) { self.random.between(50_000, 400_000) } else { self.random.between(50, 2_000) };
+        let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.life == life && proxy.serves) else { return };
+        let who = proxy.gate.come();
+        if !proxy.gate.enter(who, &statement.touch()) {
+            proxy.gate.leave(who);
+            self.at(300, Happening::Try { life, statement });
+            return;
+        }
+        let (owners, epoch) = (Arc::clone(&proxy.owners), proxy.epoch);
+        self.at(took, Happening::Run { life, who, statement, owners, epoch });
+        self.look();
+    }
+
+    fn run(&mut self, life: u64, who: u64, statement: Statement, owners: Arc<BucketMap>, epoch: Epoch) {
+        if self.proxy.as_ref().is_none_or(|proxy| proxy.life != life) {
+            return;
+        }
+        match statement {
+            Statement::Write { key, value } => {
+                let owner = owners.owner(bucket(key));
+                let shard = self.shards.get_mut(&owner).unwrap();
+                // A row that a prepared transaction deletes is locked: the writer waits for it.
+                if shard.prepared.values().any(|prepared| prepared.goes.contains(&key)) {
+                    self.at(
+                        1_000,
+                        Happening::Run { life, who, statement: Statement::Write { key, value }, owners, epoch },
+                    );
+                    return;
+                }
+                shard.rows.insert(key, value);
+                self.judge.wrote(key, value, bucket(key), owner, epoch);
+            }
+            Statement::ReadOne { key, is_awaited } => {
+                let is_seen = self.shards[&owners.owner(bucket(key))].rows.contains_key(&key);
+                self.judge.read(self.now, key, is_awaited, usize::from(is_seen));
+            }
+            Statement::ReadAll { awaited, mut seen, mut left } => {
+                if let Some(next) = left.pop() {
+                    seen.extend(self.shards[&next].rows.keys());
+                    let took = self.random.between(10, 3_000);
+                    let statement = Statement::ReadAll { awaited, seen, left };
+                    self.at(took, Happening::Run { life, who, statement, owners, epoch });
+                    return;
+                }
+                for key in 0..KEYS {
+                    let count = seen.iter().filter(|seen| **seen == key).count();
+                    self.judge.read(self.now, key, awaited.contains(&key), count);
+                }
+            }
+        }
+        self.leave(who);
+        self.look();
+    }
+
+    fn leave(&mut self, who: u64) {
         let Some(proxy) = &mut self.proxy else { return };
-        let waits = proxy.waits_for_quiet.is_some() || proxy.gate_is_closed;
-        if !proxy.serves || waits {
-            return;
-        }
-        proxy.running += 1;
-        let (life, owners, epoch) = (proxy.life, Arc::clone(&proxy.owners), proxy.epoch);
-        let value = self.judge.next_value();
-        self.at(took, Happening::Write { life, key, value, owners, epoch });
-        self.look();
-    }
-
-    fn write(&mut self, life: u64, key: u64, value: u64, owners: &Arc<BucketMap>, epoch: Epoch) {
-        let owner = owners.owner(bucket(key));
-        let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.life == life) else { return };
-        let Some(shard) = self.shards.get_mut(&owner) else { return };
-        // A row that a prepared transaction deletes is locked: the writer waits for it.
-        if shard.prepared.values().any(|prepared| prepared.goes.contains(&key)) {
-            self.at(1_000, Happening::Write { life, key, value, owners: Arc::clone(owners), epoch });
-            return;
-        }
-        proxy.running -= 1;
-        shard.rows.insert(key, value);
-        self.judge.wrote(key, value, bucket(key), owner, epoch);
-        if proxy.running == 0
-            && let Some((number, _)) = proxy.waits_for_quiet.take()
+        proxy.gate.leave(who);
+        if let Some((number, level)) = proxy.waits_for_quiet
+            && proxy.gate.is_quiet()
         {
-            proxy.gate_is_closed = true;
+            proxy.waits_for_quiet = None;
             let life = proxy.life;
-            self.answer(life, Event::Closed { number });
+            self.answer(life, Event::Closed { number, level });
         }
-        self.look();
     }
 
-    fn quiet_over(&mut self, life: u64, number: u64) {
+    fn quiet_over(&mut self, life: u64, number: u64, level: Level) {
         let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.life == life) else { return };
-        if proxy.waits_for_quiet.is_some_and(|(waited, _)| waited == number) {
+        if proxy.waits_for_quiet == Some((number, level)) {
             proxy.waits_for_quiet = None;
-            self.answer(life, Event::NotClosed { number });
+            self.answer(life, Event::NotClosed { number, level });
         }
     }
 
@@ -359,7 +441,7 @@ impl World {
 
     fn open_gate(&mut self) {
         if let Some(proxy) = &mut self.proxy {
-            proxy.gate_is_closed = false;
+            proxy.gate.open();
             proxy.waits_for_quiet = None;
         }
         self.look();
@@ -377,7 +459,7 @@ impl World {
         }
         let fails = self.is_troubled && self.random.chance(6);
         let event = match effect {
-            Effect::CloseGate { number, wait } => return self.close_gate(life, *number, *wait),
+            Effect::CloseGate { step, level, wait } => return self.close_gate(life, step, *level, *wait),
             Effect::OpenGate => return self.open_gate(),
             Effect::Read { ask } => Event::Read {
                 ask: *ask,
@@ -422,14 +504,16 @@ impl World {
         self.look();
     }
 
-    fn close_gate(&mut self, life: u64, number: u64, wait: Duration) {
+    fn close_gate(&mut self, life: u64, step: &Step, level: Level, wait: Duration) {
         let Some(proxy) = &mut self.proxy else { return };
-        if proxy.running == 0 {
-            proxy.gate_is_closed = true;
-            return self.answer(life, Event::Closed { number });
+        let number = step.number;
+        proxy.gate.close(&step.buckets, level);
+        if proxy.gate.is_quiet() {
+            return self.answer(life, Event::Closed { number, level });
         }
-        proxy.waits_for_quiet = Some((number, life));
-        self.at(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX), Happening::QuietOver(life, number));
+        proxy.waits_for_quiet = Some((number, level));
+        let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.at(wait, Happening::QuietOver(life, number, level));
     }
 
     /// What an effect does to store and shards; with `half` only to one of two.
@@ -514,7 +598,8 @@ impl World {
     /// What any client could read now.
     fn look(&mut self) {
         let Some(proxy) = &self.proxy else { return };
-        if proxy.gate_is_closed || !proxy.serves {
+        let reads_wait = proxy.gate.is_closed_for_reads();
+        if reads_wait || !proxy.serves {
             return;
         }
         let rows = self.shards.iter().flat_map(|(id, shard)| shard.rows.iter().map(|(key, value)| (*id, *key, *value)));
