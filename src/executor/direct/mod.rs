@@ -38,6 +38,9 @@ const LEFT_ALONE_MS_MAX: u64 = 1_000;
 /// How long a rollback at the end of a session may take.
 const ROLLBACK_MS_MAX: u64 = 5_000;
 
+/// So many primaries may be lost while a connection is taken.
+const LIVES_MAX: usize = 3;
+
 /// Why a session is not served any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -290,11 +293,7 @@ impl Direct {
         self.is_on_replica = lease.is_some();
         let lease = match lease {
             Some(lease) => lease,
-            None => {
-                let adjust =
-                    |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
-                self.cluster.checkout(&topology, shard, self.host.user(), adjust).await?
-            }
+            None => self.primary_lease(&topology, shard).await?,
         };
         self.is_noted = self.is_on_replica || !topology.has_replicas();
         self.hold(shard, lease, epoch, to_client);
@@ -313,7 +312,7 @@ impl Direct {
         let taken = self.routes.checkout_now(&self.cluster, &topology, shard, self.host.user(), adjust);
         self.is_noted = !topology.has_replicas();
         drop(topology);
-        let Some(lease) = taken else { return false };
+        let Some(lease) = taken.filter(|lease| self.is_in_its_life(shard, lease)) else { return false };
         self.hold(shard, lease, epoch, to_client);
         true
     }
@@ -332,6 +331,25 @@ impl Direct {
         let since = since.filter(is_there);
         self.held = Some(Held { shard, lease, is_cancellable: false, since, _epoch: epoch });
         self.open_to_cancel();
+    }
+
+    /// A connection to the primary. One that is about to be replaced by the time it is there goes back: what ran on it
+    /// could not be told of afterwards.
+    async fn primary_lease(&self, topology: &Topology, shard: ShardId) -> Result<Lease, Failure> {
+        let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
+        for _ in 0..LIVES_MAX {
+            let lease = self.cluster.checkout(topology, shard, self.host.user(), adjust).await?;
+            if self.is_in_its_life(shard, &lease) {
+                return Ok(lease);
+            }
+        }
+        self.cluster.checkout(topology, shard, self.host.user(), adjust).await
+    }
+
+    /// The shard is served where the connection leads, or it is not led.
+    fn is_in_its_life(&self, shard: ShardId, lease: &Lease) -> bool {
+        let serving = self.cluster.settings.primaries.serving(shard);
+        serving.is_none_or(|serving| matches!(serving, Serving::Open { node, .. } if node == lease.node()))
     }
 
     /// A connection to a replica, if one can be had.
