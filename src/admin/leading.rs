@@ -15,7 +15,7 @@ use crate::base::{NodeId, ShardId};
 use crate::control::client::ControlClient;
 use crate::control::leader::Handle;
 use crate::error::{ClientError, ErrorId};
-use crate::failover::{Cause, Phase, Record, Serving};
+use crate::failover::{Cause, Phase, Record, Serving, SyncSet};
 use crate::topology::{Node, Topology};
 
 /// Who leads each shard that is led.
@@ -63,6 +63,20 @@ impl Admin {
     pub(super) fn leadership(&self) -> BTreeMap<ShardId, Record> {
         let leaders = self.leaders.get().into_iter().flat_map(|leaders| leaders.iter());
         leaders.filter_map(|(shard, handle)| Some((*shard, handle.record.borrow().clone()?))).collect()
+    }
+
+    /// What SHOW NODES says of a shard that takes no writes.
+    pub(super) fn waiting(
+        &self,
+        topology: &Topology,
+        shard: u32,
+        records: &BTreeMap<ShardId, Record>,
+        streams: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let (shard, record) = records.iter().find(|(known, _)| known.0 == shard)?;
+        let handle = self.leaders.get()?.get(shard)?;
+        let is_served = matches!(*handle.serving.borrow(), Serving::Open { .. });
+        waits_for(record, is_served, |node| name(topology, node), streams)
     }
 
     /// Makes another node primary, and says how it went.
@@ -237,4 +251,101 @@ pub(super) fn standing(record: Option<&Record>, node: NodeId) -> (Value, Value) 
     let Some(record) = record else { return (Value::Null, Value::Null) };
     let counts = record.voters().contains(&node) || record.wanted_set().members.contains(&node);
     (json!(record.term.0), json!(counts))
+}
+
+/// Why a shard takes no writes, and what would change that; `None`: it takes them.
+fn waits_for(
+    record: &Record,
+    is_served: bool,
+    name: impl Fn(NodeId) -> String,
+    streams: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let (term, primary) = (record.term.0, name(record.primary));
+    let is_provable = record.is_held_by(|_| true);
+    match &record.phase {
+        Phase::Freezing { .. } if is_provable => {
+            let sets = [Some(&record.current), record.next.as_ref()];
+            let sets = sets
+                .into_iter()
+                .flatten()
+                .map(|set| format!("{} of {}", set.frozen_needed(), list(set.members.iter().map(|node| name(*node)))));
+            Some(format!("term {term}: another leads once {} answer, or {primary} does", list(sets)))
+        }
+        Phase::Freezing { .. } => Some(format!(
+            "term {term}: {primary} is waited for; nobody else is known to have all that was acknowledged (FAILOVER … ALLOW DATA LOSS)"
+        )),
+        Phase::Promoting { candidate, opening, .. } if opening.can_acknowledge() => {
+            Some(format!("term {term}: {} is made primary", name(*candidate)))
+        }
+        Phase::Promoting { candidate, opening, .. } => Some(format!(
+            "term {term}: {} leads once {} of its standbys follow it, {} do: start one, or make one of {primary}",
+            name(*candidate),
+            opening.quorum,
+            opening.members.len()
+        )),
+        Phase::Open if !is_served && is_provable => {
+            Some(format!("term {term}: {primary} does not answer, or the store does not say whether it still leads"))
+        }
+        Phase::Open if !is_served => Some(format!(
+            "term {term}: {primary} does not answer, and commits wait for nobody: no other leads by itself (FAILOVER … ALLOW DATA LOSS)"
+        )),
+        Phase::Open => {
+            let SyncSet { members, quorum } = record.wanted_set();
+            let present = members.iter().filter(|node| streams(&name(**node))).count();
+            let all = list(members.iter().map(|node| name(*node)));
+            (present < *quorum).then(|| format!("commits wait for {quorum} of {all}, {present} stream"))
+        }
+    }
+}
+
+fn list(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::base::Term;
+    use crate::failover::Position;
+
+    fn record(members: &[u32], quorum: usize) -> Record {
+        let members = members.iter().copied().map(NodeId).collect();
+        let first = Record::first(Term(5), NodeId(1), BTreeSet::new(), 0);
+        Record { current: SyncSet { members, quorum }, next: None, ..first }
+    }
+
+    fn said(record: &Record, is_served: bool, streaming: &[&str]) -> Option<String> {
+        waits_for(record, is_served, |node| node.to_string(), |name| streaming.contains(&name))
+    }
+
+    #[test]
+    fn a_shard_that_waits_says_what_for() {
+        let open = record(&[2, 3], 1);
+        assert_eq!(said(&open, true, &["n2"]), None);
+        assert_eq!(said(&open, true, &[]).as_deref(), Some("commits wait for 1 of n2, n3, 0 stream"));
+        assert!(said(&open, false, &["n2"]).is_some_and(|text| text.starts_with("term 5: n1 does not answer, or")));
+        let freezing = open.next_term(Cause::Lost);
+        assert_eq!(
+            said(&freezing, false, &[]).as_deref(),
+            Some("term 6: another leads once 2 of n2, n3 answer, or n1 does")
+        );
+        let opening = SyncSet { members: BTreeSet::new(), quorum: 1 };
+        let (candidate, target) = (NodeId(2), Position::default());
+        let phase = Phase::Promoting { cause: Cause::Lost, candidate, source: candidate, target, opening };
+        assert_eq!(
+            said(&Record { phase, ..freezing }, false, &[]).as_deref(),
+            Some("term 6: n2 leads once 1 of its standbys follow it, 0 do: start one, or make one of n1")
+        );
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_nobody_names_the_only_way_out() {
+        let open = record(&[], 0);
+        assert_eq!(said(&open, true, &[]), None);
+        for waiting in [open.clone(), open.next_term(Cause::Lost)] {
+            assert!(said(&waiting, false, &[]).is_some_and(|text| text.contains("ALLOW DATA LOSS")));
+        }
+    }
 }

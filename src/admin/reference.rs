@@ -33,6 +33,10 @@ const NODE_COLUMNS: &[(&str, &str)] = &[
         "what its agent said last: `running`, `stopped`, `empty`, `making`; `leaving` and `renewed` were asked for; empty \
          without an agent",
     ),
+    (
+        "waits",
+        "why its shard takes no writes now and what it waits for; empty when it takes them, and where nobody leads it",
+    ),
 ];
 
 /// All views, in the order of the documentation.

@@ -93,6 +93,9 @@ impl Admin {
         let (topology, records) = (self.cluster.topology.load(), self.leadership());
         let mut rows = Vec::new();
         for shard in &status.shards {
+            let streams =
+                |name: &str| shard.nodes.iter().any(|node| node.name == name && node.state == NodeState::Streaming);
+            let waits = self.waiting(&topology, shard.id, &records, streams);
             for node in &shard.nodes {
                 let known = topology.nodes.iter().find(|known| known.name == node.name);
                 let (term, sync) = known
@@ -104,7 +107,7 @@ impl Admin {
                     None => None,
                 };
                 rows.push(json!({
-                    "lsn": lsn.map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)), "agent": agent,
+                    "lsn": lsn.map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)), "agent": agent, "waits": waits,
                     "term": term, "sync": sync, "shard": shard.name, "name": node.name, "role": node.role, "host": node.host, "port": node.port,
                     "state": node.state, "lag_bytes": node.lag_bytes, "buckets": shard.buckets,
                 }));

@@ -9,9 +9,9 @@ use crate::base::NodeId;
 /// What was heard from a node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
-    /// What it said last, and when it came.
-    last: Option<(Duration, Answer)>,
-    /// Questions in a row without an answer.
+    /// What it said last, when it came, and when it was asked for.
+    last: Option<(Duration, Duration, Answer)>,
+    /// Questions in a row without an answer, of those that count.
     pub(super) failures: u32,
     failed_since: Duration,
     failed_last: Duration,
@@ -24,20 +24,40 @@ pub(super) struct View {
 impl View {
     /// What it said last, unless it has failed since.
     pub(super) fn answer(&self) -> Option<&Answer> {
-        self.last.as_ref().filter(|_| self.failures == 0).map(|(_, answer)| answer)
+        self.last.as_ref().filter(|_| self.failures == 0).map(|(.., answer)| answer)
     }
 
-    /// What it said no longer ago than this.
-    pub(super) fn recent(&self, now: Duration, age: Duration) -> Option<&Answer> {
-        let (at, answer) = self.last.as_ref()?;
-        (self.failures == 0 && now.saturating_sub(*at) <= age).then_some(answer)
+    /// The same, if it was asked for by then or later.
+    fn asked_from(&self, since: Duration) -> Option<&Answer> {
+        let (_, asked, answer) = self.last.as_ref()?;
+        (self.failures == 0 && *asked >= since).then_some(answer)
     }
 
-    pub(super) fn answered(&mut self, now: Duration, answer: Answer) {
+    /// The same, if it came no longer ago than this.
+    fn recent(&self, now: Duration, age: Duration, since: Duration) -> Option<&Answer> {
+        let (at, ..) = self.last.as_ref()?;
+        self.asked_from(since).filter(|_| now.saturating_sub(*at) <= age)
+    }
+
+    pub(super) fn answered(&mut self, now: Duration, asked: Duration, answer: Answer) {
         self.failures = 0;
         self.refused = 0;
         self.last_failure = None;
-        self.last = Some((now, answer));
+        self.last = Some((now, asked, answer));
+    }
+
+    /// What failed so far speaks against nobody any more; how the node is, is not known then.
+    pub(super) fn forget_failures(&mut self) {
+        if self.failures > 0 {
+            *self = Self { astray_since: self.astray_since, ..Self::default() };
+        }
+    }
+
+    /// A question from before whatever is looked at now had no answer: that says nothing.
+    pub(super) fn failed_before(&mut self) {
+        if self.failures == 0 {
+            self.last = None;
+        }
     }
 
     pub(super) fn failed(&mut self, now: Duration, failure: Failure) {
@@ -85,8 +105,12 @@ impl Evidence {
 impl Machine {
     /// Whether the primary is to be replaced.
     pub(super) fn primary_is_lost(&self, record: &Record) -> Option<Evidence> {
+        // No other is found by it: then it only waits for the primary, which a new term would fence besides.
+        if !record.is_held_by(|_| true) {
+            return None;
+        }
         let view = self.views.get(&record.primary)?;
-        if view.answer().is_some_and(|answer| answer.in_recovery) {
+        if view.asked_from(self.counted_from()).is_some_and(|answer| answer.in_recovery) {
             // Somebody made a standby of it.
             return Some(Evidence::Hard);
         }
@@ -107,7 +131,7 @@ impl Machine {
     fn has_witness(&self, record: &Record) -> bool {
         let age = self.settings.witness_age;
         self.views.iter().filter(|(node, _)| **node != record.primary).any(|(_, view)| {
-            view.recent(self.now(), age).is_some_and(|answer| {
+            view.recent(self.now(), age, self.counted_from()).is_some_and(|answer| {
                 answer.in_recovery
                     && answer.following.is_some_and(|(node, _)| node == record.primary)
                     && answer.heard.is_none_or(|heard| heard > age)

@@ -71,14 +71,25 @@ pub struct Machine {
     /// The last barrier that was passed: its stamp, node, and session.
     pub(super) barrier: Option<(Stamp, NodeId, u64)>,
     confirmed_at: Duration,
-    /// With the moment when it was asked for.
-    command: Option<(Cause, Duration)>,
+    command: Option<Command>,
+    /// Only what was asked for since then speaks against a node: what it was in an earlier phase, or what came to nothing
+    /// because this machine itself stood still, does not.
+    counted_from: Duration,
     /// What is wanted of nodes, with the moment when it was asked for.
     wishes: BTreeMap<NodeId, (Option<Aside>, Duration)>,
     /// Nodes that were made anew because somebody wanted it.
     renewed: BTreeSet<NodeId>,
     pub(super) last_soft: Option<Duration>,
     now: Duration,
+}
+
+/// Somebody wants another primary.
+#[derive(Clone, Copy, Debug)]
+struct Command {
+    cause: Cause,
+    asked: Duration,
+    /// The term that was to be ended when it was first tried.
+    tried: Option<Term>,
 }
 
 /// How long an action may take before it is begun again.
@@ -105,6 +116,8 @@ fn pause(kind: ActionKind) -> Duration {
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// And otherwise.
 const IDLE_PAUSE: Duration = Duration::from_millis(250);
+/// Who looks at the clock less often than this stood still.
+const GAP_MAX: Duration = Duration::from_millis(750);
 /// What was asked for longer ago than this is not begun any more: whoever asked has been told that nothing happened.
 const COMMAND_MAX: Duration = Duration::from_secs(5);
 /// How long an answer to a question for the record is waited for.
@@ -134,6 +147,7 @@ impl Machine {
             barrier: None,
             confirmed_at: Duration::ZERO,
             command: None,
+            counted_from: Duration::ZERO,
             wishes: BTreeMap::new(),
             renewed: BTreeSet::new(),
             last_soft: None,
@@ -164,6 +178,9 @@ impl Machine {
     /// # Units
     /// `now` is of a clock that never goes back, from any beginning.
     pub fn step(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        if now.abs_diff(self.now) > GAP_MAX {
+            self.count_from(now);
+        }
         self.now = now;
         match event {
             Event::Read { asked, record, revision } => {
@@ -185,9 +202,9 @@ impl Machine {
             }
             Event::Lease(is_leading) => self.is_leading = is_leading,
             Event::Answered { node, asked, answer } => self.take_answer(node, asked, answer),
-            Event::Failed { node, failure } => self.take_failure(node, failure),
+            Event::Failed { node, asked, failure } => self.take_failure(node, asked, failure),
             Event::Ended { node, kind, stamp, outcome } => self.take_outcome(node, kind, stamp, &outcome, effects),
-            Event::Command(cause) => self.command = Some((cause, now)),
+            Event::Command(cause) => self.command = Some(Command { cause, asked: now, tried: None }),
             Event::SetAside { node, aside } => _ = self.wishes.insert(node, (aside, now)),
             Event::Members(members) => self.set_members(members),
             Event::Tick => {}
@@ -238,6 +255,7 @@ impl Machine {
         let phase_of = |record: &Record| std::mem::discriminant(&record.phase);
         if is_new_term || self.record.as_ref().map(phase_of) != Some(phase_of(&record)) {
             self.phase_since = self.now;
+            self.count_from(self.now);
         }
         self.record = Some(record);
         self.revision = revision;
@@ -259,14 +277,25 @@ impl Machine {
                 self.confirmed_at = self.confirmed_at.max(asked);
             }
         }
-        view.answered(now, answer);
+        view.answered(now, asked, answer);
     }
 
-    fn take_failure(&mut self, node: NodeId, failure: Failure) {
-        let now = self.now;
-        if let Some(view) = self.views.get_mut(&node) {
-            view.failed(now, failure);
+    fn take_failure(&mut self, node: NodeId, asked: Duration, failure: Failure) {
+        let (now, since) = (self.now, self.counted_from);
+        match self.views.get_mut(&node) {
+            Some(view) if asked >= since => view.failed(now, failure),
+            Some(view) => view.failed_before(),
+            None => {}
         }
+    }
+
+    fn count_from(&mut self, now: Duration) {
+        self.counted_from = now;
+        self.views.values_mut().for_each(View::forget_failures);
+    }
+
+    pub(super) fn counted_from(&self) -> Duration {
+        self.counted_from
     }
 
     fn take_outcome(
@@ -344,18 +373,22 @@ impl Machine {
         }
     }
 
-    /// A planned change begins where nothing else is going on; one that may lose writes at any time.
+    /// A planned change begins where nothing else is going on; one that may lose writes at any time. It is asked for until
+    /// the record shows it: somebody else may have written first.
     fn take_command(&mut self, record: &Record) -> Option<Cause> {
-        let (cause, asked) = self.command.take()?;
-        if self.now.saturating_sub(asked) > COMMAND_MAX {
+        let Command { cause, asked, tried } = self.command?;
+        let is_of_term = tried.is_none_or(|tried| tried == record.term);
+        let is_wanted = match cause {
+            Cause::LossAllowed { .. } => is_of_term || !(record.phase == Phase::Open || record.may_lose()),
+            Cause::Planned { to } => is_of_term && record.phase == Phase::Open && to != Some(record.primary),
+            Cause::Lost => is_of_term && record.phase == Phase::Open,
+        };
+        if !is_wanted || self.now.saturating_sub(asked) > COMMAND_MAX {
+            self.command = None;
             return None;
         }
-        let is_taken = match cause {
-            Cause::LossAllowed { .. } => true,
-            Cause::Planned { to } => record.phase == Phase::Open && to != Some(record.primary),
-            Cause::Lost => record.phase == Phase::Open,
-        };
-        is_taken.then_some(cause)
+        self.command = Some(Command { cause, asked, tried: tried.or(Some(record.term)) });
+        Some(cause)
     }
 
     /// Who counts changes only while nothing else does. The primary is none to do without.
@@ -478,6 +511,10 @@ impl Machine {
         }
         if *source != candidate && self.caught_up.is_none() && !self.is_primary_by_itself(candidate) {
             return self.act(candidate, stamp, Action::CatchUp { source: *source, target: *target }, effects);
+        }
+        if let Some(opening) = self.without_gone(opening) {
+            let phase = Phase::Promoting { cause: *cause, candidate, source: *source, target: *target, opening };
+            return self.write(Record { config: record.config + 1, phase, ..record.clone() }, effects);
         }
         if self.promoted != Some(stamp) && self.have_promised(record, candidate, &opening.members, effects) {
             self.act(candidate, stamp, Action::Promote { set: opening.clone() }, effects);

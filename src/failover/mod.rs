@@ -343,6 +343,8 @@ pub enum Event {
     Failed {
         /// The node.
         node: NodeId,
+        /// When it was asked.
+        asked: Duration,
         /// Why.
         failure: Failure,
     },

@@ -243,6 +243,15 @@ impl Record {
         self.current.is_held_by(is_frozen) && self.next.as_ref().is_none_or(|next| next.is_held_by(is_frozen))
     }
 
+    /// Somebody allowed acknowledged writes to be lost in the change that is under way.
+    pub fn may_lose(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Freezing { cause: Cause::LossAllowed { .. } }
+                | Phase::Promoting { cause: Cause::LossAllowed { .. }, .. }
+        )
+    }
+
     /// The record of the next term, before anything is done about it.
     pub fn next_term(&self, cause: Cause) -> Self {
         Self { term: Term(self.term.0 + 1), config: 0, phase: Phase::Freezing { cause }, ..self.clone() }

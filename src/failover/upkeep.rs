@@ -34,6 +34,16 @@ impl Machine {
         (set != record.current && is_possible).then_some(set)
     }
 
+    /// Who is to count from the beginning and is gone promises nothing any more: waited for, it might have lost its disk.
+    pub(super) fn without_gone(&self, opening: &SyncSet) -> Option<SyncSet> {
+        let mut members = opening.members.clone();
+        members.retain(|node| !self.is_gone(*node));
+        let is_less = members.len() < opening.members.len();
+        let quorum =
+            if self.settings.durability.is_available { opening.quorum.min(members.len()) } else { opening.quorum };
+        is_less.then_some(SyncSet { members, quorum })
+    }
+
     /// While nothing is acknowledged yet, the set that a term begins with changes freely.
     pub(super) fn better_opening(
         &self,
@@ -55,7 +65,8 @@ impl Machine {
         let set = SyncSet { quorum: opening.quorum.max(durability.quorum_of(members.len())), members };
         let set =
             if durability.is_available { SyncSet { quorum: set.quorum.min(set.members.len()), ..set } } else { set };
-        (set != *opening && (set.can_acknowledge() || set.members.len() > opening.members.len())).then_some(set)
+        // Who is away does not stay in it even if nobody is left: he might have to be made anew before he comes back.
+        (set != *opening && (set.can_acknowledge() || set.members != opening.members)).then_some(set)
     }
 
     /// A former member whose log went another way, while there are not enough that follow: it may be made anew once it

@@ -194,6 +194,13 @@ impl Hosts {
         self.nodes().into_iter().find(leads).map(|mut row| row.remove(1)).unwrap_or_default()
     }
 
+    /// Who leads, and the others.
+    pub fn roles(&self) -> (String, Vec<String>) {
+        let primary = self.primary();
+        let others = self.ports.keys().filter(|node| **node != primary).cloned().collect();
+        (primary, others)
+    }
+
     /// Commits wait for the node, and it streams.
     pub fn counts(&self, node: &str) -> bool {
         let is_well = |row: &Vec<String>| {

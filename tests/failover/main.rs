@@ -8,6 +8,7 @@ mod raw;
 
 mod agent;
 mod hosts;
+mod machine;
 mod nodes;
 mod serve;
 mod servers;

@@ -428,7 +428,7 @@ async fn ask_for_ever(shared: Arc<Shared>, node: NodeId, target: ConnectTarget) 
             Err(Failure::Refused) => {
                 let (looked, is_empty) = &mut emptiness;
                 let failure = if *is_empty { Failure::Empty } else { Failure::Refused };
-                shared.tell(Event::Failed { node, failure }).await;
+                shared.tell(Event::Failed { node, asked, failure }).await;
                 if looked.is_none_or(|at| at.elapsed() > EMPTY_PAUSE) {
                     *is_empty = shared.hands.is_empty(node).await;
                     *looked = Some(Instant::now());
@@ -436,7 +436,7 @@ async fn ask_for_ever(shared: Arc<Shared>, node: NodeId, target: ConnectTarget) 
                 sleep(shared.settings.probe_pause / 4).await;
                 continue;
             }
-            Err(failure) => Event::Failed { node, failure },
+            Err(failure) => Event::Failed { node, asked, failure },
         };
         shared.tell(event).await;
         if is_well {

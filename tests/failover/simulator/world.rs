@@ -94,7 +94,7 @@ pub enum Happening {
     Deliver { from: Place, to: Place, message: Message },
     Wake(usize),
     Probes(usize),
-    ProbeLate { proxy: usize, node: NodeId, number: u64 },
+    ProbeLate { proxy: usize, node: NodeId, number: u64, asked: Duration },
     PutLate { proxy: usize, number: u64 },
     HoldLate { proxy: usize, since: u64 },
     Holds(usize),
@@ -270,11 +270,11 @@ impl World {
                 }
             }
             Happening::Probes(proxy) => self.probes(proxy),
-            Happening::ProbeLate { proxy, node, number } => {
+            Happening::ProbeLate { proxy, node, number, asked } => {
                 if self.proxies[proxy].probes.get(&node) == Some(&number) {
                     self.proxies[proxy].probes.remove(&node);
                     *self.proxies[proxy].reconnects.entry(node).or_default() += 1;
-                    self.step(proxy, Event::Failed { node, failure: Failure::Timeout });
+                    self.step(proxy, Event::Failed { node, asked, failure: Failure::Timeout });
                 }
             }
             Happening::PutLate { proxy, number } => {
@@ -330,7 +330,7 @@ impl World {
             let number = self.number;
             self.proxies[proxy].probes.insert(node, number);
             self.send(Place::Proxy(proxy), Place::Node(node), Message::Probe { number, asked });
-            self.after(PROBE_LATE, Happening::ProbeLate { proxy, node, number });
+            self.after(PROBE_LATE, Happening::ProbeLate { proxy, node, number, asked });
         }
     }
 
@@ -547,7 +547,7 @@ impl World {
                 self.proxies[proxy].probes.remove(&node);
                 match answer {
                     Ok(answer) => Event::Answered { node, asked, answer },
-                    Err(failure) => Event::Failed { node, failure },
+                    Err(failure) => Event::Failed { node, asked, failure },
                 }
             }
             (Place::Node(node), Message::Ended { stamp, action, outcome }) => {
