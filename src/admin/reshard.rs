@@ -137,6 +137,9 @@ impl Admin {
             "pause_mean_ms": (status.pause_mean_ms * 10.0).round() / 10.0,
             "hold_longest_ms": (status.hold_longest_ms * 10.0).round() / 10.0,
             "hold_mean_ms": (status.hold_mean_ms * 10.0).round() / 10.0,
+            "waited": status.waited,
+            "wait_longest_ms": (status.wait_longest_ms * 10.0).round() / 10.0,
+            "wait_median_ms": (status.wait_median_ms * 10.0).round() / 10.0,
             "rows_next": status.rows_next, "trouble": status.trouble,
         }])
     }

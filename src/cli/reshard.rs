@@ -98,6 +98,9 @@ struct Job {
     pause_mean_ms: f64,
     hold_longest_ms: f64,
     hold_mean_ms: f64,
+    waited: u64,
+    wait_longest_ms: f64,
+    wait_median_ms: f64,
     rows_next: u64,
     trouble: Option<String>,
 }
@@ -222,7 +225,8 @@ fn show_job(job: Option<&Job>, output: Output) -> Result<(), Failure> {
 fn describe(job: &Job) -> String {
     let mut text = format!(
         "{}{}{}: {} of {} buckets moved, {} rows in {} steps; reads of moving buckets and of all waited for {:.0} ms on \
-         average, {:.0} ms at most, writes to moving buckets for {:.0} and {:.0} ms",
+         average, {:.0} ms at most, writes to moving buckets for {:.0} and {:.0} ms; {} statements waited, half of them \
+         {:.0} ms at most, the longest {:.0} ms",
         job.phase,
         if job.reversed { " back" } else { "" },
         if job.paused { " (paused)" } else { "" },
@@ -233,7 +237,10 @@ fn describe(job: &Job) -> String {
         job.pause_mean_ms,
         job.pause_longest_ms,
         job.hold_mean_ms,
-        job.hold_longest_ms
+        job.hold_longest_ms,
+        job.waited,
+        job.wait_median_ms,
+        job.wait_longest_ms
     );
     if let Some(trouble) = &job.trouble {
         text.push_str(&format!("\n  {trouble}"));

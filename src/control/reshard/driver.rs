@@ -58,6 +58,12 @@ pub struct Status {
     pub hold_longest_ms: f64,
     /// The same on average.
     pub hold_mean_ms: f64,
+    /// Statements that waited for a step.
+    pub waited: u64,
+    /// The longest of their waits.
+    pub wait_longest_ms: f64,
+    /// Half of them waited no longer.
+    pub wait_median_ms: f64,
     /// Rows that the next step takes.
     pub rows_next: u64,
     /// Why it does not get on.
@@ -523,6 +529,7 @@ impl Driver {
         let pairs = record.before.owners().iter().zip(record.wanted.owners());
         let moves = pairs.filter(|(before, wanted)| before != wanted).count();
         let left = self.machine.buckets_left();
+        let waits = self.context.steps.waits();
         Status {
             exists: true,
             phase: record.phase.as_str().to_owned(),
@@ -537,6 +544,9 @@ impl Driver {
             pause_mean_ms: ms(pace.pauses.total) / pace.pauses.count.max(1) as f64,
             hold_longest_ms: ms(pace.pauses.hold_longest),
             hold_mean_ms: ms(pace.pauses.hold_total) / pace.pauses.count.max(1) as f64,
+            waited: waits.count,
+            wait_longest_ms: ms(waits.longest),
+            wait_median_ms: ms(waits.median()),
             rows_next: pace.rows,
             trouble: self.machine.trouble().map(str::to_owned),
         }
