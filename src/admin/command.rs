@@ -1,11 +1,16 @@
 //! The grammar of admin commands.
 
+use std::time::Duration;
+
 use crate::control::reshard::NewShard;
 use crate::error::{ClientError, ErrorId};
 use crate::sql::lexer::{self, Lexed, TokenKind};
 use crate::topology::TableName;
 
+use super::agents::{Asked, read_agent};
+use super::control::Drain;
 use super::leading::{Change, ChangeKind};
+use super::nodes::{NodeChange, read_node};
 use super::reference::{COMMANDS, VIEWS};
 use super::reshard::{read_reshard, read_shard};
 
@@ -20,6 +25,10 @@ pub(super) enum Command {
     Table { name: TableName, placement: Wanted },
     /// EXPLAIN statement
     Explain(String),
+    /// NODE ADD … · NODE REMOVE node · NODE REBUILD node · NODE RESTART node
+    Node(NodeChange),
+    /// AGENT node 'report' · AGENT node CHECKPOINT
+    Agent(Asked),
     /// RECONNECT
     Reconnect,
     /// SWITCHOVER shard [TO node] [DRY RUN] · FAILOVER shard [TO node] [ALLOW DATA LOSS] [DRY RUN]
@@ -30,6 +39,8 @@ pub(super) enum Command {
     Pause(u64),
     /// RESUME
     Resume,
+    /// DRAIN [seconds] [AFTER seconds]
+    Drain(Drain),
     /// KILL pid
     Kill(u32),
     /// RELOAD [FORMAT JSON]
@@ -54,6 +65,10 @@ pub(super) enum Reshard {
 
 /// How long a pause lasts that names no time.
 const PAUSE_S: u64 = 60;
+
+/// How long transactions have to end when a drain names no time, and the longest time.
+const DRAIN_S: u64 = 60;
+const DRAIN_S_MAX: u64 = 86_400;
 
 /// Longest pause.
 const PAUSE_S_MAX: u64 = 3_600;
@@ -81,6 +96,10 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         let view = words.name()?.to_ascii_lowercase();
         let json = words.take("FORMAT") && words.expect("JSON")?;
         Command::Show { view, json }
+    } else if words.take("NODE") {
+        Command::Node(read_node(&mut words)?)
+    } else if words.take("AGENT") {
+        Command::Agent(read_agent(&mut words)?)
     } else if words.take("RECONNECT") {
         Command::Reconnect
     } else if words.take("RESHARD") {
@@ -93,6 +112,10 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
     } else if words.take("PAUSE") {
         let seconds = if words.is_over() { PAUSE_S } else { words.number(1..=PAUSE_S_MAX)? };
         Command::Pause(seconds)
+    } else if words.take("DRAIN") {
+        let within = if words.is_number() { words.number(1..=DRAIN_S_MAX)? } else { DRAIN_S };
+        let after = if words.take("AFTER") { words.number(0..=DRAIN_S_MAX)? } else { 0 };
+        Command::Drain(Drain { after: Duration::from_secs(after), within: Duration::from_secs(within) })
     } else if words.take("RESUME") {
         Command::Resume
     } else if words.take("KILL") {
@@ -177,6 +200,10 @@ impl Words<'_> {
 
     pub(super) fn expect(&mut self, wanted: &str) -> Result<bool, ClientError> {
         if self.take(wanted) { Ok(true) } else { Err(self.unknown()) }
+    }
+
+    fn is_number(&self) -> bool {
+        self.word().is_some_and(|word| word.parse::<u64>().is_ok())
     }
 
     fn number(&mut self, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, ClientError> {
@@ -279,9 +306,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_comes_with_its_place() {
+        use crate::admin::nodes::NodeChangeKind;
+        let kind = NodeChangeKind::Add {
+            shard: "s1".to_owned(),
+            host: "10.0.0.7".to_owned(),
+            port: 5_432,
+            zone: "b".to_owned(),
+        };
+        let change = |kind, dry_run| Ok(Command::Node(NodeChange { name: "s1d".to_owned(), kind, dry_run }));
+        assert_eq!(read("NODE ADD s1d SHARD s1 HOST '10.0.0.7' PORT 5432 ZONE 'b' DRY RUN"), change(kind, true));
+        assert_eq!(read("node remove s1d;"), change(NodeChangeKind::Remove, false));
+        assert_eq!(read("NODE REBUILD s1d DRY RUN"), change(NodeChangeKind::Rebuild, true));
+        for text in ["NODE s1d", "NODE ADD s1d SHARD s1", "NODE REMOVE", "NODE REMOVE s1d RUN"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn numbers_stay_within_bounds() {
         assert_eq!(read("pause"), Ok(Command::Pause(60)));
         assert_eq!(read("PAUSE 5;"), Ok(Command::Pause(5)));
+        let drain = |within, after| {
+            Ok(Command::Drain(Drain { after: Duration::from_secs(after), within: Duration::from_secs(within) }))
+        };
+        assert_eq!(read("DRAIN"), drain(60, 0));
+        assert_eq!(read("drain 5 AFTER 2;"), drain(5, 2));
+        assert!(read("DRAIN -1").is_err() && read("DRAIN 5 AFTER").is_err() && read("DRAIN 0").is_err());
         assert!(read("PAUSE 0").is_err() && read("PAUSE 5s").is_err() && read("PAUSE 86400").is_err());
         assert_eq!(read("KILL 4711"), Ok(Command::Kill(4_711)));
         assert!(read("KILL").is_err() && read("KILL -1").is_err() && read("KILL 4294967296").is_err());

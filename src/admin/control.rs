@@ -30,7 +30,34 @@ pub trait Reload: Send + Sync {
     fn reload(&self) -> BoxFuture<'_, Result<Vec<ReloadedSetting>, ClientError>>;
 }
 
+/// How a proxy is emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// It says that it is not ready, and goes on for so long.
+    pub after: Duration,
+    /// Then it takes no clients; sessions that are in a transaction for longer than this are ended.
+    pub within: Duration,
+}
+
 impl Admin {
+    /// Sets who empties the proxy; once.
+    pub fn set_draining(&self, draining: tokio::sync::watch::Sender<Option<Drain>>) {
+        let _was_there = self.draining.set(draining);
+    }
+
+    /// Begins to empty the proxy.
+    pub(super) fn drain(&self, drain: Drain) -> Result<Answer, ClientError> {
+        let Some(draining) = self.draining.get() else {
+            let text = "this proxy cannot be drained";
+            return Err(ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Only what \"ostrakon serve\" runs can be: \"ostrakon down\" ends the others."));
+        };
+        if !draining.send_if_modified(|known| known.is_none() && known.replace(drain).is_none()) {
+            return Err(ClientError::new(ErrorId::PrerequisiteMissing, "this proxy is being drained already"));
+        }
+        Ok(Answer::Done("DRAIN"))
+    }
+
     /// Sets who reads the configuration again; once.
     pub fn set_reload(&self, reload: Arc<dyn Reload>) {
         let _was_there = self.reload.set(reload);

@@ -3,11 +3,13 @@
 //!
 //! Must not know: how its clients are connected.
 
+mod agents;
 mod clients;
 mod command;
 mod control;
 mod drift;
 pub mod leading;
+mod nodes;
 mod pool_views;
 mod proxies;
 mod reference;
@@ -15,7 +17,7 @@ mod reshard;
 pub mod status_document;
 
 pub use clients::{Client, Clients, Listed};
-pub use control::{Reload, ReloadedSetting};
+pub use control::{Drain, Reload, ReloadedSetting};
 pub use status_document::{NodeRole, NodeState, NodeStatus, ShardStatus, StatusDocument};
 mod tables;
 mod views;
@@ -23,6 +25,7 @@ mod views;
 use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
+use tokio::sync::watch;
 
 use crate::control::reshard::Handle;
 use crate::error::{ClientError, ErrorId};
@@ -45,6 +48,7 @@ pub struct Admin {
     reshard: Option<Handle>,
     reload: OnceLock<Arc<dyn Reload>>,
     leaders: OnceLock<leading::Leaders>,
+    draining: OnceLock<watch::Sender<Option<Drain>>>,
 }
 
 /// Rows of a view.
@@ -70,6 +74,7 @@ impl Admin {
             reshard: None,
             reload: OnceLock::new(),
             leaders: OnceLock::new(),
+            draining: OnceLock::new(),
         }
     }
 
@@ -115,6 +120,8 @@ impl Admin {
                 Ok(Answer::Done("FORGET PROXY"))
             }
             Command::ChangePrimary(change) => self.change_primary(&change).await.map(Answer::View),
+            Command::Node(change) => self.change_node(&change).await.map(Answer::View),
+            Command::Agent(asked) => self.hear_agent(&asked).await,
             Command::Reconnect => {
                 self.cluster.pools.retire_all();
                 tracing::info!("server connections are replaced");
@@ -122,6 +129,7 @@ impl Admin {
             }
             Command::Pause(seconds) => self.pause(seconds).await,
             Command::Resume => self.resume(),
+            Command::Drain(drain) => self.drain(drain),
             Command::Kill(pid) => self.kill(pid).await,
             Command::Reload { json } => self.reload(json).await.map(Answer::View),
             Command::Explain(sql) => {

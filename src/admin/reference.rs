@@ -27,6 +27,12 @@ const NODE_COLUMNS: &[(&str, &str)] = &[
     ("buckets", "buckets of its shard"),
     ("term", "version of the shard's leadership; empty where nobody leads it"),
     ("sync", "commits wait for it: it is in the synchronous set; empty where nobody leads the shard"),
+    ("lsn", "written by a primary, replayed by a replica; empty where it does not answer"),
+    (
+        "agent",
+        "what its agent said last: `running`, `stopped`, `empty`, `making`; `leaving` and `renewed` were asked for; empty \
+         without an agent",
+    ),
 ];
 
 /// All views, in the order of the documentation.
@@ -164,6 +170,20 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("RESHARD VERIFY", "looks at every row of every shard: is it where it belongs?"),
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
     ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),
+    (
+        "NODE ADD node SHARD shard HOST 'host' PORT port [ZONE 'zone'] [DRY RUN]",
+        "a further replica: its agent fills it, or it streams already",
+    ),
+    (
+        "NODE REMOVE node [DRY RUN]",
+        "commits go on without a replica, then it is no part of the cluster any more; its server is left alone",
+    ),
+    (
+        "NODE REBUILD node [DRY RUN]",
+        "commits go on without a replica, and it is copied from the primary, whatever it has",
+    ),
+    ("NODE RESTART node [DRY RUN]", "stops and starts the server of a replica; returns when it runs again"),
+    ("AGENT node 'report' | CHECKPOINT", "for `ostrakon agent`: says how a node is, and asks what is to be done to it"),
     ("RECONNECT", "replaces every server connection: idle ones now, those in use when they come back"),
     (
         "SWITCHOVER shard [TO node] [DRY RUN]",
@@ -181,6 +201,11 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
          lasts as long",
     ),
     ("RESUME", "ends the pause"),
+    (
+        "DRAIN [seconds] [AFTER seconds]",
+        "`/readyz` says no from now on; after so many seconds (0) no client is taken any more and each session ends when it is in no \
+         transaction; what is left after so many seconds (60) is ended, and the process ends",
+    ),
     (
         "KILL pid",
         "ends the session with that number of SHOW CLIENTS: its client is told 57P01, what it has open is rolled back",

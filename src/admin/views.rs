@@ -53,6 +53,10 @@ impl Admin {
 
     /// The cluster as it is now; every node is asked.
     pub(super) async fn status(&self) -> StatusDocument {
+        self.status_and_answers().await.0
+    }
+
+    async fn status_and_answers(&self) -> (StatusDocument, Vec<NodeProbe>) {
         let topology = self.cluster.topology.load_full();
         let targets: Vec<ProbeTarget> = topology
             .nodes
@@ -81,11 +85,11 @@ impl Admin {
                 }
             })
             .collect();
-        StatusDocument { epoch: topology.epoch.0, shards }
+        (StatusDocument { epoch: topology.epoch.0, shards }, answers)
     }
 
     async fn node_rows(&self) -> Result<Value, ClientError> {
-        let status = self.status().await;
+        let (status, answers) = self.status_and_answers().await;
         let (topology, records) = (self.cluster.topology.load(), self.leadership());
         let mut rows = Vec::new();
         for shard in &status.shards {
@@ -93,7 +97,14 @@ impl Admin {
                 let known = topology.nodes.iter().find(|known| known.name == node.name);
                 let (term, sync) = known
                     .map_or((Value::Null, Value::Null), |known| leading::standing(records.get(&known.shard), known.id));
+                let answer = answers.iter().find(|answer| known.is_some_and(|known| known.id == answer.node));
+                let lsn = answer.and_then(|answer| answer.answer.as_ref().ok()?.lsn);
+                let agent = match known {
+                    Some(known) => self.agent_state(records.get(&known.shard), known.id).await,
+                    None => None,
+                };
                 rows.push(json!({
+                    "lsn": lsn.map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)), "agent": agent,
                     "term": term, "sync": sync, "shard": shard.name, "name": node.name, "role": node.role, "host": node.host, "port": node.port,
                     "state": node.state, "lag_bytes": node.lag_bytes, "buckets": shard.buckets,
                 }));

@@ -1,17 +1,18 @@
 //! What `up` does for its servers while it runs: starts those that ended, and makes anew those that went astray.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::base::{NodeId, Term};
-use crate::control::leader::Rejoin;
-use crate::failover::Stamp;
-use crate::host::{Machine, ServerSpec, ServerState};
+use crate::base::{NodeId, ShardId};
+use crate::control::agent::promised;
+use crate::control::leader::{Hands, orders};
+use crate::host::{HostError, Machine, ServerSpec, ServerState};
+use crate::store::agents::{Order, OrderKind};
 use crate::store::{Store, load_topology};
 use crate::topology::Topology;
 
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Agent {
     machine: Machine,
-    servers: Arc<RwLock<Vec<(NodeId, ServerSpec)>>>,
+    servers: Arc<RwLock<Vec<(NodeId, ShardId, ServerSpec)>>>,
     /// Shards may join.
     store: Arc<dyn Store>,
     /// One thing at a time is done to servers.
@@ -40,31 +41,55 @@ impl Agent {
         }
     }
 
-    fn spec(&self, node: NodeId) -> Option<ServerSpec> {
-        self.servers.read().iter().find(|(id, _)| *id == node).map(|(_, spec)| spec.clone())
+    fn spec(&self, node: NodeId) -> Option<(ShardId, ServerSpec)> {
+        let servers = self.servers.read();
+        servers.iter().find(|(id, ..)| *id == node).map(|(_, shard, spec)| (*shard, spec.clone()))
     }
 
     /// For the drivers of the shards.
-    pub fn rejoin(&self) -> Rejoin {
-        let agent = self.clone();
-        Arc::new(move |node, primary, stamp| {
-            let agent = agent.clone();
-            Box::pin(async move { agent.make_anew(node, primary, stamp).await })
-        })
+    pub fn hands(&self) -> Arc<dyn Hands> {
+        Arc::new(self.clone())
     }
 
-    async fn make_anew(&self, node: NodeId, primary: NodeId, stamp: Stamp) -> bool {
+    async fn carry_out(&self, node: NodeId, order: &Order) -> bool {
         let _busy = self.busy.lock().await;
-        let (Some(spec), Some(source)) = (self.spec(node), self.spec(primary)) else { return false };
-        let promised = promised(&self.machine.data_directory(&spec.name));
-        if promised > stamp {
+        let (Some((shard, spec)), Some((_, source))) = (self.spec(node), self.spec(NodeId(order.primary))) else {
+            return false;
+        };
+        let site = self.machine.site(&spec);
+        if order.kind == OrderKind::Restart {
+            let restarted = async {
+                site.stop().await?;
+                site.start().await
+            };
+            let restarted: Result<(), HostError> = restarted.await;
+            return restarted
+                .inspect_err(|error| tracing::warn!(node = %spec.name, %error, "cannot be restarted"))
+                .is_ok();
+        }
+        let (promised, stamp) = (promised(&site.directory), order.stamp());
+        let has_data = order.kind == OrderKind::Fill && !site.is_empty();
+        if promised > stamp || has_data {
             // Since this was asked for it may have come to count.
             tracing::info!(node = %spec.name, ?promised, ?stamp, "is not made anew");
             return false;
         }
         tracing::info!(node = %spec.name, "is made anew");
-        let made = self.machine.remake_replica(&spec, &source).await;
-        made.inspect_err(|error| tracing::warn!(node = %spec.name, %error, "cannot be made anew")).is_ok()
+        let (store, primary) = (Arc::clone(&self.store), NodeId(order.primary));
+        let is_still_wanted = move || {
+            let store = Arc::clone(&store);
+            let asked = async move { orders::is_led_by(store.as_ref(), shard, primary, stamp).await };
+            Box::pin(asked) as BoxFuture<'static, bool>
+        };
+        let promise = format!("{}.{}", stamp.term.0, stamp.config);
+        match self.machine.remake_replica(&spec, &source, &promise, &is_still_wanted).await {
+            Ok(how) => tracing::info!(node = %spec.name, ?how, "was made anew"),
+            Err(error) => {
+                tracing::warn!(node = %spec.name, %error, "cannot be made anew");
+                return false;
+            }
+        }
+        true
     }
 
     /// Starts servers that ended, for ever.
@@ -80,14 +105,14 @@ impl Agent {
                 let _busy = agent.busy.lock().await;
                 let servers = agent.servers.read().clone();
                 let is_down = |spec: &ServerSpec| agent.machine.state(&spec.name) == ServerState::Stopped;
-                let now: Vec<&(NodeId, ServerSpec)> = servers.iter().filter(|(_, spec)| is_down(spec)).collect();
-                for (node, spec) in now.iter().filter(|(node, _)| down.contains(node)) {
+                let now: Vec<_> = servers.iter().filter(|(.., spec)| is_down(spec)).collect();
+                for (node, _, spec) in now.iter().filter(|(node, ..)| down.contains(node)) {
                     tracing::warn!(%node, name = %spec.name, "the server had ended and is started");
                     if let Err(error) = agent.machine.revive(spec).await {
                         tracing::warn!(name = %spec.name, %error, "it cannot be started");
                     }
                 }
-                down = now.iter().map(|(node, _)| *node).collect();
+                down = now.iter().map(|(node, ..)| *node).collect();
             }
         })
     }
@@ -100,32 +125,22 @@ impl Agent {
     }
 }
 
-fn specs(topology: &Topology) -> Vec<(NodeId, ServerSpec)> {
-    let spec = |node: &crate::topology::Node| ServerSpec { name: node.name.clone(), port: node.port };
-    topology.nodes.iter().map(|node| (node.id, spec(node))).collect()
-}
-
-/// What a server promised, from the file where it remembers it.
-fn promised(directory: &Path) -> Stamp {
-    let text = std::fs::read_to_string(directory.join("postgresql.auto.conf")).unwrap_or_default();
-    let read = |line: &str| {
-        let value = line.strip_prefix("ostrakon.promised")?.trim_start().strip_prefix('=')?.trim();
-        let (term, config) = value.trim_matches('\'').split_once('.')?;
-        Some(Stamp { term: Term(term.parse().ok()?), config: config.parse().ok()? })
-    };
-    text.lines().filter_map(read).next_back().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_promise_is_read_from_the_servers_own_file() {
-        let directory = tempfile::tempdir().unwrap();
-        assert_eq!(promised(directory.path()), Stamp::default());
-        let text = "# Do not edit\nport = '1'\nostrakon.promised = '3.12'\n";
-        std::fs::write(directory.path().join("postgresql.auto.conf"), text).unwrap();
-        assert_eq!(promised(directory.path()), Stamp { term: Term(3), config: 12 });
+impl Hands for Agent {
+    fn obey(&self, node: NodeId, order: Order) -> crate::store::BoxFuture<'_, bool> {
+        Box::pin(async move { self.carry_out(node, &order).await })
     }
+
+    fn is_empty(&self, node: NodeId) -> crate::store::BoxFuture<'_, bool> {
+        let is_empty = self.spec(node).is_some_and(|(_, spec)| self.machine.site(&spec).is_empty());
+        Box::pin(std::future::ready(is_empty))
+    }
+
+    fn are_there(&self, _: NodeId) -> crate::store::BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+}
+
+fn specs(topology: &Topology) -> Vec<(NodeId, ShardId, ServerSpec)> {
+    let spec = |node: &crate::topology::Node| ServerSpec { name: node.name.clone(), port: node.port };
+    topology.nodes.iter().map(|node| (node.id, node.shard, spec(node))).collect()
 }

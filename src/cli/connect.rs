@@ -67,6 +67,11 @@ impl Admin {
         Self::at(address, DATABASE).await
     }
 
+    /// Connects to the admin database of the proxy at a URL.
+    pub async fn at_url(url: &str) -> Result<Self, Failure> {
+        Self::open(parse(url)?, url, DATABASE).await
+    }
+
     async fn open(mut config: Config, place: &str, database: &str) -> Result<Self, Failure> {
         if config.get_user().is_none() {
             config.user(std::env::var("PGUSER").as_deref().unwrap_or("app"));

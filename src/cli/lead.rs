@@ -95,7 +95,7 @@ async fn run(change: &ChangeArguments, verb: &str, end: &str, question: &str, ou
 }
 
 /// Asks on the terminal; without one, only `--yes` will do.
-fn confirm(question: &str) -> Result<(), Failure> {
+pub(super) fn confirm(question: &str) -> Result<(), Failure> {
     let refused = || Failure::new("not confirmed; nothing was done\n  say --yes to do it without being asked");
     if !std::io::stdin().is_terminal() {
         return Err(refused());

@@ -3,6 +3,7 @@
 //! Only this room prints, and only this room decides exit codes: 0 done, 1 failed, 2 wrong use.
 
 mod agent;
+mod beside;
 mod check;
 mod cluster;
 mod connect;
@@ -10,11 +11,13 @@ mod demo;
 mod detach;
 mod directory;
 mod down;
+mod drain;
 mod drift;
 mod explain;
 mod failure;
 mod keep;
 mod lead;
+mod node;
 mod output;
 mod passwords;
 mod progress;
@@ -61,6 +64,8 @@ enum Command {
     Down(down::DownArguments),
     /// Run the proxy for PostgreSQL servers that exist already.
     Serve(serve::ServeArguments),
+    /// Look after one PostgreSQL server of a cluster that `serve` leads: start, rebuild, rejoin it.
+    Agent(beside::AgentArguments),
     /// Check a configuration file.
     Check(check::CheckArguments),
     /// Show shards and nodes: roles, states and lag.
@@ -75,6 +80,12 @@ enum Command {
     Shard(shard::ShardArguments),
     /// Move buckets between shards while the cluster serves.
     Reshard(reshard::ReshardArguments),
+    /// Add, remove, rebuild and restart nodes, list them.
+    Node(node::NodeArguments),
+    /// Restart the servers of a shard one by one, without an error.
+    Restart(node::RestartArguments),
+    /// Let a proxy end without cutting a transaction.
+    Drain(drain::DrainArguments),
     /// Move the primary of a shard to another node; statements wait, none is cut.
     Switchover(lead::SwitchoverArguments),
     /// Replace the primary of a shard that is lost, or is to be taken as lost.
@@ -109,6 +120,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Up(arguments) => up::run(arguments, output).await,
         Command::Down(arguments) => down::run(arguments, output).await,
         Command::Serve(arguments) => serve::run(arguments, output).await,
+        Command::Agent(arguments) => beside::run(arguments).await,
         Command::Check(arguments) => check::run(&arguments, output),
         Command::Status(arguments) => status::run(&arguments, output).await,
         Command::Drift(arguments) => drift::run(&arguments, output).await,
@@ -116,6 +128,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Table(arguments) => table::run(&arguments, output).await,
         Command::Shard(arguments) => shard::run(&arguments, output).await,
         Command::Reshard(arguments) => reshard::run(&arguments, output).await,
+        Command::Node(arguments) => node::run(&arguments, output).await,
+        Command::Restart(arguments) => node::restart(&arguments, output).await,
+        Command::Drain(arguments) => drain::run(&arguments, output).await,
         Command::Switchover(arguments) => lead::switchover(&arguments, output).await,
         Command::Failover(arguments) => lead::failover(&arguments, output).await,
         Command::Explain(arguments) => explain::run(&arguments, output).await,
@@ -126,7 +141,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn start_logging(command: &Command) {
     use tracing_subscriber::EnvFilter;
     let usual = match command {
-        Command::Serve(_) => "info",
+        Command::Serve(_) | Command::Agent(_) => "info",
         Command::Up(_) if detach::is_detached() => "info",
         _ => "warn",
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use super::directory::{ProxyFile, ProxyFileGuard};
 use crate::backend::PoolSettings;
-use crate::control::leader::Rejoin;
+use crate::control::leader::Hands;
 use crate::server::{self, LeadingSettings, Running, Settings};
 use crate::store::Store;
 
@@ -50,12 +50,12 @@ impl Proxy {
         self.running.http
     }
 
-    /// Waits for it to end by itself, which it never should.
+    /// Waits for it to end by itself: true when it was drained.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn finished(&mut self) {
-        self.running.finished().await;
+    pub async fn finished(&mut self) -> bool {
+        self.running.finished().await
     }
 
     /// Stops it.
@@ -79,9 +79,9 @@ pub fn trusting_settings(listen: SocketAddr, directory: &Path) -> Settings {
 }
 
 /// The same, for servers whose primaries are replaced when they are lost.
-pub fn led_settings(listen: SocketAddr, directory: &Path, rejoin: Rejoin) -> Settings {
+pub fn led_settings(listen: SocketAddr, directory: &Path, hands: Arc<dyn Hands>) -> Settings {
     let replication_user = crate::host::replication::SUPERUSER.to_owned();
-    let leading = LeadingSettings { durability: None, replication_user, rejoin: Some(rejoin) };
+    let leading = LeadingSettings { durability: None, replication_user, hands: Some(hands) };
     Settings { leading: Some(leading), ..trusting_settings(listen, directory) }
 }
 

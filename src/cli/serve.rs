@@ -66,7 +66,7 @@ pub async fn run(arguments: ServeArguments, output: Output) -> Result<(), Failur
     }
     let ended_by_itself = tokio::select! {
         () = signals.next() => false,
-        () = proxy.finished() => true,
+        is_drained = proxy.finished() => !is_drained,
     };
     tracing::info!("stopping");
     if ended_by_itself {
@@ -146,7 +146,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
         leading: config.failover.as_ref().map(|failover| LeadingSettings {
             durability: Some(failover.durability),
             replication_user: config.control.user.clone(),
-            rejoin: None,
+            hands: None,
         }),
         reads: ReadSettings { read_from: config.replicas.read_from, users: of_users(config, |user| user.read_from) },
         replicas: ReplicaSettings {

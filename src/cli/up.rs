@@ -149,7 +149,7 @@ async fn serve_until_stopped(arguments: &UpArguments, output: Output, progress: 
             cluster.agent.stop(&cluster.watching).await;
             cluster.proxy.stop().await;
         }
-        () = cluster.proxy.finished() => {
+        _ = cluster.proxy.finished() => {
             tracing::error!("the proxy stopped listening by itself");
             cluster.agent.stop(&cluster.watching).await;
         }
@@ -201,7 +201,7 @@ async fn start(
         }
     };
     let agent = Agent::new(machine, &kept.topology, &kept.store);
-    let settings = proxy::led_settings(arguments.listen, directory, agent.rejoin());
+    let settings = proxy::led_settings(arguments.listen, directory, agent.hands());
     let proxy = tokio::select! {
         proxy = Proxy::start(settings, Arc::clone(&kept.store)) => proxy?,
         () = signals.next() => return Err(Failure::new("stopped before the cluster was ready")),

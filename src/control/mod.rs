@@ -2,6 +2,7 @@
 //!
 //! Must not know: sessions, plans, how statements are run.
 
+pub mod agent;
 pub mod client;
 pub mod drift;
 pub mod leader;

@@ -46,13 +46,19 @@ impl View {
         }
         self.failed_last = now;
         self.failures = self.failures.saturating_add(1);
-        self.refused = if failure == Failure::Refused { self.refused.saturating_add(1) } else { 0 };
+        self.refused =
+            if matches!(failure, Failure::Refused | Failure::Empty) { self.refused.saturating_add(1) } else { 0 };
         self.last_failure = Some(failure);
     }
 
     /// For how long it has failed, as far as its last failure shows.
     pub(super) fn failing_for(&self) -> Duration {
         if self.failures == 0 { Duration::ZERO } else { self.failed_last.saturating_sub(self.failed_since) }
+    }
+
+    /// Nothing is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_refused() && self.last_failure == Some(Failure::Empty)
     }
 
     /// Nobody listens: asked twice, so that a connection that was just about to be accepted is none.

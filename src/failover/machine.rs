@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::evidence::View;
 use super::{
-    Action, ActionKind, Answer, Cause, Effect, Event, Failure, Member, Outcome, Phase, Position, Record, Settings,
-    Stamp, SyncSet,
+    Action, ActionKind, Answer, Aside, Cause, Effect, Event, Failure, Member, Outcome, Phase, Position, Record,
+    Settings, Stamp, SyncSet,
 };
 use crate::base::{NodeId, Term};
 
@@ -71,6 +71,10 @@ pub struct Machine {
     confirmed_at: Duration,
     /// With the moment when it was asked for.
     command: Option<(Cause, Duration)>,
+    /// What is wanted of nodes, with the moment when it was asked for.
+    wishes: BTreeMap<NodeId, (Option<Aside>, Duration)>,
+    /// Nodes that were made anew because somebody wanted it.
+    renewed: BTreeSet<NodeId>,
     pub(super) last_soft: Option<Duration>,
     now: Duration,
 }
@@ -82,7 +86,7 @@ fn limit(kind: ActionKind) -> Duration {
         ActionKind::Follow | ActionKind::Apply | ActionKind::Barrier => 2_000,
         ActionKind::CatchUp | ActionKind::Promote => 5_000,
         // It may take hours; asked again, whoever does it goes on with what was begun.
-        ActionKind::Rejoin => 10_000,
+        ActionKind::Rejoin | ActionKind::Fill | ActionKind::Copy => 10_000,
     })
 }
 
@@ -91,7 +95,7 @@ fn pause(kind: ActionKind) -> Duration {
     Duration::from_millis(match kind {
         ActionKind::Freeze | ActionKind::Promote | ActionKind::Barrier | ActionKind::CatchUp => 10,
         ActionKind::Fence | ActionKind::Follow | ActionKind::Apply => 50,
-        ActionKind::Rejoin => 2_000,
+        ActionKind::Rejoin | ActionKind::Fill | ActionKind::Copy => 2_000,
     })
 }
 
@@ -127,13 +131,14 @@ impl Machine {
             barrier: None,
             confirmed_at: Duration::ZERO,
             command: None,
+            wishes: BTreeMap::new(),
+            renewed: BTreeSet::new(),
             last_soft: None,
             now: Duration::ZERO,
         }
     }
 
-    /// Replaces what is known of the nodes: some may have come or gone.
-    pub fn set_members(&mut self, members: Vec<Member>) {
+    fn set_members(&mut self, members: Vec<Member>) {
         self.members = members.into_iter().map(|member| (member.node, member)).collect();
         self.views.retain(|node, _| self.members.contains_key(node));
         for node in self.members.keys() {
@@ -180,6 +185,8 @@ impl Machine {
             Event::Failed { node, failure } => self.take_failure(node, failure),
             Event::Ended { node, kind, stamp, outcome } => self.take_outcome(node, kind, stamp, &outcome, effects),
             Event::Command(cause) => self.command = Some((cause, now)),
+            Event::SetAside { node, aside } => _ = self.wishes.insert(node, (aside, now)),
+            Event::Members(members) => self.set_members(members),
             Event::Tick => {}
         }
         self.drive(effects);
@@ -222,7 +229,7 @@ impl Machine {
             self.frozen.clear();
             self.caught_up = None;
             self.promoted = None;
-            self.begun.retain(|(_, kind), _| *kind == ActionKind::Rejoin);
+            self.begun.retain(|(_, kind), _| kind.makes_standby());
         }
         let phase_of = |record: &Record| std::mem::discriminant(&record.phase);
         if is_new_term || self.record.as_ref().map(phase_of) != Some(phase_of(&record)) {
@@ -289,7 +296,10 @@ impl Machine {
             (ActionKind::Promote | ActionKind::Apply, Outcome::Done) => self.promoted = Some(stamp),
             (ActionKind::Barrier, Outcome::Passed { session }) => self.barrier = Some((stamp, node, *session)),
             // What it said before is of another life.
-            (ActionKind::Rejoin, Outcome::Done) => {
+            (kind, Outcome::Done) if kind.makes_standby() => {
+                if kind == ActionKind::Copy {
+                    self.renewed.insert(node);
+                }
                 self.frozen.remove(&node);
                 self.views.insert(node, View::default());
             }
@@ -312,6 +322,9 @@ impl Machine {
         // Whoever is asked begins it; the one that leads goes on (rule 1).
         if let Some(cause) = self.take_command(&record) {
             return self.write(record.next_term(cause), effects);
+        }
+        if let Some(aside) = self.take_wish(&record) {
+            return self.write(Record { aside, ..record }, effects);
         }
         if !self.is_leading {
             return;
@@ -337,6 +350,24 @@ impl Machine {
         is_taken.then_some(cause)
     }
 
+    /// Who counts changes only while nothing else does. The primary is none to do without.
+    fn take_wish(&mut self, record: &Record) -> Option<BTreeMap<NodeId, Aside>> {
+        let now = self.now;
+        self.wishes.retain(|_, (_, asked)| now.saturating_sub(*asked) <= COMMAND_MAX);
+        if record.phase != Phase::Open {
+            return None;
+        }
+        let mut next = record.aside.clone();
+        for (node, (aside, _)) in std::mem::take(&mut self.wishes) {
+            match aside {
+                Some(aside) if node != record.primary => _ = next.insert(node, aside),
+                Some(_) => {}
+                None => _ = next.remove(&node),
+            }
+        }
+        (next != record.aside).then_some(next)
+    }
+
     fn drive_open(&mut self, record: &Record, effects: &mut Vec<Effect>) {
         if let Some(evidence) = self.primary_is_lost(record) {
             if evidence.is_soft() {
@@ -345,6 +376,16 @@ impl Machine {
             return self.write(record.next_term(Cause::Lost), effects);
         }
         let Some(answer) = self.answer(record.primary).filter(|answer| !answer.in_recovery).cloned() else { return };
+        let mut aside = record.aside.clone();
+        aside.retain(|node, why| *why != Aside::Renewed || !self.renewed.contains(node));
+        if aside != record.aside {
+            return self.write(Record { aside, ..record.clone() }, effects);
+        }
+        self.renewed.clear();
+        if self.is_next_hopeless(record, &answer) {
+            let withdrawn = Record { config: record.config + 1, is_withdrawn: true, ..record.clone() };
+            return self.write(withdrawn, effects);
+        }
         let set = record.wanted_set();
         if answer.goes_by.as_ref() != Some(&(record.term, set.clone())) || answer.promised < record.stamp() {
             if self.have_promised(record, record.primary, &set.members, effects) {
@@ -353,7 +394,7 @@ impl Machine {
         } else if record.next.is_some() {
             if self.barrier == Some((record.stamp(), record.primary, answer.session)) {
                 let current = set.clone();
-                return self.write(Record { current, next: None, ..record.clone() }, effects);
+                return self.write(Record { current, next: None, is_withdrawn: false, ..record.clone() }, effects);
             }
         } else if let Some(next) = self.better_set(record, &answer) {
             return self.replace_set(record, next, effects);
@@ -365,7 +406,7 @@ impl Machine {
     fn replace_set(&mut self, record: &Record, next: SyncSet, effects: &mut Vec<Effect>) {
         let config = record.config + 1;
         let replaced = if self.settings.rules.replace_by_both {
-            Record { config, next: Some(next), ..record.clone() }
+            Record { config, next: Some(next), is_withdrawn: false, ..record.clone() }
         } else {
             Record { config, current: next, next: None, ..record.clone() }
         };
@@ -449,8 +490,15 @@ impl Machine {
                     timeline: answer.position.timeline,
                     current: opening.clone(),
                     next: None,
+                    is_withdrawn: false,
                     holder: None,
                     void: BTreeSet::new(),
+                    aside: record
+                        .aside
+                        .iter()
+                        .filter(|(node, _)| **node != candidate)
+                        .map(|(n, why)| (*n, *why))
+                        .collect(),
                     ..record.clone()
                 },
                 effects,
@@ -514,7 +562,7 @@ impl Machine {
     pub(super) fn act(&mut self, node: NodeId, stamp: Stamp, action: Action, effects: &mut Vec<Effect>) {
         let kind = action.kind();
         if let Some(begun) = self.begun.get(&(node, kind)) {
-            let is_same = begun.stamp == stamp || kind == ActionKind::Rejoin;
+            let is_same = begun.stamp == stamp || kind.makes_standby();
             if is_same && self.now < begun.until {
                 return;
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::base::{NodeId, Term};
 
 pub use machine::{Machine, Serving};
-pub use record::{Cause, Phase, Position, Record, Stamp, SyncSet};
+pub use record::{Aside, Cause, Phase, Position, Record, Stamp, SyncSet};
 
 /// A node as far as leading and acknowledging are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +160,8 @@ pub enum Failure {
     Starting,
     /// Nothing came in time.
     Timeout,
+    /// Nobody listens, and whoever looks after it says that nothing is there: its disk was wiped, or it is new.
+    Empty,
 }
 
 /// What is to be done to a node.
@@ -203,6 +205,16 @@ pub enum Action {
         /// The primary.
         primary: NodeId,
     },
+    /// The same, for one that has nothing; one that has something is left as it is.
+    Fill {
+        /// The primary.
+        primary: NodeId,
+    },
+    /// The same, whatever it has: somebody wants it made anew.
+    Copy {
+        /// The primary.
+        primary: NodeId,
+    },
 }
 
 /// Names an [`Action`] without its particulars.
@@ -224,6 +236,17 @@ pub enum ActionKind {
     Barrier,
     /// [`Action::Rejoin`]
     Rejoin,
+    /// [`Action::Fill`]
+    Fill,
+    /// [`Action::Copy`]
+    Copy,
+}
+
+impl ActionKind {
+    /// A standby is made: it may take hours, and what the node said before is of another life.
+    pub fn makes_standby(self) -> bool {
+        matches!(self, Self::Rejoin | Self::Fill | Self::Copy)
+    }
 }
 
 impl Action {
@@ -238,6 +261,8 @@ impl Action {
             Self::Apply { .. } => ActionKind::Apply,
             Self::Barrier { .. } => ActionKind::Barrier,
             Self::Rejoin { .. } => ActionKind::Rejoin,
+            Self::Fill { .. } => ActionKind::Fill,
+            Self::Copy { .. } => ActionKind::Copy,
         }
     }
 }
@@ -327,6 +352,15 @@ pub enum Event {
     },
     /// Somebody asks for another primary.
     Command(Cause),
+    /// Somebody wants a node to count no more; `None`: to be as any other.
+    SetAside {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        aside: Option<Aside>,
+    },
+    /// Nodes have come or gone.
+    Members(Vec<Member>),
     /// Time went by.
     Tick,
 }

@@ -1,6 +1,6 @@
 //! What the store keeps of a shard's leadership, and the arithmetic of quorums.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{NodeId, Term};
 
@@ -85,6 +85,15 @@ impl Cause {
     }
 }
 
+/// Why a node is not to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// It leaves the shard. Kept for good: no other node gets its number.
+    Leaving,
+    /// It is to be made anew, whatever it has.
+    Renewed,
+}
+
 /// Where a change of leadership is. Whoever reads it can go on from there: every step may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -128,11 +137,16 @@ pub struct Record {
     /// The set that replaces it: from when it is recorded until the primary is known to go by it, commits may be
     /// acknowledged by either, and a promotion has to prove both (rule 4).
     pub next: Option<SyncSet>,
+    /// A node that was to join by `next` is gone again: the primary is to go by `current` as before. Until it is known to,
+    /// both still have to be proved.
+    pub is_withdrawn: bool,
     /// A node that was proved to have everything, and where it ended then; while no later term was open it proves
     /// that again by itself.
     pub holder: Option<(NodeId, Position)>,
     /// Members whose logs may have been thrown away since the last term that was open: they prove nothing.
     pub void: BTreeSet<NodeId>,
+    /// Nodes that are to count no more.
+    pub aside: BTreeMap<NodeId, Aside>,
 }
 
 impl Record {
@@ -147,8 +161,10 @@ impl Record {
             timeline: 0,
             current: SyncSet::default(),
             next: Some(SyncSet { members, quorum }),
+            is_withdrawn: false,
             holder: None,
             void: BTreeSet::new(),
+            aside: BTreeMap::new(),
         }
     }
 
@@ -166,7 +182,17 @@ impl Record {
     pub fn wanted_set(&self) -> &SyncSet {
         match &self.phase {
             Phase::Promoting { opening, .. } => opening,
+            Phase::Open if self.is_withdrawn => &self.current,
             Phase::Open | Phase::Freezing { .. } => self.next.as_ref().unwrap_or(&self.current),
+        }
+    }
+
+    /// The node that has everything under this term, or is about to be promoted in it; nobody else is anyone's source.
+    pub fn is_led_by(&self, node: NodeId) -> bool {
+        match self.phase {
+            Phase::Open => self.primary == node,
+            Phase::Promoting { candidate, .. } => candidate == node,
+            Phase::Freezing { .. } => false,
         }
     }
 

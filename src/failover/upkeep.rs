@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::Machine;
-use super::{Action, Answer, Effect, Phase, Record, SyncSet};
+use super::{Action, Answer, Aside, Effect, Phase, Record, SyncSet};
 use crate::base::NodeId;
 
 impl Machine {
@@ -15,9 +15,11 @@ impl Machine {
             let none = SyncSet::default();
             return (record.current != none).then_some(none);
         }
-        let present = self.present(record, record.primary, answer);
+        let mut present = self.present(record, record.primary, answer);
+        present.retain(|node| !record.aside.contains_key(node));
         let stays = |node: &NodeId| {
             self.may_acknowledge(record.primary, *node)
+                && !record.aside.contains_key(node)
                 && (present.contains(node) || !self.is_away(*node, &answer.attached))
         };
         let mut members: BTreeSet<NodeId> = record.current.members.iter().copied().filter(stays).collect();
@@ -73,6 +75,12 @@ impl Machine {
         voters.find(is_stuck)
     }
 
+    /// Who was to join has gone before it did: waiting for it might be for ever.
+    pub(super) fn is_next_hopeless(&self, record: &Record, answer: &Answer) -> bool {
+        let Some(next) = record.next.as_ref().filter(|_| !record.is_withdrawn) else { return false };
+        next.members.difference(&record.current.members).any(|node| self.is_away(*node, &answer.attached))
+    }
+
     /// Nodes that stream from the primary under its term and may acknowledge.
     fn present(&self, record: &Record, primary: NodeId, answer: &Answer) -> BTreeSet<NodeId> {
         let of_term = answer.attached.iter().filter(|(_, (term, _))| *term == record.term);
@@ -95,6 +103,11 @@ impl Machine {
         let now = self.now();
         let counting = Self::counting(record);
         for node in self.members.keys().copied().filter(|node| *node != primary).collect::<Vec<_>>() {
+            let may_be_made_anew = self.may_be_made_anew(record, node, &counting);
+            if record.aside.get(&node) == Some(&Aside::Renewed) && may_be_made_anew && record.phase == Phase::Open {
+                self.act(node, record.stamp(), Action::Copy { primary }, effects);
+                continue;
+            }
             let is_attached = answer.attached.get(&node).is_some_and(|(term, _)| *term == record.term);
             let Some(view) = self.views.get_mut(&node) else { continue };
             if is_attached {
@@ -104,12 +117,16 @@ impl Machine {
             let astray = now.saturating_sub(*view.astray_since.get_or_insert(now));
             let (said, is_refused) = (view.answer().cloned(), view.is_refused());
             let is_late = astray >= self.settings.follow_max;
-            let may_be_made_anew = self.may_be_made_anew(record, node, &counting);
+            let is_empty = view.is_empty();
             let action = match said {
                 Some(said) if !said.in_recovery && said.promised < record.stamp_of_term() => Some(Action::Fence),
                 Some(said) if !said.in_recovery => may_be_made_anew.then_some(Action::Rejoin { primary }),
                 Some(said) if said.following != Some((primary, record.term)) => Some(Action::Follow { primary }),
                 Some(_) => (is_late && may_be_made_anew).then_some(Action::Rejoin { primary }),
+                // It has nothing that could count; the primary of an open term has all that ever did.
+                None if is_empty && !may_be_made_anew => {
+                    (record.phase == Phase::Open).then_some(Action::Fill { primary })
+                }
                 None => (is_refused && is_late && may_be_made_anew).then_some(Action::Rejoin { primary }),
             };
             if let Some(action) = action {

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::error::{ClientError, ErrorId};
-use crate::executor::direct::{send_away as refuse, stopped};
+use crate::executor::direct::{Stop, drained, send_away as refuse, stopped};
 use crate::executor::{CancelSlot, Cluster};
 use crate::net::stream::Stream;
 use crate::net::{Framed, listener::Listener};
@@ -230,19 +230,20 @@ impl Frontend {
         self.sessions.by_pid.lock().len()
     }
 
-    /// Serves clients until told to stop; then new ones are refused and those at work are ended. Each client
+    /// Serves clients until told to stop; then new ones are refused and those at work are ended, or, where it is
+    /// drained, waited for. Each client
     /// stays with one of `workers`, which take turns.
     ///
     /// # Cancel safety
     /// Dropping it ends all sessions.
-    pub async fn run(self: Arc<Self>, listener: Listener, workers: Vec<Handle>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, listener: Listener, workers: Vec<Handle>, mut stop: watch::Receiver<Stop>) {
         let mut clients = JoinSet::new();
         let mut turns = workers.iter().cycle();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => Some(accepted),
                 Some(_) = clients.join_next(), if !clients.is_empty() => continue,
-                () = stopped(&mut stop) => None,
+                () = drained(&mut stop) => None,
             };
             let Some((stream, peer, permit)) = accepted else { break };
             let Some(worker) = turns.next() else { break };
@@ -267,6 +268,14 @@ impl Frontend {
             clients.spawn_on(serving, worker);
         }
         drop(listener);
+        let leaving = async { while clients.join_next().await.is_some() {} };
+        let is_empty = tokio::select! {
+            () = leaving => true,
+            () = stopped(&mut stop) => false,
+        };
+        if is_empty {
+            return;
+        }
         let bound = std::time::Duration::from_secs(5);
         let all = async { while clients.join_next().await.is_some() {} };
         if tokio::time::timeout(bound, all).await.is_err() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::login::Wanted;
-use super::{ADMIN_DATABASE, Frontend, Registered, Secret, refuse, stopped};
+use super::{ADMIN_DATABASE, Frontend, Registered, Secret, refuse};
 use crate::error::{ClientError, ErrorId};
-use crate::executor::direct::{Direct, Ended};
+use crate::executor::direct::{Direct, Ended, Stop, told_to};
 use crate::executor::{BoxFuture, Failure, Session};
 use crate::net::{Framed, NetError};
 use crate::session::{Settings, commit_wait};
@@ -34,7 +34,7 @@ impl Frontend {
     ///
     /// Tens of thousands of these are at rest at a time. So every stage is in a box of its own: the first two are as
     /// small as what a session at rest needs, whatever logging in or a cluster of several shards takes.
-    pub(super) async fn serve(&self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<(), NetError> {
+    pub(super) async fn serve(&self, client: &mut Framed, stop: &mut watch::Receiver<Stop>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
         let guest = self.guest(wanted, minor);
         Box::pin(self.host(client, guest, stop)).await
@@ -53,7 +53,7 @@ impl Frontend {
     }
 
     /// Gives a guest its place, and serves it there.
-    async fn host(&self, client: &mut Framed, guest: Guest, stop: &mut watch::Receiver<bool>) -> Result<(), NetError> {
+    async fn host(&self, client: &mut Framed, guest: Guest, stop: &mut watch::Receiver<Stop>) -> Result<(), NetError> {
         client.set_message_bytes_max(self.limits.load().message_bytes_max);
         let place = self.seats.take(&guest.user, guest.is_admin);
         let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, guest.minor)?)))
@@ -80,7 +80,7 @@ impl Frontend {
         client: &'a mut Framed,
         guest: Guest,
         registered: Registered<'a>,
-        stop: &'a mut watch::Receiver<bool>,
+        stop: &'a mut watch::Receiver<Stop>,
     ) -> BoxFuture<'a, Result<(), NetError>> {
         if guest.is_admin {
             return Box::pin(self.serve_admin(client, guest, registered, stop));
@@ -106,7 +106,7 @@ impl Frontend {
         client: &mut Framed,
         guest: Guest,
         registered: Registered<'_>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let slot = Arc::clone(&registered.slot);
         let mut session = Box::new(Session::new(Arc::clone(&self.cluster), &guest.user, guest.settings, slot));
@@ -132,7 +132,7 @@ impl Frontend {
         client: &mut Framed,
         guest: Guest,
         mut registered: Registered<'_>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let Some(mut direct) = Box::pin(self.open_direct(client, guest, &mut registered)).await? else { return Ok(()) };
         match direct.serve(client, stop).await {
@@ -178,7 +178,7 @@ impl Frontend {
         client: &mut Framed,
         direct: Direct,
         registered: &Registered<'_>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let user = Arc::clone(direct.user());
         let left = direct.into_parts();
@@ -195,7 +195,7 @@ impl Frontend {
         client: &mut Framed,
         session: &mut Session,
         registered: &Registered<'_>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let ended = tokio::select! {
             outcome = self.serve_session(client, session, stop) => Some(outcome),
@@ -214,14 +214,14 @@ impl Frontend {
         &self,
         client: &mut Framed,
         session: &mut Session,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         loop {
             // A transaction holds locks and connections on the shards, which others wait for.
             let limit = self.limits.load().idle_transaction_ms.filter(|_| session.status_byte() != b'I');
             let heard = tokio::select! {
                 biased;
-                frame = next_frame(client, stop, limit) => Heard::Client(frame?),
+                frame = next_frame(client, stop, limit, session.status_byte() == b'I') => Heard::Client(frame?),
                 outcome = session.idle() => Heard::Server(outcome),
             };
             let frame = match heard {
@@ -258,7 +258,7 @@ impl Frontend {
         client: &mut Framed,
         guest: Guest,
         registered: Registered<'_>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
         let version = env!("CARGO_PKG_VERSION");
         let parameters = [
@@ -273,7 +273,7 @@ impl Frontend {
         welcome(client, parameters.into_iter(), &registered);
         client.flush().await?;
         tracing::info!(user = %guest.user, "admin session");
-        while let Some(frame) = next_frame(client, stop, None).await? {
+        while let Some(frame) = next_frame(client, stop, None, true).await? {
             match decode(client, &frame).await? {
                 ClientMessage::Query(text) => {
                     self.admin.query(&text, client.output()).await;
@@ -311,17 +311,19 @@ enum Heard {
     Server(Result<(), Failure>),
 }
 
-/// The next message; `None` when the client left, the proxy stops or nothing came within the limit.
+/// The next message; `None` when the client left, the proxy stops or is drained, or nothing came within the limit.
 async fn next_frame(
     client: &mut Framed,
-    stop: &mut watch::Receiver<bool>,
+    stop: &mut watch::Receiver<Stop>,
     limit_ms: Option<u64>,
+    is_in_no_transaction: bool,
 ) -> Result<Option<Frame>, NetError> {
+    let least = if is_in_no_transaction { Stop::BetweenTransactions } else { Stop::Now };
     let limit = Duration::from_millis(limit_ms.unwrap_or_default());
     let read = tokio::select! {
         biased;
         frame = client.read_frame() => Ok(frame),
-        () = stopped(stop) => {
+        () = told_to(stop, least) => {
             Err((ErrorId::ShuttingDown, "terminating connection due to administrator command"))
         }
         () = tokio::time::sleep(limit), if limit_ms.is_some() => {

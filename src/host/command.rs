@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::{Account, HostError};
+use crate::base::Secret;
 
 /// Environment variables that would change what server programs do.
 const LIBPQ_PREFIX: &str = "PG";
@@ -22,6 +23,8 @@ pub struct Program<'a> {
     pub account: &'a Account,
     /// Limit, after which it is killed.
     pub timeout: Duration,
+    /// What opens the server that it connects to.
+    pub password: Option<&'a Secret>,
 }
 
 impl Program<'_> {
@@ -43,6 +46,9 @@ impl Program<'_> {
             if variable.to_string_lossy().starts_with(LIBPQ_PREFIX) {
                 command.env_remove(variable);
             }
+        }
+        if let Some(password) = self.password {
+            command.env("PGPASSWORD", password.expose());
         }
         // Messages are searched for "No space left on device".
         command.env("LC_ALL", "C");

@@ -166,6 +166,12 @@ pub enum HostError {
         /// What went wrong.
         message: String,
     },
+    /// Another node leads by now.
+    #[error("another term has begun; {} is half-made", directory.display())]
+    Overtaken {
+        /// The data directory.
+        directory: PathBuf,
+    },
     /// Asked to stop before it was done.
     #[error("stopped before it was done")]
     Cancelled,

@@ -7,23 +7,22 @@
 //! ```
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::command::{Program, last_lines};
+use super::site::{Configured, Made, REWIND_BYTES_MIN, START_SECONDS, Site, Source, Witness};
 use super::{Account, Binaries, HostError, ServerState, account, make, port, process, replication, settings};
 
 /// What a new server takes on disk before it holds any data, with room to start.
 const NEW_SERVER_BYTES: u64 = 120 << 20;
 
-const START_SECONDS: u64 = 60;
 const FAST_STOP: Duration = Duration::from_secs(30);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
@@ -67,6 +66,7 @@ pub struct Machine {
     directory: PathBuf,
     binaries: Binaries,
     account: Account,
+    rewind_bytes_min: u64,
     cancelled: Arc<watch::Sender<bool>>,
 }
 
@@ -86,7 +86,8 @@ impl Machine {
         for part in ["nodes", "logs"] {
             account.make_private_directory(&directory.join(part))?;
         }
-        Ok(Self { directory, binaries, account, cancelled: Arc::new(watch::Sender::new(false)) })
+        let cancelled = Arc::new(watch::Sender::new(false));
+        Ok(Self { directory, binaries, account, rewind_bytes_min: REWIND_BYTES_MIN, cancelled })
     }
 
     /// The directory, absolute and without symbolic links.
@@ -113,10 +114,7 @@ impl Machine {
     }
 
     /// The result of a future, or [`HostError::Cancelled`] once [`Machine::cancel`] was called.
-    pub(super) async fn unless_cancelled<T>(
-        &self,
-        work: impl Future<Output = Result<T, HostError>>,
-    ) -> Result<T, HostError> {
+    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T, HostError>>) -> Result<T, HostError> {
         let mut cancelled = self.cancelled.subscribe();
         tokio::select! {
             biased;
@@ -188,7 +186,7 @@ impl Machine {
         let was = if self.needs_making(&spec.name).await? {
             self.check_port(spec)?;
             report(Step::Initialise);
-            make::primary(self, spec).await?;
+            make::primary(&self.site(spec)).await?;
             report(Step::Start);
             self.start(spec).await?;
             Was::Made
@@ -218,7 +216,7 @@ impl Machine {
         let was = if self.needs_making(&spec.name).await? {
             self.check_port(spec)?;
             report(Step::Copy);
-            make::replica(self, spec, primary).await?;
+            make::copy(&self.site(spec), &self.source(spec, primary), "").await?;
             report(Step::Start);
             self.start(spec).await?;
             Was::Made
@@ -246,27 +244,50 @@ impl Machine {
         self.start_or_adopt(spec, &|_| {}).await.map(drop)
     }
 
-    /// Throws a node's data away and makes it a replica of a running primary. It streams under its plain name: what
-    /// copies data confirms it, too, and is not to count as a standby.
+    /// A node's directory and server.
+    pub fn site(&self, spec: &ServerSpec) -> Site {
+        Site {
+            name: spec.name.clone(),
+            directory: self.data_directory(&spec.name),
+            log: self.log_file(&spec.name),
+            binaries: self.binaries.clone(),
+            account: self.account.clone(),
+            configured: Configured::Here { port: spec.port },
+            rewind_bytes_min: self.rewind_bytes_min,
+            cancelled: Arc::clone(&self.cancelled),
+        }
+    }
+
+    /// Directories of at least so many bytes are rewound where they can be.
+    #[must_use]
+    pub fn rewinding_from(self, bytes: u64) -> Self {
+        Self { rewind_bytes_min: bytes, ..self }
+    }
+
+    /// Makes a node a replica of a running primary: [`Site::make_standby`].
     ///
     /// # Errors
     /// What was there before is gone.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a half-made directory; calling again begins anew.
-    pub async fn remake_replica(&self, spec: &ServerSpec, primary: &ServerSpec) -> Result<(), HostError> {
-        let directory = self.data_directory(&spec.name);
-        stop_at_once(&directory).await?;
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(HostError::io("remove", &directory, error));
-            }
-            _ => {}
-        }
+    pub async fn remake_replica(
+        &self,
+        spec: &ServerSpec,
+        primary: &ServerSpec,
+        promise: &str,
+        is_still_wanted: &(dyn Fn() -> BoxFuture<'static, bool> + Send + Sync),
+    ) -> Result<Made, HostError> {
         let client = replication::connect_within(primary, FAST_STOP).await?;
         replication::ensure_slots(primary, &client, std::slice::from_ref(&spec.name)).await?;
-        make::replica(self, spec, primary).await?;
-        self.start(spec).await
+        let witness = Local { client, is_still_wanted };
+        self.site(spec).make_standby(&self.source(spec, primary), promise, &witness).await
+    }
+
+    /// A primary of this machine as a standby's source.
+    pub(super) fn source(&self, spec: &ServerSpec, primary: &ServerSpec) -> Source {
+        let (host, user) = ("127.0.0.1".to_owned(), replication::SUPERUSER.to_owned());
+        Source { host, port: primary.port, user, password: None, slot: spec.name.clone() }
     }
 
     /// Stops a server if it runs: fast first, immediate after a while. True when it ran.
@@ -316,31 +337,7 @@ impl Machine {
     }
 
     async fn start(&self, spec: &ServerSpec) -> Result<(), HostError> {
-        if *self.cancelled.borrow() {
-            return Err(HostError::Cancelled);
-        }
-        let directory = self.data_directory(&spec.name);
-        process::clear_stale_pid_file(&directory)?;
-        let log = self.log_file(&spec.name);
-        let log_before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        let program = Program {
-            path: &self.binaries.program("pg_ctl"),
-            directory: &directory,
-            account: &self.account,
-            timeout: Duration::from_secs(START_SECONDS + 10),
-        };
-        let seconds = START_SECONDS.to_string();
-        let (path, log_path) = (directory.to_string_lossy(), log.to_string_lossy());
-        let started = program.run(&["start", "-D", &path, "-l", &log_path, "-w", "-t", &seconds, "-s"]).await;
-        let Err(error) = started else { return Ok(()) };
-        // It may still be starting; nobody waits for it any more.
-        let _ = stop(&directory).await;
-        match (error, log_since(&log, log_before)) {
-            (HostError::CommandFailed { output, .. }, Some(said)) => {
-                Err(HostError::command("pg_ctl start", &directory, &format!("{output}\n{}", last_lines(&said, 8))))
-            }
-            (error, _) => Err(error),
-        }
+        self.site(spec).start().await
     }
 
     /// Passes a result on; after an error stops the server, unless somebody else had started it.
@@ -354,6 +351,22 @@ impl Machine {
                 Err(error)
             }
         }
+    }
+}
+
+/// The primary is on this machine, too.
+struct Local<'a> {
+    client: tokio_postgres::Client,
+    is_still_wanted: &'a (dyn Fn() -> BoxFuture<'static, bool> + Send + Sync),
+}
+
+impl Witness for Local<'_> {
+    async fn checkpoint(&self) -> bool {
+        replication::checkpoint(&self.client).await
+    }
+
+    async fn is_still_wanted(&self) -> bool {
+        (self.is_still_wanted)().await
     }
 }
 
@@ -416,10 +429,12 @@ pub async fn stop(directory: &Path) -> Result<bool, HostError> {
     Err(HostError::Timeout { what: "stopping the server".to_owned(), directory: directory.to_owned(), seconds })
 }
 
-/// Stops a server whose data is not wanted any more: what waits for a standby would keep a fast stop waiting, too.
-async fn stop_at_once(directory: &Path) -> Result<(), HostError> {
-    if let Some(server) = process::running_server(directory) {
-        match kill(Pid::from_raw(server.pid.cast_signed()), Signal::SIGQUIT) {
+/// Stops a server whose data is not wanted any more: what waits for a standby would keep a fast stop waiting, too. Its
+/// data may be gone already, and with it the file that says who it is.
+pub(super) async fn stop_at_once(directory: &Path) -> Result<(), HostError> {
+    let known = process::running_server(directory).map(|server| server.pid);
+    for pid in known.map_or_else(|| process::working_in(directory), |pid| vec![pid]) {
+        match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGQUIT) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(error) => return Err(HostError::io("stop the server of", directory, error.into())),
         }
@@ -429,12 +444,4 @@ async fn stop_at_once(directory: &Path) -> Result<(), HostError> {
         tokio::time::sleep(POLL).await;
     }
     stop(directory).await.map(drop)
-}
-
-fn log_since(log: &Path, offset: u64) -> Option<String> {
-    let mut file = fs::File::open(log).ok()?;
-    file.seek(SeekFrom::Start(offset)).ok()?;
-    let mut said = Vec::new();
-    file.take(64 << 10).read_to_end(&mut said).ok()?;
-    Some(String::from_utf8_lossy(&said).into_owned())
 }

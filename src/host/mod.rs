@@ -13,10 +13,13 @@ pub mod make;
 pub mod port;
 pub mod process;
 pub mod replication;
+mod rewind;
 pub mod settings;
+pub mod site;
 
 pub use account::Account;
 pub use binaries::Binaries;
 pub use error::HostError;
 pub use machine::{Machine, ServerSpec, Step, Was};
 pub use process::ServerState;
+pub use site::{Configured, Made, Site, Source, Witness};

@@ -67,7 +67,11 @@ pub fn is_alive(pid: u32) -> bool {
 
 /// Somebody's shell may stand in the directory too, so the program's name counts as well.
 fn works_in(pid: u32, directory: &Path) -> bool {
-    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory)
+    // A directory that was removed under its server is shown with a word after its name.
+    let is_there = |cwd: PathBuf| {
+        cwd == directory || cwd.to_str().and_then(|cwd| cwd.strip_suffix(" (deleted)")) == directory.to_str()
+    };
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(is_there)
         && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("post"))
 }
 
@@ -85,7 +89,10 @@ pub fn started_for(path: &Path, programs: &[&str]) -> Vec<u32> {
             fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
                 let mut words = line.split(|byte| *byte == 0);
                 let program = words.next().unwrap_or_default();
-                programs.iter().any(|name| program.ends_with(name.as_bytes())) && words.any(|word| word == path)
+                programs.iter().any(|name| program.ends_with(name.as_bytes()))
+                    && words.any(|word| {
+                        word.ends_with(path) && (word.len() == path.len() || word.get(..2) == Some(&b"--"[..]))
+                    })
             })
         })
         .collect()

@@ -66,6 +66,16 @@ pub async fn ensure_slots(spec: &ServerSpec, client: &Client, slots: &[String]) 
     Ok(())
 }
 
+/// Has a primary write a checkpoint on the timeline that it is on; true when it has.
+pub async fn checkpoint(client: &Client) -> bool {
+    client.batch_execute("CHECKPOINT").await.is_ok()
+        && client.query_one(CHECKPOINT_IS_NEW, &[]).await.is_ok_and(|row| row.try_get(0).unwrap_or(false))
+}
+
+/// Whether the last checkpoint of a primary is of its own timeline.
+pub const CHECKPOINT_IS_NEW: &str = "SELECT timeline_id = \
+    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int FROM pg_control_checkpoint()";
+
 /// Makes a role that may log in and a database that it owns, where they are missing.
 pub async fn ensure_database(spec: &ServerSpec, role: &str, database: &str) -> Result<(), HostError> {
     let client = connect(spec).await?;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Settings, StartError, identity};
+use crate::auth::ServerSecret;
 use crate::backend::{ConnectTarget, ServersTls};
 use crate::base::ShardId;
 use crate::control::leader::names::Names;
 use crate::control::leader::node::Places;
-use crate::control::leader::{Driver, DriverSettings, Handle, Rejoin};
-use crate::executor::Primaries;
+use crate::control::leader::orders::ByAgents;
+use crate::control::leader::{Driver, DriverSettings, Handle, Hands};
+use crate::executor::{Cluster, Primaries};
 use crate::failover::{self, Acknowledgers, Durability, Member, Serving};
 use crate::store::{Store, load_topology};
 use crate::topology::{Node, Topology};
@@ -23,23 +25,26 @@ pub struct LeadingSettings {
     pub durability: Option<Durability>,
     /// The role that standbys stream as.
     pub replication_user: String,
-    /// Who makes nodes anew.
-    pub rejoin: Option<Rejoin>,
+    /// Who looks after the servers; `None`: the agents beside them.
+    pub hands: Option<Arc<dyn Hands>>,
 }
 
 impl fmt::Debug for LeadingSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rejoins = self.rejoin.is_some();
+        let has_hands = self.hands.is_some();
         formatter
             .debug_struct("LeadingSettings")
             .field("durability", &self.durability)
-            .field("rejoins", &rejoins)
+            .field("has_hands", &has_hands)
             .finish()
     }
 }
 
 /// How long starting waits for replicas that are not needed to serve.
 const WHOLE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at whether nodes have come or gone.
+const NODES_PAUSE: Duration = Duration::from_millis(200);
 
 /// The drivers.
 pub(super) type Leaders = HashMap<ShardId, Handle>;
@@ -51,6 +56,50 @@ pub(super) fn primaries(leaders: &Leaders, settings: &Settings) -> Primaries {
         .keeping_commits(durability.is_none_or(|durability| durability.quorum > 0))
 }
 
+/// How the nodes of led shards are reached.
+#[derive(Clone)]
+pub(super) struct Reaching {
+    user: String,
+    secret: ServerSecret,
+    replication_user: String,
+    tls: ServersTls,
+}
+
+impl Reaching {
+    pub(super) fn new(settings: &Settings, tls: &ServersTls) -> Option<Self> {
+        let replication_user = settings.leading.as_ref()?.replication_user.clone();
+        let (user, secret) = (settings.control_user.clone(), settings.control_secret());
+        Some(Self { user, secret, replication_user, tls: tls.clone() })
+    }
+
+    fn places(&self, topology: &Topology, nodes: &[&Node]) -> Places {
+        let target = |node: &Node| ConnectTarget {
+            node: node.id,
+            host: node.host.clone(),
+            port: node.port,
+            database: topology.database.clone(),
+            user: self.user.clone(),
+            secret: self.secret.clone(),
+            parameters: Vec::new(),
+            connect_timeout_ms: 1_000,
+            tls: self.tls.of(&node.name),
+        };
+        Places {
+            targets: nodes.iter().map(|node| (node.id, target(node))).collect(),
+            names: Names::new(nodes.iter().map(|node| (node.id, node.name.clone()))),
+            replication_user: self.replication_user.clone(),
+        }
+    }
+}
+
+fn nodes_of(topology: &Topology, shard: ShardId) -> Vec<&Node> {
+    topology.nodes.iter().filter(|node| node.shard == shard).collect()
+}
+
+fn members(nodes: &[&Node]) -> Vec<Member> {
+    nodes.iter().map(|node| Member { node: node.id, zone: node.zone.clone(), priority: 0 }).collect()
+}
+
 /// Starts a driver for each shard that has a replica.
 pub(super) fn start(
     settings: &Settings,
@@ -59,29 +108,15 @@ pub(super) fn start(
     tls: &ServersTls,
 ) -> Result<Leaders, StartError> {
     let Some(leading) = &settings.leading else { return Ok(Leaders::new()) };
+    let Some(reaching) = Reaching::new(settings, tls) else { return Ok(Leaders::new()) };
     let holder = format!("{:016x}", identity::random()?);
     let mut leaders = Leaders::new();
     for shard in &topology.shards {
-        let nodes: Vec<&Node> = topology.nodes.iter().filter(|node| node.shard == shard.id).collect();
+        let nodes = nodes_of(topology, shard.id);
         let Some(primary) = topology.primary(shard.id).filter(|_| nodes.len() > 1) else { continue };
         let usual = Durability { quorum: 1, acknowledgers: Acknowledgers::Any, is_available: nodes.len() < 3 };
         let durability = leading.durability.unwrap_or(usual);
-        let target = |node: &Node| ConnectTarget {
-            node: node.id,
-            host: node.host.clone(),
-            port: node.port,
-            database: topology.database.clone(),
-            user: settings.control_user.clone(),
-            secret: settings.control_secret(),
-            parameters: Vec::new(),
-            connect_timeout_ms: 1_000,
-            tls: tls.of(&node.name),
-        };
-        let places = Places {
-            targets: nodes.iter().map(|node| (node.id, target(node))).collect(),
-            names: Names::new(nodes.iter().map(|node| (node.id, node.name.clone()))),
-            replication_user: leading.replication_user.clone(),
-        };
+        let agents = || Arc::new(ByAgents::new(store, shard.id)) as Arc<dyn Hands>;
         let driver = Driver {
             settings: DriverSettings {
                 shard: shard.id,
@@ -91,14 +126,36 @@ pub(super) fn start(
                 holder: holder.clone(),
             },
             store: Arc::clone(store),
-            places: Arc::new(places),
-            members: nodes.iter().map(|node| Member { node: node.id, zone: node.zone.clone(), priority: 0 }).collect(),
+            places: Arc::new(reaching.places(topology, &nodes)),
+            members: members(&nodes),
             first: (shard.term, primary.id),
-            rejoin: leading.rejoin.clone(),
+            hands: leading.hands.clone().unwrap_or_else(agents),
         };
         leaders.insert(shard.id, driver.start());
     }
     Ok(leaders)
+}
+
+/// Tells the drivers of nodes that come and go, for ever.
+pub(super) async fn follow_nodes(leaders: Arc<Leaders>, cluster: Arc<Cluster>, reaching: Option<Reaching>) {
+    let Some(reaching) = reaching else { return };
+    let mut known = cluster.topology.load_full();
+    loop {
+        tokio::time::sleep(NODES_PAUSE).await;
+        let topology = cluster.topology.load_full();
+        if topology.epoch == known.epoch {
+            continue;
+        }
+        for (shard, handle) in leaders.iter() {
+            let nodes = nodes_of(&topology, *shard);
+            let place = |node: &&Node| (node.id, node.host.clone(), node.port, node.zone.clone());
+            let before: Vec<_> = nodes_of(&known, *shard).iter().map(place).collect();
+            if nodes.iter().map(place).collect::<Vec<_>>() != before {
+                handle.set_nodes(members(&nodes), reaching.places(&topology, &nodes)).await;
+            }
+        }
+        known = topology;
+    }
 }
 
 /// Waits until every shard is open, and for the topology that says so.

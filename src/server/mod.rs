@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Drain};
 use crate::auth::{ServerSecret, Verifier};
 use crate::backend::decision::ActiveTransactions;
 use crate::backend::replicas::ReplicaSettings;
@@ -34,6 +34,7 @@ use crate::control::reshard;
 use crate::control::roles::Roles;
 use crate::control::sampling;
 use crate::control::sequences::Sequences;
+use crate::executor::direct::Stop;
 use crate::executor::{self, Cluster, Credentials, Secrets, two_phase::Coordinator};
 use crate::frontend::{Access, AccessSettings, ClientLimits, Frontend, LoginSettings, SessionLimits};
 use crate::http::Health;
@@ -209,7 +210,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where health is asked for.
     pub http: Option<SocketAddr>,
-    stop: watch::Sender<bool>,
+    stop: Arc<watch::Sender<Stop>>,
+    is_drained: watch::Receiver<bool>,
     serving: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     _workers: Workers,
@@ -220,13 +222,17 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the listener to end by itself, which it never should.
+    /// Waits for the listener to end by itself: true when it was drained. It never should otherwise.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn finished(&mut self) {
+    pub async fn finished(&mut self) -> bool {
         let _joined = (&mut self.serving).await;
-        tracing::error!("the listener ended by itself");
+        let is_drained = *self.is_drained.borrow();
+        if !is_drained {
+            tracing::error!("the listener ended by itself");
+        }
+        is_drained
     }
 
     /// Stops serving: sessions are ended with 57P01, work in the background stops.
@@ -235,8 +241,10 @@ impl Running {
     /// Dropped half-way, tasks end with the runtime.
     pub async fn stop(self) {
         // Everybody may have gone already.
-        let _nobody_listens = self.stop.send(true);
-        if let Err(error) = self.serving.await {
+        self.stop.send_replace(Stop::Now);
+        if !self.serving.is_finished()
+            && let Err(error) = self.serving.await
+        {
             tracing::warn!(%error, "the listener ended badly");
         }
         for task in self.tasks {
@@ -280,33 +288,30 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let known = known::join(store.as_ref(), member.as_ref(), &file).await?;
     let sharing = member.map(|member| Sharing::new(member, file, &known));
     let (listener, address) = listen(&settings, sockets_max)?;
-    let limit = Duration::from_millis(START_MS_MAX);
     let servers_tls = ServersTls::load(&settings.servers_tls)?;
     let clients_tls = settings.clients_tls.clone().map(Acceptor::load).transpose()?.map(Arc::new);
     let hangups = if settings.reload_on_hangup { certificates::listen() } else { None };
     let certificates = certificates::Certificates { clients: clients_tls.clone(), servers: servers_tls.clone() };
     let leaders = Arc::new(leading::start(&settings, &known.topology, &store, &servers_tls)?);
+    let reaching = leading::Reaching::new(&settings, &servers_tls);
     let mock_key = known.mock_key.clone();
-    let building = async {
-        let topology = leading::wait_open(&leaders, &store, known.topology.clone()).await?;
-        build(&settings, Known { topology, ..known }, &store, servers_tls, &leaders).await
-    };
-    let built = tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
-        shard: "(all)".to_owned(),
-        reason: "they did not answer in time".to_owned(),
-    })??;
-    let (stop, stopped) = watch::channel(false);
+    let built = build_in_time(&settings, known, &store, servers_tls, &leaders).await?;
+    let (stop, stopped) = watch::channel(Stop::No);
+    let stop = Arc::new(stop);
+    let (draining, drains) = watch::channel(None);
+    let (drained, is_drained) = watch::channel(false);
     let refused = |address| move |error: NetError| StartError::Listen { address, reason: error.to_string() };
-    let http = settings.http.map(|http| health(http, &stopped).map_err(refused(http))).transpose()?;
+    let http = settings.http.map(|http| health(http, &stopped, &drains).map_err(refused(http))).transpose()?;
     let name = settings.proxy_name.clone();
     let admin = Admin::new(Arc::clone(&built.shared), Arc::clone(&store), name.clone());
     let admin = Arc::new(admin.with_reshard(built.reshard.map(reshard::start_usual)));
     admin.set_leaders(Arc::clone(&leaders));
+    if settings.reload_on_hangup {
+        admin.set_draining(draining);
+    }
     let login = LoginSettings { tls: clients_tls, ..settings.login.clone() };
-    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone())
-        .with_login(login)
-        .with_limits(settings.session_limits);
-    let frontend = Arc::new(frontend);
+    let frontend = Frontend::new(Arc::clone(&built.shared), Arc::clone(&admin), built.access, settings.clients.clone());
+    let frontend = Arc::new(frontend.with_login(login).with_limits(settings.session_limits));
     let workers = Workers::start(settings.workers.unwrap_or_else(usual_count)).map_err(StartError::Thread)?;
     let first = workers.handles().first().cloned().unwrap_or_else(Handle::current);
     let reloader = Arc::new(reload::Reloader::new(
@@ -323,12 +328,14 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let mut tasks = vec![
         // Connections that are opened ahead belong to the threads that will use them.
         first.spawn(tend_pools(Arc::clone(&built.shared))),
+        tokio::spawn(drain(drains, Arc::clone(&stop), drained)),
         tokio::spawn(certificates::watch(certificates)),
         tokio::spawn(reload::on_hangup(reloader, hangups)),
         tokio::spawn(Arc::clone(&frontend).watch_deadlocks()),
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
     tasks.push(tokio::spawn(sampling::run(Arc::clone(&built.shared.replicas), find_nodes(&built.shared))));
+    tasks.push(tokio::spawn(leading::follow_nodes(Arc::clone(&leaders), Arc::clone(&built.shared), reaching)));
     tasks.extend(follow_store(&built.shared, built.recovery, &store, sharing));
     let http = http.map(|(http, answering)| {
         tasks.push(answering);
@@ -337,17 +344,42 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
     let serving = tokio::spawn(frontend.run(listener, workers.handles().to_vec(), stopped));
     tracing::info!(%address, workers = workers.handles().len(), "serving");
     let leaving = name.map(|name| (store, name));
-    Ok(Running { address, http, stop, serving, tasks, leaving, _workers: workers, _leaders: leaders })
+    Ok(Running { address, http, stop, is_drained, serving, tasks, leaving, _workers: workers, _leaders: leaders })
 }
 
 /// Answers who asks for health: ready until it is told to stop.
-fn health(address: SocketAddr, stopped: &watch::Receiver<bool>) -> Result<(SocketAddr, JoinHandle<()>), NetError> {
-    let is_stopping = stopped.clone();
-    let not_ready = move || is_stopping.borrow().then(|| "stopping".to_owned());
+fn health(
+    address: SocketAddr,
+    stopped: &watch::Receiver<Stop>,
+    drains: &watch::Receiver<Option<Drain>>,
+) -> Result<(SocketAddr, JoinHandle<()>), NetError> {
+    let (stopped, drains) = (stopped.clone(), drains.clone());
+    let not_ready = move || match (*stopped.borrow(), drains.borrow().is_some()) {
+        (Stop::No, false) => None,
+        (Stop::Now, false) => Some("stopping".to_owned()),
+        _ => Some("draining".to_owned()),
+    };
     let health = Health::bind(address, Arc::new(not_ready))?;
     let address = health.address()?;
     // It says that the proxy stops for as long as the process lives: it is ended with the other tasks.
     Ok((address, tokio::spawn(health.run())))
+}
+
+/// Ends sessions when they are in no transaction, once somebody asks for it, and all that are left after a while.
+async fn drain(
+    mut asked: watch::Receiver<Option<Drain>>,
+    stop: Arc<watch::Sender<Stop>>,
+    drained: watch::Sender<bool>,
+) {
+    let asked = asked.wait_for(Option::is_some).await.ok().and_then(|drain| *drain);
+    let Some(Drain { after, within }) = asked else { return std::future::pending().await };
+    tracing::info!(?after, ?within, "draining");
+    tokio::time::sleep(after).await;
+    drained.send_replace(true);
+    stop.send_if_modified(|now| std::mem::replace(now, (*now).max(Stop::BetweenTransactions)) == Stop::No);
+    tokio::time::sleep(within).await;
+    tracing::info!("sessions that are left are ended");
+    stop.send_replace(Stop::Now);
 }
 
 /// Binds what clients connect to; gives the address, too.
@@ -373,6 +405,25 @@ struct Built {
     control: ControlAccess,
     /// `None`: other proxies may serve the same cluster.
     reshard: Option<reshard::Context>,
+}
+
+/// Builds once every shard is open, within the time that starting may take.
+async fn build_in_time(
+    settings: &Settings,
+    known: Known,
+    store: &Arc<dyn Store>,
+    servers_tls: ServersTls,
+    leaders: &leading::Leaders,
+) -> Result<Built, StartError> {
+    let building = async {
+        let topology = leading::wait_open(leaders, store, known.topology.clone()).await?;
+        build(settings, Known { topology, ..known }, store, servers_tls, leaders).await
+    };
+    let limit = Duration::from_millis(START_MS_MAX);
+    tokio::time::timeout(limit, Box::pin(building)).await.map_err(|_| StartError::Shard {
+        shard: "(all)".to_owned(),
+        reason: "they did not answer in time".to_owned(),
+    })?
 }
 
 async fn build(

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use crate::base::{NodeId, ShardId, Term};
-use crate::failover::{Cause, Phase, Position, Record, SyncSet};
+use crate::failover::{Aside, Cause, Phase, Position, Record, SyncSet};
 
 /// Version of the record that this build writes and reads.
 const VERSION: u32 = 1;
@@ -52,6 +52,12 @@ struct LeadershipRecord {
     next: Option<SetRecord>,
     holder: Option<(u32, PositionRecord)>,
     void: Vec<u32>,
+    #[serde(default)]
+    is_withdrawn: bool,
+    #[serde(default)]
+    leaving: Vec<u32>,
+    #[serde(default)]
+    renewed: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +114,9 @@ impl From<&Record> for LeadershipRecord {
             next: record.next.as_ref().map(SetRecord::from),
             holder: record.holder.map(|(node, position)| (node.0, position.into())),
             void: record.void.iter().map(|node| node.0).collect(),
+            is_withdrawn: record.is_withdrawn,
+            leaving: aside(record, Aside::Leaving),
+            renewed: aside(record, Aside::Renewed),
         }
     }
 }
@@ -135,8 +144,17 @@ impl From<LeadershipRecord> for Record {
             next: record.next.map(SyncSet::from),
             holder: record.holder.map(|(node, position)| (NodeId(node), position.into())),
             void: record.void.into_iter().map(NodeId).collect(),
+            is_withdrawn: record.is_withdrawn,
+            aside: {
+                let leaving = record.leaving.into_iter().map(|node| (NodeId(node), Aside::Leaving));
+                leaving.chain(record.renewed.into_iter().map(|node| (NodeId(node), Aside::Renewed))).collect()
+            },
         }
     }
+}
+
+fn aside(record: &Record, why: Aside) -> Vec<u32> {
+    record.aside.iter().filter(|(_, known)| **known == why).map(|(node, _)| node.0).collect()
 }
 
 impl From<&SyncSet> for SetRecord {
@@ -202,8 +220,9 @@ mod tests {
                 opening: set.clone(),
             };
             for phase in [Phase::Open, Phase::Freezing { cause }, promoting] {
-                let record =
-                    Record { phase, holder: Some((NodeId(3), position)), void: [NodeId(2)].into(), ..first.clone() };
+                let aside = [(NodeId(4), Aside::Leaving), (NodeId(5), Aside::Renewed)].into();
+                let (holder, void) = (Some((NodeId(3), position)), [NodeId(2)].into());
+                let record = Record { phase, holder, void, aside, ..first.clone() };
                 assert_eq!(decode_leadership(&encode_leadership(&record).unwrap()), Ok(record));
             }
         }

@@ -6,6 +6,7 @@
 //!
 //! Must not know: backends, sessions, who asks.
 
+pub mod agents;
 mod clock;
 mod embedded;
 mod etcd;

@@ -274,7 +274,7 @@ impl Set {
             term: row[8].parse().unwrap_or(0),
             is_sync: row[9] == "true",
         };
-        Ok(self.admin(proxy, "SHOW NODES")?.iter().filter(|row| row.len() == 10).map(read).collect())
+        Ok(self.admin(proxy, "SHOW NODES")?.iter().filter(|row| row.len() >= 10).map(read).collect())
     }
 
     /// Primary and term of a shard, as some proxy knows them.

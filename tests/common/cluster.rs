@@ -65,6 +65,11 @@ fn as_server(program: &Path) -> Command {
     command
 }
 
+/// The same for other tests.
+pub fn as_servers(program: &Path) -> Command {
+    as_server(program)
+}
+
 /// A directory under /tmp that the servers' user owns, removed on drop.
 pub fn server_directory(name: &str) -> tempfile::TempDir {
     let directory = tempfile::Builder::new().prefix(&format!("ostrakon-{name}-")).tempdir_in("/tmp").unwrap();
@@ -113,6 +118,11 @@ pub fn template() -> PathBuf {
     run(as_server(&bin.join("postgres")).args(["--single", "-F", "-D"]).arg(&data).arg("postgres").stdin(input));
     fs::write(base.join("ready"), "").unwrap();
     data
+}
+
+/// A data directory with role and database `app`, for a server that somebody else starts.
+pub fn make_data(data: &Path) {
+    run(Command::new("cp").arg("-a").arg(template()).arg(data));
 }
 
 /// Runs a command that has to succeed and gives its output.

@@ -6,6 +6,9 @@ mod cluster;
 #[path = "../common/raw.rs"]
 mod raw;
 
+mod agent;
+mod hosts;
+mod nodes;
 mod serve;
 mod servers;
 mod simulator;

@@ -106,7 +106,7 @@ fn a_primary_that_serve_leads_is_replaced_over_sql_alone() {
     let port = ground.port;
     let connect = move || Raw::connect(port, "app", "app").unwrap();
     connect().must("CREATE TABLE written (k bigint PRIMARY KEY)");
-    let synchronous = || ground.nodes().iter().filter(|row| row.last().is_some_and(|sync| sync == "true")).count();
+    let synchronous = || ground.nodes().iter().filter(|row| row.get(9).is_some_and(|sync| sync == "true")).count();
     assert!(eventually(Duration::from_secs(30), || synchronous() == 2), "{:?}", ground.nodes());
     no_session_lowers_what_commits_wait_for(port);
     let (is_over, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));

@@ -13,10 +13,11 @@ use ostrakon::backend::{ConnectTarget, ServersTls, ServersTlsSettings};
 use ostrakon::base::{NodeId, ShardId, Term};
 use ostrakon::control::leader::names::Names;
 use ostrakon::control::leader::node::Places;
-use ostrakon::control::leader::{Driver, DriverSettings, Handle, Rejoin};
+use ostrakon::control::leader::{Driver, DriverSettings, Handle, Hands};
 use ostrakon::failover::{Cause, Member, Phase, Serving, Settings};
 use ostrakon::host::{self, Machine, ServerSpec, port, process};
-use ostrakon::store::MemoryStore;
+use ostrakon::store::agents::Order;
+use ostrakon::store::{BoxFuture, MemoryStore};
 use parking_lot::Mutex;
 use tokio_postgres::{Client, NoTls};
 
@@ -92,6 +93,32 @@ impl Shard {
     }
 }
 
+/// Whoever is to be made anew is on this machine.
+struct Local {
+    machine: Machine,
+    specs: Vec<ServerSpec>,
+}
+
+impl Hands for Local {
+    fn obey(&self, node: NodeId, order: Order) -> BoxFuture<'_, bool> {
+        let spec = |node: NodeId| self.specs[node.0 as usize - 1].clone();
+        let (target, source) = (spec(node), spec(NodeId(order.primary)));
+        let promise = format!("{}.{}", order.term, order.config);
+        Box::pin(async move {
+            let made = self.machine.remake_replica(&target, &source, &promise, &|| Box::pin(async { true })).await;
+            made.inspect_err(|error| eprintln!("{node} is not made anew: {error}")).is_ok()
+        })
+    }
+
+    fn is_empty(&self, _: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn are_there(&self, _: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+}
+
 fn lead(machine: &Machine, specs: &[ServerSpec]) -> Handle {
     let tls = ServersTls::load(&ServersTlsSettings::default()).unwrap();
     let target = |index: usize| ConnectTarget {
@@ -111,15 +138,7 @@ fn lead(machine: &Machine, specs: &[ServerSpec]) -> Handle {
         names,
         replication_user: "postgres".to_owned(),
     };
-    let (machine, specs) = (machine.clone(), specs.to_vec());
-    let rejoin: Rejoin = Arc::new(move |node, primary, _stamp| {
-        let (machine, specs) = (machine.clone(), specs.clone());
-        Box::pin(async move {
-            let spec = |node: NodeId| specs[node.0 as usize - 1].clone();
-            let made = machine.remake_replica(&spec(node), &spec(primary)).await;
-            made.inspect_err(|error| eprintln!("{node} is not made anew: {error}")).is_ok()
-        })
-    });
+    let hands = Arc::new(Local { machine: machine.clone(), specs: specs.to_vec() });
     Driver {
         settings: DriverSettings {
             shard: ShardId(1),
@@ -132,7 +151,7 @@ fn lead(machine: &Machine, specs: &[ServerSpec]) -> Handle {
         places: Arc::new(places),
         members: (0..3).map(|index| Member { node: id(index), zone: String::new(), priority: 0 }).collect(),
         first: (Term(1), NodeId(1)),
-        rejoin: Some(rejoin),
+        hands,
     }
     .start()
 }

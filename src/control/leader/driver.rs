@@ -1,20 +1,24 @@
 //! Runs one shard's machine: asks the nodes, keeps the record, does what the machine wants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::node::{self, Places};
+use crate::backend::ConnectTarget;
 use crate::base::{Epoch, NodeId, ShardId, Term};
 use crate::control::client::ControlClient;
 use crate::failover::{
-    Action, ActionKind, Cause, Effect, Event, Machine, Member, Outcome, Phase, Record, Serving, Settings, Stamp,
+    Action, ActionKind, Aside, Cause, Effect, Event, Failure, Machine, Member, Outcome, Phase, Record, Serving,
+    Settings,
 };
+use crate::store::agents::{Order, OrderKind};
 use crate::store::{
     BoxFuture, Change, Revision, Store, StoreError, WatchEvent, decode_leadership, encode_leadership, leadership_key,
     load_topology, save_topology,
@@ -30,8 +34,20 @@ const LEASE_PAUSE: Duration = Duration::from_millis(500);
 /// How often a connection is looked at while nothing is asked of it.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Makes a node a standby of a primary, with the tag of the term: `(node, primary, stamp)`; true when it is done.
-pub type Rejoin = Arc<dyn Fn(NodeId, NodeId, Stamp) -> BoxFuture<'static, bool> + Send + Sync>;
+/// How often whoever looks after a server that does not answer is asked whether anything is there.
+const EMPTY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Those who look after the servers.
+pub trait Hands: Send + Sync {
+    /// Carries an order out; true when it is done.
+    fn obey(&self, node: NodeId, order: Order) -> BoxFuture<'_, bool>;
+
+    /// Whether nothing is there that could be lost.
+    fn is_empty(&self, node: NodeId) -> BoxFuture<'_, bool>;
+
+    /// Whether there is somebody who looks after it.
+    fn are_there(&self, node: NodeId) -> BoxFuture<'_, bool>;
+}
 
 /// How a shard is led.
 #[derive(Clone)]
@@ -60,8 +76,8 @@ pub struct Driver {
     pub members: Vec<Member>,
     /// The primary, where there is no record yet.
     pub first: (Term, NodeId),
-    /// Who makes nodes anew; `None`: nobody.
-    pub rejoin: Option<Rejoin>,
+    /// Who makes nodes anew.
+    pub hands: Arc<dyn Hands>,
 }
 
 /// A driver at work; it ends when this is dropped.
@@ -70,8 +86,23 @@ pub struct Handle {
     pub serving: watch::Receiver<Serving>,
     /// The record as it was last read.
     pub record: watch::Receiver<Option<Record>>,
-    commands: mpsc::Sender<Event>,
+    /// Who looks after the servers.
+    pub hands: Arc<dyn Hands>,
+    shared: Arc<Shared>,
+    asking: Mutex<BTreeMap<NodeId, Asking>>,
     _tasks: JoinSet<()>,
+}
+
+/// Asks one node until it is dropped.
+struct Asking {
+    target: ConnectTarget,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Handle {
@@ -80,8 +111,44 @@ impl Handle {
     /// # Cancel safety
     /// Dropped, nothing was asked.
     pub async fn command(&self, cause: Cause) {
-        // A driver that has ended does nothing any more; its task is ours, so it has not.
-        let _ended = self.commands.send(Event::Command(cause)).await;
+        self.shared.tell(Event::Command(cause)).await;
+    }
+
+    /// Asks for a node to count no more, or again. Whether it comes to that shows in the record.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing was asked.
+    pub async fn set_aside(&self, node: NodeId, aside: Option<Aside>) {
+        self.shared.tell(Event::SetAside { node, aside }).await;
+    }
+
+    /// Nodes have come, gone or moved.
+    ///
+    /// # Cancel safety
+    /// Called again it does the rest.
+    pub async fn set_nodes(&self, members: Vec<Member>, places: Places) {
+        {
+            let mut asking = self.asking.lock();
+            asking.retain(|node, asking| places.targets.get(node) == Some(&asking.target));
+            self.shared.places.store(Arc::new(places));
+            ask_all(&self.shared, &mut asking);
+        }
+        self.shared.tell(Event::Members(members)).await;
+    }
+
+    /// A node that has left receives nothing more, and nobody keeps anything for it. Where it cannot be reached it has
+    /// to be stopped by hand.
+    ///
+    /// # Cancel safety
+    /// Called again it does the rest.
+    pub async fn let_go(&self, node: NodeId) {
+        let Some(record) = self.record.borrow().clone() else { return };
+        let places = self.shared.places.load_full();
+        let frozen = timeout(ACTION_MAX, node::act(&places, node, record.stamp(), &Action::Freeze)).await;
+        tracing::info!(%node, ?frozen, "a node has left");
+        if let Err(error) = node::drop_slot(&places, record.primary, &places.names.slot(node)).await {
+            tracing::warn!(%node, %error, "its slot is kept: drop it by hand");
+        }
     }
 }
 
@@ -89,8 +156,8 @@ impl Handle {
 struct Shared {
     settings: DriverSettings,
     store: Arc<dyn Store>,
-    places: Arc<Places>,
-    rejoin: Option<Rejoin>,
+    places: ArcSwap<Places>,
+    hands: Arc<dyn Hands>,
     rejoining: Mutex<BTreeSet<NodeId>>,
     first: (Term, NodeId),
     events: mpsc::Sender<Event>,
@@ -106,22 +173,32 @@ impl Driver {
         let shared = Arc::new(Shared {
             settings: self.settings.clone(),
             store: self.store,
-            places: self.places,
-            rejoin: self.rejoin,
+            places: ArcSwap::new(self.places),
+            hands: Arc::clone(&self.hands),
             rejoining: Mutex::default(),
             first: self.first,
-            events: events.clone(),
+            events,
             start: Instant::now(),
         });
         let mut tasks = JoinSet::new();
-        for member in &self.members {
-            tasks.spawn(ask_for_ever(Arc::clone(&shared), member.node));
-        }
+        let mut asking = BTreeMap::new();
+        ask_all(&shared, &mut asking);
         tasks.spawn(watch_record(Arc::clone(&shared)));
         tasks.spawn(hold_lease(Arc::clone(&shared)));
         let machine = Machine::new(self.settings.machine, self.members);
-        tasks.spawn(lead(shared, machine, taken, serving, record));
-        Handle { serving: shows_serving, record: shows_record, commands: events, _tasks: tasks }
+        tasks.spawn(lead(Arc::clone(&shared), machine, taken, serving, record));
+        let (serving, record, hands, asking) = (shows_serving, shows_record, self.hands, Mutex::new(asking));
+        Handle { serving, record, hands, shared, asking, _tasks: tasks }
+    }
+}
+
+/// A task for each node that has none.
+fn ask_all(shared: &Arc<Shared>, asking: &mut BTreeMap<NodeId, Asking>) {
+    for (node, target) in &shared.places.load().targets {
+        asking.entry(*node).or_insert_with(|| {
+            let task = tokio::spawn(ask_for_ever(Arc::clone(shared), *node, target.clone()));
+            Asking { target: target.clone(), task }
+        });
     }
 }
 
@@ -194,12 +271,18 @@ async fn carry_out(shared: Arc<Shared>, effect: Effect) {
         Effect::Act { node, stamp, action } => {
             let kind = action.kind();
             let outcome = match &action {
-                Action::Rejoin { primary } => rejoin(&shared, node, *primary, stamp).await,
+                Action::Rejoin { primary } => {
+                    rejoin(&shared, node, Order::new(OrderKind::Follow, *primary, stamp)).await
+                }
+                Action::Fill { primary } => rejoin(&shared, node, Order::new(OrderKind::Fill, *primary, stamp)).await,
+                Action::Copy { primary } => rejoin(&shared, node, Order::new(OrderKind::Copy, *primary, stamp)).await,
                 action => {
-                    timeout(ACTION_MAX, node::act(&shared.places, node, stamp, action)).await.unwrap_or(Outcome::Failed)
+                    let places = shared.places.load_full();
+                    timeout(ACTION_MAX, node::act(&places, node, stamp, action)).await.unwrap_or(Outcome::Failed)
                 }
             };
-            if matches!(kind, ActionKind::Freeze | ActionKind::Promote | ActionKind::Fence | ActionKind::Rejoin) {
+            let is_told = matches!(kind, ActionKind::Freeze | ActionKind::Promote | ActionKind::Fence);
+            if is_told || (kind.makes_standby() && outcome == Outcome::Done) {
                 tracing::info!(%node, ?kind, ?stamp, ?outcome, "done to a node");
             }
             shared.tell(Event::Ended { node, kind, stamp, outcome }).await;
@@ -229,12 +312,13 @@ async fn write(shared: &Shared, record: &Record, expected: Option<Revision>) -> 
 }
 
 /// One at a time for each node, however often it is asked for.
-async fn rejoin(shared: &Shared, node: NodeId, primary: NodeId, stamp: Stamp) -> Outcome {
-    let Some(rejoin) = &shared.rejoin else { return Outcome::Failed };
-    if !shared.rejoining.lock().insert(node) {
+async fn rejoin(shared: &Shared, node: NodeId, order: Order) -> Outcome {
+    if !shared.hands.are_there(node).await || !shared.rejoining.lock().insert(node) {
         return Outcome::Failed;
     }
-    let is_done = rejoin(node, primary, stamp).await;
+    let places = shared.places.load_full();
+    let has_slot = node::make_slot(&places, NodeId(order.primary), &places.names.slot(node)).await;
+    let is_done = has_slot.is_ok() && shared.hands.obey(node, order).await;
     shared.rejoining.lock().remove(&node);
     if is_done { Outcome::Done } else { Outcome::Failed }
 }
@@ -318,11 +402,11 @@ async fn hold_lease(shared: Arc<Shared>) {
 }
 
 /// Asks one node for ever, over one connection as long as it lasts.
-async fn ask_for_ever(shared: Arc<Shared>, node: NodeId) {
-    let Some(target) = shared.places.targets.get(&node).cloned() else { return };
+async fn ask_for_ever(shared: Arc<Shared>, node: NodeId, target: ConnectTarget) {
     let limit = shared.settings.probe_limit;
     let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let target = crate::backend::ConnectTarget { connect_timeout_ms: limit_ms, ..target };
+    let target = ConnectTarget { connect_timeout_ms: limit_ms, ..target };
+    let mut emptiness = (None::<Instant>, false);
     let mut client: Option<ControlClient> = None;
     let mut session = 0;
     loop {
@@ -335,12 +419,23 @@ async fn ask_for_ever(shared: Arc<Shared>, node: NodeId) {
             }
         };
         let answered = match &held {
-            Ok(held) => node::probe(held, &shared.places, 0, session, limit).await,
+            Ok(held) => node::probe(held, &shared.places.load_full(), 0, session, limit).await,
             Err(error) => Err(node::failure(error)),
         };
         let is_well = answered.is_ok();
         let event = match answered {
             Ok(answer) => Event::Answered { node, asked, answer },
+            Err(Failure::Refused) => {
+                let (looked, is_empty) = &mut emptiness;
+                let failure = if *is_empty { Failure::Empty } else { Failure::Refused };
+                shared.tell(Event::Failed { node, failure }).await;
+                if looked.is_none_or(|at| at.elapsed() > EMPTY_PAUSE) {
+                    *is_empty = shared.hands.is_empty(node).await;
+                    *looked = Some(Instant::now());
+                }
+                sleep(shared.settings.probe_pause / 4).await;
+                continue;
+            }
             Err(failure) => Event::Failed { node, failure },
         };
         shared.tell(event).await;

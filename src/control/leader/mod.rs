@@ -5,5 +5,6 @@
 pub mod driver;
 pub mod names;
 pub mod node;
+pub mod orders;
 
-pub use driver::{Driver, DriverSettings, Handle, Rejoin};
+pub use driver::{Driver, DriverSettings, Handle, Hands};

@@ -33,7 +33,7 @@ impl Names {
 
     /// The name of the node's slot; PostgreSQL takes lower case, digits and underscores.
     pub fn slot(&self, node: NodeId) -> String {
-        self.by_node.get(&node).map_or_else(String::new, |name| name.to_lowercase().replace('-', "_"))
+        self.by_node.get(&node).map_or_else(String::new, |name| slot_of(name))
     }
 
     /// Whose tag it is, and of which term.
@@ -80,6 +80,11 @@ impl Names {
         }
         Some((term?, SyncSet { members, quorum: quorum.parse().ok()? }))
     }
+}
+
+/// The name of the slot of a node.
+pub fn slot_of(name: &str) -> String {
+    name.to_lowercase().replace('-', "_")
 }
 
 #[cfg(test)]

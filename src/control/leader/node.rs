@@ -21,6 +21,8 @@ const STATEMENT_MS: u64 = 1_500;
 const LOCK: &str = "1869836146, 1";
 /// How long somebody else may hold it before his connection is ended.
 const LOCK_WAIT: Duration = Duration::from_millis(300);
+/// How long a slot may be in use by somebody who is to stop.
+const SLOT_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(4);
 
 const PROBE_SQL: &str = "SELECT pg_is_in_recovery()::text, \
@@ -138,6 +140,63 @@ pub async fn probe(
     })
 }
 
+/// Makes the slot that keeps what a node still needs, on whom it follows; it keeps nothing before it is used. One that
+/// had to let go of what it kept is no use any more.
+///
+/// # Errors
+/// It may not be there.
+///
+/// # Cancel safety
+/// As after an error.
+pub async fn make_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(), ControlError> {
+    let Some(target) = places.targets.get(&primary) else { return Ok(()) };
+    let client = ControlClient::connect(target).await?;
+    let slot = quote_literal(slot);
+    let lost = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = {slot} AND wal_status = 'lost' AND NOT active"
+    );
+    client.rows(&lost, STATEMENT_MS).await?;
+    let sql = format!(
+        "SELECT pg_create_physical_replication_slot({slot}) \
+         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {slot})"
+    );
+    client.rows(&sql, STATEMENT_MS).await.map(drop)
+}
+
+/// Drops a slot that nobody is to use any more.
+///
+/// # Errors
+/// It may be there still.
+///
+/// # Cancel safety
+/// As after an error.
+pub async fn drop_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(), ControlError> {
+    let Some(target) = places.targets.get(&primary) else { return Ok(()) };
+    let client = ControlClient::connect(target).await?;
+    let slot = quote_literal(slot);
+    // Who streams by it has just been told to stop.
+    let ending = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = {slot} AND active"
+    );
+    let dropping = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot} AND NOT active"
+    );
+    let is_there = format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = {slot}");
+    let since = Instant::now();
+    loop {
+        client.rows(&ending, STATEMENT_MS).await?;
+        sleep(POLL).await;
+        let dropped = client.rows(&dropping, STATEMENT_MS).await;
+        if client.rows(&is_there, STATEMENT_MS).await?.is_empty() {
+            return Ok(());
+        }
+        if since.elapsed() > SLOT_WAIT {
+            return dropped.map(drop);
+        }
+    }
+}
+
 /// A node about to be told something.
 struct Told<'a> {
     node: NodeId,
@@ -145,7 +204,7 @@ struct Told<'a> {
     places: &'a Places,
 }
 
-/// Does something to a node, unless it has promised more. [`Action::Rejoin`] is not done over SQL.
+/// Does something to a node, unless it has promised more. Standbys are not made over SQL.
 ///
 /// # Cancel safety
 /// Dropped, it may have been done in part; doing it again does the rest.
@@ -251,9 +310,8 @@ impl Told<'_> {
             Action::Promote { set } => self.promote(stamp.term, set, in_recovery).await,
             Action::Apply { set } if !in_recovery => self.apply(stamp.term, set).await,
             Action::Follow { primary } if in_recovery => self.follow(*primary, stamp.term).await,
-            Action::Apply { .. } | Action::Follow { .. } | Action::Barrier { .. } | Action::Rejoin { .. } => {
-                Ok(Outcome::Failed)
-            }
+            Action::Apply { .. } | Action::Follow { .. } | Action::Barrier { .. } => Ok(Outcome::Failed),
+            Action::Rejoin { .. } | Action::Fill { .. } | Action::Copy { .. } => Ok(Outcome::Failed),
         }
     }
 
@@ -340,23 +398,11 @@ impl Told<'_> {
     async fn follow(&self, primary: NodeId, term: Term) -> Result<Outcome, ControlError> {
         let Some(conninfo) = self.places.conninfo(self.node, primary, term) else { return Ok(Outcome::Failed) };
         let slot = self.places.names.slot(self.node);
-        let has_slot = self.make_slot(primary, &slot).await.is_ok();
+        let has_slot = make_slot(self.places, primary, &slot).await.is_ok();
         self.set("primary_slot_name", if has_slot { &slot } else { "" }).await?;
         self.set("primary_conninfo", &conninfo).await?;
         self.reload("primary_conninfo", &conninfo).await?;
         Ok(Outcome::Done)
-    }
-
-    /// The slot that keeps what this node still needs, on whom it follows; it keeps nothing before it is used.
-    async fn make_slot(&self, primary: NodeId, slot: &str) -> Result<(), ControlError> {
-        let Some(target) = self.places.targets.get(&primary) else { return Ok(()) };
-        let client = ControlClient::connect(target).await?;
-        let slot = quote_literal(slot);
-        let sql = format!(
-            "SELECT pg_create_physical_replication_slot({slot}) \
-             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {slot})"
-        );
-        client.rows(&sql, STATEMENT_MS).await.map(drop)
     }
 
     /// What the primary has on disk now is on disk at a quorum, and every walsender goes by the set: `sync_priority` is

@@ -190,9 +190,14 @@ impl Direct {
     ///
     /// # Cancel safety
     /// Dropping it closes what is not clean.
-    pub async fn serve(&mut self, client: &mut Framed, stop: &mut watch::Receiver<bool>) -> Result<Ended, NetError> {
+    pub async fn serve(&mut self, client: &mut Framed, stop: &mut watch::Receiver<Stop>) -> Result<Ended, NetError> {
         let slot = Arc::clone(&self.slot);
-        let mut ends = relay::Ends { terminated: pin!(slot.terminated()), stopped: pin!(stopped(stop)) };
+        let mut also = stop.clone();
+        let mut ends = relay::Ends {
+            terminated: pin!(slot.terminated()),
+            stopped: pin!(stopped(stop)),
+            drained: pin!(drained(&mut also)),
+        };
         loop {
             match self.turn(client, &mut ends).await {
                 Ok(relay::Turn::Again) => {}
@@ -514,12 +519,40 @@ pub async fn send_away(client: &mut Framed, error: &ClientError) {
     let _gone = tokio::time::timeout(bound, client.flush()).await;
 }
 
+/// Whether sessions are to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not now.
+    #[default]
+    No,
+    /// Each when it is in no transaction.
+    BetweenTransactions,
+    /// Each when nothing runs.
+    Now,
+}
+
 /// Waits until the proxy stops; for ever if nobody can say so any more.
 ///
 /// # Cancel safety
 /// Safe.
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
+pub async fn stopped(stop: &mut watch::Receiver<Stop>) {
+    told_to(stop, Stop::Now).await;
+}
+
+/// Waits until sessions are to end when they are in no transaction.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn drained(stop: &mut watch::Receiver<Stop>) {
+    told_to(stop, Stop::BetweenTransactions).await;
+}
+
+/// Waits until sessions are told as much as this.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn told_to(stop: &mut watch::Receiver<Stop>, least: Stop) {
+    if stop.wait_for(|stop| *stop >= least).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

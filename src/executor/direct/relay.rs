@@ -40,6 +40,8 @@ pub(super) struct Ends<'a> {
     pub(super) terminated: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     /// The proxy stops.
     pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    /// Sessions in no transaction are to end.
+    pub(super) drained: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
 }
 
 /// What a session is told that somebody ends.
@@ -300,6 +302,8 @@ impl Direct {
     /// Sends and reads until something has moved.
     async fn wait(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Woken, Failure> {
         let may_stop = self.machine.is_quiet();
+        let may_leave = may_stop && !self.machine.is_unsynced() && !self.machine.is_idle_in_transaction();
+        let may_leave = may_leave && self.machine.opening().is_none();
         let takes_client = self.machine.takes_client() && self.waiting.is_empty() && !self.is_batch_over;
         let idle = self.idle_transaction.filter(|_| self.machine.is_idle_in_transaction());
         let held = &mut self.held;
@@ -313,6 +317,9 @@ impl Direct {
                 return Poll::Ready(Ok(Woken::Terminated));
             }
             if may_stop && ends.stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Woken::Stopped));
+            }
+            if may_leave && ends.drained.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(Woken::Stopped));
             }
             Poll::Pending

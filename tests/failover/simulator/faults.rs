@@ -1,6 +1,7 @@
 //! What goes wrong.
 
 use ostrakon::base::NodeId;
+use ostrakon::failover::Aside;
 
 use super::world::{Happening, Place, World};
 
@@ -17,7 +18,7 @@ impl World {
         // The primary more often than chance has it.
         let node = if self.random.chance(40) { self.record.primary } else { node };
         let long = self.random.between(50_000, 6_000_000);
-        match self.random.between(0, 12) {
+        match self.random.between(0, 15) {
             0..=2 => self.crash(node, long),
             3 => self.pause_node(node, long),
             4 => {
@@ -53,6 +54,12 @@ impl World {
                     self.proxies[proxy].skew += jump;
                 }
             }
+            11 | 12 => self.wipe(node),
+            13 => {
+                let aside = if self.random.chance(60) { Aside::Renewed } else { Aside::Leaving };
+                let aside = Some(aside).filter(|_| !self.record.aside.contains_key(&node));
+                self.set_aside(proxy, node, aside);
+            }
             _ => self.command(proxy, node),
         }
     }
@@ -63,6 +70,17 @@ impl World {
             server.crash();
             let back = if self.random.chance(30) { 1_000 } else { long };
             self.after(back, Happening::Restart(node));
+        }
+    }
+
+    /// One at a time: with the disk of a second one what was acknowledged may be gone for good.
+    fn wipe(&mut self, node: NodeId) {
+        if node == self.record.primary || !self.is_whole() {
+            return;
+        }
+        self.note(|| format!("{node}: its disk is wiped"));
+        if let Some(server) = self.nodes.get_mut(&node) {
+            server.wipe();
         }
     }
 

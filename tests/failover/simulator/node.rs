@@ -22,7 +22,7 @@ pub enum Waits {
 pub struct Node {
     pub id: NodeId,
     pub is_up: bool,
-    /// Its data is being thrown away.
+    /// Nothing is there: its data is being thrown away, or its disk was.
     pub is_wiped: bool,
     /// It answers nobody yet.
     pub starting_until: u64,
@@ -139,7 +139,16 @@ impl Node {
         }
     }
 
-    /// Everything but a rejoin.
+    /// Its disk is gone, and with it what it promised.
+    pub fn wipe(&mut self) {
+        self.crash();
+        self.is_wiped = true;
+        self.log.clear();
+        self.promised = Stamp::default();
+        self.following = None;
+    }
+
+    /// Everything but making a standby of it.
     pub fn act(&mut self, stamp: Stamp, action: &Action, session: u64) -> Outcome {
         if stamp < self.promised {
             return Outcome::Refused { promised: self.promised };
@@ -191,7 +200,7 @@ impl Node {
                 Outcome::Done
             }
             Action::Barrier { set, session: about } => self.pass(stamp, set, *about, session),
-            Action::Rejoin { .. } => Outcome::Failed,
+            Action::Rejoin { .. } | Action::Fill { .. } | Action::Copy { .. } => Outcome::Failed,
         }
     }
 

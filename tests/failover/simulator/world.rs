@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ostrakon::base::{NodeId, Term};
 use ostrakon::failover::{
-    Acknowledgers, Action, Answer, Cause, Durability, Effect, Event, Failure, Machine, Member, Outcome, Phase, Record,
-    Rules, Serving, Settings, Stamp,
+    Acknowledgers, Action, Answer, Aside, Cause, Durability, Effect, Event, Failure, Machine, Member, Outcome, Phase,
+    Record, Rules, Serving, Settings, Stamp,
 };
 
 use super::judge::Judge;
@@ -100,7 +100,7 @@ pub enum Happening {
     Holds(usize),
     Pulls(NodeId),
     Clients,
-    Rejoined { node: NodeId, primary: NodeId, stamp: Stamp, asker: usize },
+    Rejoined { node: NodeId, primary: NodeId, stamp: Stamp, asker: usize, action: Action },
     Fault,
     Restart(NodeId),
     Mend(Place, Place),
@@ -139,6 +139,8 @@ pub struct World {
     pub judge: Judge,
     next_value: u64,
     pub trace: Option<Vec<String>>,
+    /// Off in a negative control: what was made anew starts without asking whether the term is the last one.
+    pub asks_before_start: bool,
     settings: Settings,
 }
 
@@ -188,6 +190,7 @@ impl World {
             judge: Judge::default(),
             next_value: 1,
             trace: None,
+            asks_before_start: true,
             settings,
             random,
         };
@@ -293,7 +296,9 @@ impl World {
             }
             Happening::Pulls(node) => self.pulls(node),
             Happening::Clients => self.clients(),
-            Happening::Rejoined { node, primary, stamp, asker } => self.rejoined(node, primary, stamp, asker),
+            Happening::Rejoined { node, primary, stamp, asker, action } => {
+                self.rejoined(node, primary, stamp, asker, action);
+            }
             Happening::Restart(node) => self.restart(node),
             Happening::Mend(from, to) => {
                 self.cut.remove(&(from, to));
@@ -410,6 +415,7 @@ impl World {
         match message {
             Message::Probe { number, asked } => {
                 let answer = match (server.is_up, is_ready) {
+                    (false, _) if server.is_wiped => Err(Failure::Empty),
                     (false, _) => Err(Failure::Refused),
                     (_, false) => Err(Failure::Starting),
                     _ => Ok(server.answer(now, session)),
@@ -417,7 +423,10 @@ impl World {
                 self.send(here, from, Message::Answer { number, asked, answer });
             }
             // The agent beside the server does this, whether the server runs or not.
-            Message::Act { stamp, action: Action::Rejoin { primary } } => self.rejoin(node, from, stamp, primary),
+            Message::Act {
+                stamp,
+                action: action @ (Action::Rejoin { primary } | Action::Fill { primary } | Action::Copy { primary }),
+            } => self.rejoin(node, from, stamp, primary, action),
             Message::Act { stamp, action } => {
                 let outcome = if is_ready { server.act(stamp, &action, session) } else { Outcome::Failed };
                 let acknowledged = server.acknowledge();
@@ -467,11 +476,11 @@ impl World {
         }
     }
 
-    fn rejoin(&mut self, node: NodeId, from: Place, stamp: Stamp, primary: NodeId) {
+    fn rejoin(&mut self, node: NodeId, from: Place, stamp: Stamp, primary: NodeId, action: Action) {
         let Place::Proxy(asker) = from else { return };
         let Some(server) = self.nodes.get_mut(&node) else { return };
-        let action = Action::Rejoin { primary };
-        if stamp < server.promised {
+        let has_data = matches!(action, Action::Fill { .. }) && !server.is_wiped;
+        if stamp < server.promised || has_data {
             let outcome = Outcome::Refused { promised: server.promised };
             return self.send(Place::Node(node), from, Message::Ended { stamp, action, outcome });
         }
@@ -481,14 +490,17 @@ impl World {
         server.log.clear();
         let takes = self.random.between(200_000, 2_000_000);
         self.note(|| format!("{node} is made anew"));
-        self.after(takes, Happening::Rejoined { node, primary, stamp, asker });
+        self.after(takes, Happening::Rejoined { node, primary, stamp, asker, action });
     }
 
-    fn rejoined(&mut self, node: NodeId, primary: NodeId, stamp: Stamp, asker: usize) {
+    fn rejoined(&mut self, node: NodeId, primary: NodeId, stamp: Stamp, asker: usize, action: Action) {
+        // What it promised before may be gone with its data: it takes part only while that term is the last one.
+        let asks = !self.cut.contains(&(Place::Node(node), Place::Store)) && self.store_is_up;
+        let is_wanted = asks && self.record.term == stamp.term && self.record.is_led_by(primary);
         let is_copied = {
             let source = &self.nodes[&primary];
             let is_there = source.is_up && !source.in_recovery && source.promised.term == stamp.term;
-            is_there.then(|| (source.log.clone(), source.timeline))
+            (is_there && (is_wanted || !self.asks_before_start)).then(|| (source.log.clone(), source.timeline))
         };
         let now = self.now;
         let Some(server) = self.nodes.get_mut(&node) else { return };
@@ -511,7 +523,6 @@ impl World {
             Outcome::Failed
         };
         self.note(|| format!("{node} was made anew: {outcome:?}"));
-        let action = Action::Rejoin { primary };
         self.send(Place::Node(node), Place::Proxy(asker), Message::Ended { stamp, action, outcome });
     }
 
@@ -624,6 +635,23 @@ impl World {
                 self.send(Place::Proxy(proxy), Place::Node(node), message);
             }
         }
+    }
+
+    /// Somebody wants a node to count no more, or to be made anew.
+    pub fn set_aside(&mut self, proxy: usize, node: NodeId, aside: Option<Aside>) {
+        self.note(|| format!("p{proxy}: {node} is set aside: {aside:?}"));
+        self.step(proxy, Event::SetAside { node, aside });
+    }
+
+    /// Every node has everything that was acknowledged: the disk of one may go.
+    pub fn is_whole(&self) -> bool {
+        let primary = &self.nodes[&self.record.primary];
+        self.record.phase == Phase::Open
+            && self.record.next.is_none()
+            && primary.is_primary()
+            && self.nodes.values().all(|node| {
+                node.is_up && !node.is_wiped && node.log.get(..primary.visible) == primary.log.get(..primary.visible)
+            })
     }
 
     /// Somebody asks for a switchover.
