@@ -9,7 +9,7 @@
 # make faults  every cut, kill and cancel at every message of every exchange; random messages by the ten thousand
 # make chaos  containers or network namespaces, faults of every kind under load, a checker of histories; SCENARIOS=core, or 1,7,12
 # make image  the images of docker/, around the release build
-# make bench  what the proxy costs beside PgBouncer and a bare relay (25 minutes on a quiet machine)
+# make bench  what the proxy costs beside PgBouncer and a bare relay (20 minutes on a quiet machine)
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules

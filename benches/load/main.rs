@@ -2,8 +2,9 @@
 //! `PgBouncer`, a bare relay and a direct connection, on throwaway servers on this machine.
 //!
 //! ```text
-//! make bench                                    every workload, 5 rounds, writes docs/reference/performance.md (25 minutes)
-//! make bench ARGS='--rounds 3 --page page.md'   the same in 15 minutes
+//! make bench                                    what is wanted, 5 rounds, writes docs/reference/performance.md (20 minutes)
+//! make bench ARGS='--rounds 3 --page page.md'   the same in 13 minutes
+//! make bench ARGS='--full --page page.md'       every protocol with every number of clients (35 minutes)
 //! make bench ARGS=--smoke                       a moment of everything: does it still run?
 //! cargo bench --bench load -- --only select --rounds 3 --seconds 3
 //! cargo bench --bench load -- --other pgdog=127.0.0.1:6432,4711

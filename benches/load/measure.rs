@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Idle clients, comma separated, ascending.
     #[arg(long, value_delimiter = ',', default_value = "0,1000,10000")]
     pub idle: Vec<usize>,
+    /// Every protocol with every number of clients (40 minutes).
+    #[arg(long)]
+    pub full: bool,
     /// A moment of everything, to see that it works.
     #[arg(long)]
     pub smoke: bool,
@@ -39,7 +42,7 @@ pub struct Arguments {
     /// Port of the plain server, for proxies that are started by hand.
     #[arg(long)]
     pub plain_port: Option<u16>,
-    /// Counts system calls with strace (slow, in runs of their own).
+    /// Counts system calls with strace (slow, in runs of their own) of every workload, not only of SELECTs of 16 clients.
     #[arg(long)]
     pub system_calls: bool,
     /// Writes the report there, too.
@@ -70,10 +73,10 @@ pub fn run(arguments: &Arguments) -> String {
     let targets = Targets::start(arguments.plain_port, &arguments.other, arguments.smoke);
     let is_wanted =
         |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part.as_str()));
-    for workload in workloads::all(&clients) {
+    for workload in workloads::all(&clients, arguments.full) {
         if is_wanted(&workload.name()) {
             workloads::run(&workload, &targets, rounds, length, &mut report);
-            if arguments.system_calls {
+            if arguments.system_calls || (workload.is_counted() && !arguments.smoke) {
                 workloads::count_system_calls(&workload, &targets, &mut report);
             }
         }

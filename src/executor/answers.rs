@@ -23,6 +23,13 @@ use crate::wire::server_message::tag;
 /// Bytes.
 pub(super) const PIPELINE_BYTES_MAX: usize = 256 << 10;
 
+/// What a shard is sent before its pipeline ends, so that it works while others get theirs: a write costs as much as
+/// several small statements.
+///
+/// # Units
+/// Bytes.
+const HANDOVER_BYTES_MIN: usize = 1 << 10;
+
 /// Changes of shard under way at a time.
 const HANDOVERS_MAX: usize = 1_000;
 
@@ -54,16 +61,20 @@ impl Session {
         Ok(())
     }
 
-    /// Sends the present shard off with its messages; its answers are read later.
+    /// Leaves the present shard with its messages; its answers are read later. Many small ones are sent together: nobody
+    /// hears of any before the client's Sync or Flush, when all that is left is sent.
     async fn hand_over(&mut self, client: &mut Framed) -> Result<(), Failure> {
         let Some(shard) = self.current.take() else { return Ok(()) };
         let name = shard_name(&self.topology, shard);
         let Some(link) = self.links.get_mut(&shard).filter(|link| !link.expects.is_empty()) else { return Ok(()) };
         link.expects.push_back(Expect::Handover);
         self.order.push_back(shard);
-        self.pipelined_bytes += link.lease.output().len();
-        let sent = link.lease.flush().await.map_err(|error| failure_of(error, &name));
-        self.after_exchange(shard, sent)?;
+        let waiting_bytes = link.lease.output().len();
+        if waiting_bytes >= HANDOVER_BYTES_MIN {
+            self.pipelined_bytes += waiting_bytes;
+            let sent = link.lease.flush().await.map_err(|error| failure_of(error, &name));
+            self.after_exchange(shard, sent)?;
+        }
         if self.pipelined_bytes > PIPELINE_BYTES_MAX || self.order.len() > HANDOVERS_MAX {
             self.settle(client).await?;
         }

@@ -19,7 +19,7 @@ use crate::plan::{CopyPlan, Fill, FillSource, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
-use crate::topology::{KeyType, KeyValue};
+use crate::topology::{KeyType, KeyValue, Topology, hash};
 use crate::wire::client_message;
 use crate::wire::copy::{
     CopyError, CopyEvent, CopyFormat, CopyJoiner, CopyKey, CopyPiece, CopyShape, CopySplitter, append_field,
@@ -31,7 +31,7 @@ use crate::wire::server_message::{self, tag};
 ///
 /// # Units
 /// Bytes.
-const CHUNK_BYTES: usize = 32 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// What waits for a shard that does not take it, before the client is kept waiting.
 ///
@@ -160,7 +160,7 @@ impl Session {
         let shape = shape_of(&copy.options);
         let fields = copy.key.iter().map(|(field, _)| *field).filter(|field| *field < copy.columns).collect();
         let mut splitter = CopySplitter::new(shape.clone(), fields);
-        let mut chunks = Chunks { shape, shards, bytes: vec![BytesMut::new(); shards.len()] };
+        let mut chunks = Chunks::new(shape, shards, &self.topology);
         let mut ids = vec![VecDeque::new(); copy.fills.len()];
         loop {
             // What one read brought is dealt with at once, be it one message or many.
@@ -168,7 +168,10 @@ impl Session {
             let over = if run.is_empty() {
                 let frame = client.read_frame().await?.ok_or(NetError::Closed)?;
                 match frame.tag {
-                    b'd' => splitter.push(&frame.body()),
+                    b'd' => {
+                        let data = frame.body();
+                        self.place_data(&mut splitter, &data, copy, &mut ids, &mut chunks).await?;
+                    }
                     b'c' => splitter.finish(),
                     b'f' => {
                         let reason = frame.body();
@@ -188,14 +191,16 @@ impl Session {
                 frame.tag == b'c'
             } else {
                 for header in scan(&run) {
-                    splitter.push(header.map_err(NetError::from)?.body(&run));
-                    self.place_rows(&mut splitter, copy, &mut ids, &mut chunks).await?;
+                    let data = header.map_err(NetError::from)?.body(&run);
+                    self.place_data(&mut splitter, data, copy, &mut ids, &mut chunks).await?;
                 }
                 false
             };
-            self.place_rows(&mut splitter, copy, &mut ids, &mut chunks).await?;
+            if over {
+                self.place_rows(&mut splitter, copy, &mut ids, &mut chunks).await?;
+            }
             for (shard, chunk) in chunks.shards.iter().zip(&mut chunks.bytes) {
-                if chunk.len() >= CHUNK_BYTES || (over && !chunk.is_empty()) {
+                if chunk.is_due(over) {
                     self.send_chunk(*shard, chunk).await?;
                 }
             }
@@ -203,6 +208,38 @@ impl Session {
                 return Ok(CopyEnd::Done);
             }
         }
+    }
+
+    /// Places the rows of one message: where they stand, as far as they are plain, the others by way of the splitter.
+    async fn place_data(
+        &mut self,
+        splitter: &mut CopySplitter,
+        mut data: &[u8],
+        copy: &CopyPlan,
+        ids: &mut [VecDeque<i64>],
+        chunks: &mut Chunks<'_>,
+    ) -> Result<(), Failure> {
+        let key_type = match copy.key.as_slice() {
+            [(_, key_type)] if copy.fills.is_empty() => Some(*key_type),
+            _ => None,
+        };
+        while !data.is_empty() {
+            let taken = match key_type {
+                Some(key_type) => splitter.take_plain(data, |row, key| chunks.put_plain(row, key, key_type)),
+                None => 0,
+            };
+            data = data.get(taken..).unwrap_or_default();
+            // The rest of a row, or one that is not plain: plain ones may follow it.
+            let pushed = match key_type {
+                Some(_) => memchr::memchr(b'\n', data).map_or(data.len(), |at| at + 1),
+                None => data.len(),
+            };
+            let (row, rest) = data.split_at_checked(pushed).unwrap_or((data, &[]));
+            splitter.push(row);
+            self.place_rows(splitter, copy, ids, chunks).await?;
+            data = rest;
+        }
+        Ok(())
     }
 
     /// Puts what the splitter has with the shards that must have it.
@@ -322,10 +359,9 @@ impl Session {
 
     /// Sends a chunk as far as the kernel takes it. The rest may wait while other shards are given theirs, up to a bound:
     /// so a shard that is slow for a moment does not stop the others.
-    async fn send_chunk(&mut self, shard: ShardId, chunk: &mut BytesMut) -> Result<(), Failure> {
+    async fn send_chunk(&mut self, shard: ShardId, chunk: &mut Chunk) -> Result<(), Failure> {
         let link = self.held(shard)?;
-        client_message::encode_copy_data(link.lease.output(), chunk);
-        chunk.clear();
+        chunk.finish(link.lease.output());
         let polled = poll_fn(|context| Poll::Ready(link.lease.poll_flush(context))).await;
         let waiting_bytes = link.lease.output().len();
         let sent = match polled {
@@ -441,19 +477,71 @@ enum RowPlace {
     Everywhere,
 }
 
+/// The rows that are gathered for one shard, as one message that is not closed yet.
+#[derive(Default)]
+struct Chunk {
+    message: BytesMut,
+}
+
+impl Chunk {
+    fn is_due(&self, is_last: bool) -> bool {
+        self.message.len() >= CHUNK_BYTES || (is_last && !self.message.is_empty())
+    }
+
+    /// Where the rows go.
+    fn rows(&mut self) -> &mut BytesMut {
+        if self.message.is_empty() {
+            // Rows of one more read may come before it is due.
+            self.message.reserve(CHUNK_BYTES + CHUNK_BYTES / 2);
+            client_message::begin_copy_data(&mut self.message);
+        }
+        &mut self.message
+    }
+
+    /// Closes the message and puts it where it is sent from, without a copy unless something waits there.
+    fn finish(&mut self, output: &mut BytesMut) {
+        client_message::end_copy_data(&mut self.message);
+        if output.is_empty() {
+            *output = std::mem::take(&mut self.message);
+        } else {
+            output.extend_from_slice(&self.message);
+            self.message.clear();
+        }
+    }
+}
+
 /// What is gathered for each shard.
 struct Chunks<'s> {
     shape: CopyShape,
     /// In ascending order.
     shards: &'s [ShardId],
-    bytes: Vec<BytesMut>,
+    bytes: Vec<Chunk>,
+    /// Places in `shards` by bucket; one that is none where the owner is not among them. Looked at for every row: small
+    /// enough to stay near the processor, which the topology's own is not.
+    by_bucket: Vec<u16>,
 }
 
-impl Chunks<'_> {
+impl<'s> Chunks<'s> {
+    fn new(shape: CopyShape, shards: &'s [ShardId], topology: &Topology) -> Self {
+        let place = |shard: &ShardId| shards.binary_search(shard).ok().and_then(|place| u16::try_from(place).ok());
+        let by_bucket = topology.buckets.owners().iter().map(|owner| place(owner).unwrap_or(u16::MAX)).collect();
+        Self { shape, shards, bytes: shards.iter().map(|_| Chunk::default()).collect(), by_bucket }
+    }
+
     fn put_everywhere(&mut self, bytes: &[u8]) {
         for chunk in &mut self.bytes {
-            chunk.extend_from_slice(bytes);
+            chunk.rows().extend_from_slice(bytes);
         }
+    }
+
+    /// Puts a row with the shard of its key; `false`: the key is not plain, or has no shard here.
+    fn put_plain(&mut self, row: &[u8], key: &[u8], key_type: KeyType) -> bool {
+        let Some(key) = key_type.read_text(key) else { return false };
+        let bucket = hash::bucket(std::slice::from_ref(&key));
+        let place = self.by_bucket.get(usize::from(bucket.0)).copied().map(usize::from);
+        let Some(chunk) = place.and_then(|place| self.bytes.get_mut(place)) else { return false };
+        chunk.rows().extend_from_slice(row);
+        true
     }
 
     fn put_row(&mut self, place: RowPlace, row: &[u8]) -> Result<(), Failure> {
@@ -462,13 +550,13 @@ impl Chunks<'_> {
             RowPlace::First => Ok(0),
             RowPlace::Shard(shard) => self.shards.binary_search(&shard),
             RowPlace::Everywhere => {
-                self.bytes.iter_mut().for_each(|chunk| put_row(chunk, row, format));
+                self.bytes.iter_mut().for_each(|chunk| put_row(chunk.rows(), row, format));
                 return Ok(());
             }
         };
         match index.ok().and_then(|index| self.bytes.get_mut(index)) {
             Some(chunk) => {
-                put_row(chunk, row, format);
+                put_row(chunk.rows(), row, format);
                 Ok(())
             }
             None => Err(ClientError::new(ErrorId::Internal, "a row belongs to no shard of its COPY").into()),

@@ -237,18 +237,9 @@ impl Frontend {
                     return Ok(());
                 }
             };
-            let Some(frame) = session.receive(client, frame).await? else { continue };
-            let mut message = decode(client, &frame).await?;
-            if !session.begin_batch(client, &mut message).await? {
-                continue;
-            }
-            match message {
-                ClientMessage::Query(text) => session.simple_query(client, &text).await?,
-                ClientMessage::Terminate => return Ok(()),
-                // What is left of a COPY that an error has ended.
-                ClientMessage::CopyData(_) | ClientMessage::CopyDone | ClientMessage::CopyFail(_) => {}
-                ClientMessage::Password(_) => return violation(client).await,
-                other => session.extended(client, other).await?,
+            // In a box for as long as there is work: its state is large, and a session at rest has no use for it.
+            if !Box::pin(work(client, session, frame)).await? {
+                return Ok(());
             }
         }
     }
@@ -301,6 +292,38 @@ impl Frontend {
         }
         Ok(())
     }
+}
+
+/// Deals with a message and with those that have been read behind it; `false`: the client leaves.
+async fn work(client: &mut Framed, session: &mut Session, first: Frame) -> Result<bool, NetError> {
+    let mut next = Some(first);
+    while let Some(frame) = next {
+        if let Some(frame) = session.receive(client, frame).await? {
+            let mut message = decode(client, &frame).await?;
+            if session.begin_batch(client, &mut message).await? {
+                match message {
+                    ClientMessage::Query(text) => session.simple_query(client, &text).await?,
+                    ClientMessage::Terminate => return Ok(false),
+                    // What is left of a COPY that an error has ended.
+                    ClientMessage::CopyData(_) | ClientMessage::CopyDone | ClientMessage::CopyFail(_) => {}
+                    ClientMessage::Password(_) => {
+                        violation(client).await?;
+                        return Ok(false);
+                    }
+                    other => session.extended(client, other).await?,
+                }
+            }
+        }
+        // Between a message and the next one that is here already, nothing else has its turn.
+        next = match client.try_take_frame() {
+            Err(NetError::Wire(error)) => {
+                violation(client).await?;
+                return Err(NetError::Wire(error));
+            }
+            taken => taken?,
+        };
+    }
+    Ok(true)
 }
 
 /// Who spoke first while a session was idle.

@@ -42,9 +42,25 @@ impl Columns {
 }
 
 /// Names and types of the columns that a message tells of; what else a description holds may differ without a
-/// difference to the client. Never 0.
+/// difference to the client. Never 0. Other than [`Columns`]'s own; drivers ask with every statement, so it is read
+/// where it stands.
 pub fn signature(message: u8, body: &[u8]) -> u64 {
-    signature_of(message, &fields_of(message, body))
+    /// Behind a column's name: its table and number there, type, size, modifier, format.
+    const FACTS_BYTES: usize = 18;
+    let mut hasher = DefaultHasher::new();
+    message.hash(&mut hasher);
+    let mut rest = if message == tag::ROW_DESCRIPTION { body.get(2..).unwrap_or_default() } else { &[] };
+    while let Some(end) = memchr::memchr(0, rest) {
+        let (name, behind) = rest.split_at_checked(end + 1).unwrap_or_default();
+        let Some((facts, next)) = behind.split_first_chunk::<FACTS_BYTES>() else { break };
+        let [_, _, _, _, _, _, type_0, type_1, type_2, type_3, _, _, modifier @ .., _, _] = facts;
+        // The name with its NUL: no two lists of columns give the same bytes.
+        hasher.write(name);
+        hasher.write(&[*type_0, *type_1, *type_2, *type_3]);
+        hasher.write(modifier);
+        rest = next;
+    }
+    hasher.finish().max(1)
 }
 
 /// The types of parameters in a ParameterDescription. Never 0.
@@ -170,6 +186,33 @@ mod tests {
             type_modifier,
             format: Format::Text,
         }])
+    }
+
+    #[test]
+    fn names_types_and_modifiers_make_a_signature_and_nothing_else() {
+        let column = |name: &str, type_oid: u32, modifier: i32, number: u16| {
+            let mut bytes = BytesMut::from(name);
+            bytes.put_u8(0);
+            bytes.put_u32(1);
+            bytes.put_u16(number);
+            bytes.put_u32(type_oid);
+            bytes.put_i16(-1);
+            bytes.put_i32(modifier);
+            bytes.put_u16(number);
+            bytes
+        };
+        let of = |columns: &[BytesMut]| signature(tag::ROW_DESCRIPTION, &[&[0, 9], &*columns.concat()].concat());
+        let base = of(&[column("a", 25, -1, 0), column("b", 23, 4, 1)]);
+        assert_eq!(base, of(&[column("a", 25, -1, 7), column("b", 23, 4, 9)]));
+        for other in [
+            of(&[column("a", 25, -1, 0)]),
+            of(&[column("ab", 25, -1, 0), column("", 23, 4, 1)]),
+            of(&[column("a", 23, -1, 0), column("b", 23, 4, 1)]),
+            of(&[column("a", 25, -1, 0), column("b", 23, 5, 1)]),
+            signature(tag::NO_DATA, &[]),
+        ] {
+            assert_ne!(base, other);
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Parameters {
     values: Arc<BTreeMap<String, String>>,
     /// Of equal content: equal. 0: there are none.
     stamp: u64,
+    /// What `standard_conforming_strings` says, which is asked with every text.
+    has_escapes: bool,
 }
 
 impl Parameters {
@@ -26,6 +28,12 @@ impl Parameters {
         let mut hasher = DefaultHasher::new();
         self.values.hash(&mut hasher);
         self.stamp = hasher.finish().max(1);
+        self.has_escapes = self.values.get("standard_conforming_strings").is_some_and(|value| value != "on");
+    }
+
+    /// A backslash in a plain string stands for itself.
+    pub fn is_standard_conforming(&self) -> bool {
+        !self.has_escapes
     }
 
     /// Names and values are the same, as far as 64 bits tell.

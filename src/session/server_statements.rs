@@ -5,7 +5,7 @@
 //! Parse was not answered, and writes a Close before every Parse, which PostgreSQL accepts for names
 //! that do not exist (<https://www.postgresql.org/docs/current/protocol-flow.html>, Extended Query).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// Statements a connection holds at most.
 pub const STATEMENTS_MAX_DEFAULT: usize = 512;
@@ -25,8 +25,9 @@ pub enum Ensured {
 /// Ids of the statements that a connection holds.
 #[derive(Debug)]
 pub struct PreparedSet {
+    /// By when they were used last. Not in that order: every statement changes it, and only one that has to make room
+    /// asks for it.
     used_at: HashMap<u64, u64>,
-    by_use: BTreeMap<u64, u64>,
     /// Forgotten statements that the server may hold all the same.
     doubtful: BTreeSet<u64>,
     clock: u64,
@@ -45,29 +46,19 @@ impl PreparedSet {
     /// # Units
     /// `statements_max`: number of statements, at least 1.
     pub fn new(statements_max: usize) -> Self {
-        Self {
-            used_at: HashMap::new(),
-            by_use: BTreeMap::new(),
-            doubtful: BTreeSet::new(),
-            clock: 0,
-            statements_max: statements_max.max(1),
-        }
+        Self { used_at: HashMap::new(), doubtful: BTreeSet::new(), clock: 0, statements_max: statements_max.max(1) }
     }
 
     /// Marks a statement as used now and says what must be sent first.
     pub fn ensure(&mut self, id: u64) -> Ensured {
         self.clock += 1;
-        if let Some(used_at) = self.used_at.insert(id, self.clock) {
-            self.by_use.remove(&used_at);
-            self.by_use.insert(self.clock, id);
+        if self.used_at.insert(id, self.clock).is_some() {
             return Ensured::Present;
         }
-        self.by_use.insert(self.clock, id);
-        let evicted = if self.used_at.len() > self.statements_max {
-            self.by_use.pop_first().map(|(_, oldest)| oldest)
-        } else {
-            None
-        };
+        if self.used_at.len() <= self.statements_max {
+            return Ensured::NeedsParse { evicted: None };
+        }
+        let evicted = self.used_at.iter().min_by_key(|(_, used_at)| **used_at).map(|(oldest, _)| *oldest);
         if let Some(oldest) = evicted {
             self.used_at.remove(&oldest);
         }
@@ -81,8 +72,7 @@ impl PreparedSet {
 
     /// The connection does not hold the statement: its Parse failed or was skipped, or it was closed.
     pub fn forget(&mut self, id: u64) {
-        if let Some(used_at) = self.used_at.remove(&id) {
-            self.by_use.remove(&used_at);
+        if self.used_at.remove(&id).is_some() {
             self.doubtful.insert(id);
         }
     }
@@ -101,7 +91,6 @@ impl PreparedSet {
     /// The connection holds no statement: after DISCARD ALL or DEALLOCATE ALL.
     pub fn clear(&mut self) {
         self.used_at.clear();
-        self.by_use.clear();
         self.doubtful.clear();
     }
 

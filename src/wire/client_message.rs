@@ -246,6 +246,20 @@ pub fn encode_copy_data(buffer: &mut BytesMut, data: &[u8]) {
     cursor::message(buffer, b'd', |body| body.put_slice(data));
 }
 
+/// Begins a CopyData in an empty buffer, to which its data is then appended; it ends with [`end_copy_data`].
+pub fn begin_copy_data(buffer: &mut BytesMut) {
+    cursor::message(buffer, b'd', |_| {});
+}
+
+/// Ends the CopyData that is all there is in the buffer.
+pub fn end_copy_data(buffer: &mut BytesMut) {
+    // The tag is not counted.
+    let length = i32::try_from(buffer.len().saturating_sub(1)).unwrap_or(i32::MAX);
+    if let Some(place) = buffer.get_mut(1..5) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
 /// Appends CopyDone.
 pub fn encode_copy_done(buffer: &mut BytesMut) {
     cursor::message(buffer, b'c', |_| {});
@@ -279,6 +293,17 @@ mod tests {
         let mut buffer = BytesMut::new();
         cursor::message(&mut buffer, tag, |out| out.put_slice(body));
         decode(&Frame { tag, bytes: buffer.freeze() })
+    }
+
+    #[test]
+    fn a_message_of_copy_data_may_be_filled_by_and_by() {
+        let (mut whole, mut parts) = (BytesMut::new(), BytesMut::new());
+        encode_copy_data(&mut whole, b"1\n2\n");
+        begin_copy_data(&mut parts);
+        parts.extend_from_slice(b"1\n");
+        parts.extend_from_slice(b"2\n");
+        end_copy_data(&mut parts);
+        assert_eq!(whole, parts);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod error;
 mod field;
 mod join;
 mod line;
+mod plain;
 mod split;
 mod write;
 

@@ -427,6 +427,9 @@ fn is_token_question(frame: &Frame) -> bool {
             .body()
             .split(|byte| *byte == 0)
             .nth(nth)
+            .map(<[u8]>::trim_ascii_start)
+            // Nearly every text ends here.
+            .filter(|text| matches!(text, [b's' | b'S', b'h' | b'H', ..]))
             .is_some_and(|text| std::str::from_utf8(text).is_ok_and(crate::executor::reads::asks_for_token))
 }
 

@@ -734,7 +734,7 @@ impl Machine {
     }
 
     fn is_standard_conforming(&self) -> bool {
-        self.reported.get("standard_conforming_strings").is_none_or(|value| value == "on")
+        self.reported.is_standard_conforming()
     }
 }
 

@@ -33,12 +33,17 @@ impl Word {
         Some(word)
     }
 
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
     fn text(&self) -> &str {
-        self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     fn is_one_of(&self, words: &[&str]) -> bool {
-        self.length > 0 && words.contains(&self.text())
+        let word = self.as_bytes();
+        !word.is_empty() && words.iter().any(|known| known.as_bytes() == word)
     }
 }
 
@@ -136,11 +141,10 @@ fn run(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> &[u8] {
 
 /// Words that mean something wherever they stand, and all that look like them at a glance.
 fn may_do_something(word: &Word) -> bool {
-    let text = word.text();
-    match text.as_bytes() {
+    match word.as_bytes() {
         [b't', b'e', b'm', b'p', ..] | [b'p', b'g', b'_', b't', ..] => true,
         [b's', b'e', b't', b'_', ..] | [b'l', b'a', b's', b't', b'v', ..] | [b'c', b'u', b'r', b'r', b'v', ..] => true,
-        _ => text.len() >= 8 && text.contains("advisory"),
+        long => long.len() >= 8 && long.windows(8).any(|part| part == b"advisory"),
     }
 }
 

@@ -60,6 +60,11 @@ impl LineScanner {
         }
     }
 
+    /// Stands between two lines, of which the ones before ended with a newline.
+    pub(super) fn is_between_newlines(&self) -> bool {
+        self.at == 0 && self.line_end == LineEnd::Newline
+    }
+
     /// Looks at the buffer, which starts with a line and must still hold what was there in the last call,
     /// unless that returned something else than [`Line::More`]: then the line is to be taken off first.
     pub(super) fn next_line(&mut self, data: &[u8], ended: bool) -> Result<Line, CopyError> {

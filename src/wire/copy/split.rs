@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::binary::{self, Tuple, TupleScanner};
 use super::field::{self, CopyKeys, FieldError, KeyFields, Place};
 use super::line::{Line, LineScanner};
+use super::plain::PlainLines;
 use super::{CopyError, CopyEvent, CopyField, CopyFormat, CopyPiece, CopyRow, CopyShape};
 use crate::wire::limits::COPY_ROW_BYTES_MAX;
 
@@ -35,6 +36,7 @@ pub struct CopySplitter {
     /// Where the key fields of the row just returned are.
     places: Vec<Place>,
     lines: LineScanner,
+    plain: Option<PlainLines>,
     tuples: TupleScanner,
     header_due: bool,
     /// The marker or trailer has been seen.
@@ -64,6 +66,7 @@ impl CopySplitter {
             taken: 0,
             places: Vec::new(),
             lines: LineScanner::new(&shape, true),
+            plain: PlainLines::new(&shape, &key_fields),
             tuples: TupleScanner::default(),
             header_due: shape.header || shape.format == CopyFormat::Binary,
             over: false,
@@ -101,6 +104,21 @@ impl CopySplitter {
             self.buffer.extend_from_slice(data);
         } else if self.shape.format == CopyFormat::Binary {
             self.fail(CopyError::DataAfterEnd);
+        }
+    }
+
+    /// Takes whole rows where they stand, instead of [`Self::push`] and [`Self::next_piece`]: `place` is called with each
+    /// and its key field, which is neither NULL nor escaped, and says whether it takes it. Returns how many bytes were
+    /// taken, which may be none; what follows is to be pushed, at least up to the end of its first row.
+    ///
+    /// Of shapes with one key field; only while everything that was pushed has been read.
+    pub fn take_plain(&self, data: &[u8], place: impl FnMut(&[u8], &[u8]) -> bool) -> usize {
+        let is_ready = self.rest().is_empty()
+            && self.lines.is_between_newlines()
+            && !(self.header_due || self.over || self.ended || self.marker.is_some() || self.failed.is_some());
+        match &self.plain {
+            Some(plain) if is_ready => plain.take(data, self.row_bytes_max, place),
+            _ => 0,
         }
     }
 
@@ -278,6 +296,8 @@ fn field_error(error: FieldError, row: &[u8]) -> CopyError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Everything that comes out of these pieces: `H:`, `R:`, `E:` events, then the final error.
@@ -324,6 +344,72 @@ mod tests {
     fn check(shape: &CopyShape, data: &[u8], expected: &[&str]) {
         assert_eq!(split(shape, &[data]), expected, "whole");
         assert_eq!(split(shape, &data.chunks(1).collect::<Vec<_>>()), expected, "byte by byte");
+    }
+
+    /// As [`split`], with whole rows taken where they stand.
+    fn split_plain(shape: &CopyShape, pieces: &[&[u8]]) -> Vec<String> {
+        let mut splitter = CopySplitter::new(shape.clone(), vec![0]);
+        let mut seen = Vec::new();
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                let taken = splitter.take_plain(rest, |row, key| {
+                    seen.push(format!("R:{}:{}", row.escape_ascii(), key.escape_ascii()));
+                    true
+                });
+                let (_, after) = rest.split_at(taken);
+                let end = memchr::memchr(b'\n', after).map_or(after.len(), |at| at + 1);
+                let (pushed, after) = after.split_at(end);
+                splitter.push(pushed);
+                drain(&mut splitter, &mut seen);
+                rest = after;
+            }
+        }
+        splitter.finish();
+        drain(&mut splitter, &mut seen);
+        seen
+    }
+
+    #[test]
+    fn a_row_that_is_not_taken_comes_in_the_ordinary_way() {
+        let mut splitter = CopySplitter::new(CopyShape::text(), vec![1]);
+        assert_eq!(splitter.take_plain(b"a\tb\n", |_, _| true), 0, "how lines end is not known yet");
+        splitter.push(b"a\tb\n");
+        assert!(splitter.next_event().unwrap().is_some() && splitter.next_event().unwrap().is_none());
+        let mut keys = Vec::new();
+        let data = b"a\tb\nc\td\te\nf\tg\nh\n";
+        let taken = splitter.take_plain(data, |_, key| {
+            keys.push(key.to_vec());
+            key != b"g"
+        });
+        assert_eq!((taken, keys), (10, vec![b"b".to_vec(), b"d".to_vec(), b"g".to_vec()]));
+        assert_eq!(splitter.take_plain(b"h\ni\tj\n", |_, _| true), 0, "no such field");
+        assert_eq!(splitter.take_plain(b"h\t\\N\n", |_, _| true), 0, "an escape");
+        splitter.push(b"h\t");
+        assert_eq!(splitter.take_plain(b"i\n", |_, _| true), 0, "in the middle of a row");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_where_it_stands_is_what_the_ordinary_way_gives(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "a", "12", "\n", "\n", "\t", ",", "\\N", "\\.", "\\", "\r\n", "\r", "\"", "\"x\"", "",
+                ]),
+                0..40,
+            ),
+            size in 1_usize..30,
+            format in 0..3,
+        ) {
+            let shape = match format {
+                0 => CopyShape::text(),
+                1 => CopyShape::csv(),
+                _ => CopyShape { null: b"12".to_vec(), header: true, ..CopyShape::text() },
+            };
+            let data = pieces.concat();
+            let data: Vec<&[u8]> = data.as_bytes().chunks(size).collect();
+            prop_assert_eq!(split_plain(&shape, &data), split(&shape, &data));
+        }
     }
 
     #[test]
