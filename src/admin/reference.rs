@@ -161,6 +161,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "SHARD ADD name NODES (node 'host' port, …)",
         "takes a shard into the cluster, without buckets; the primary comes first",
     ),
+    (
+        "SHARD REMOVE name [DRY RUN]",
+        "takes a shard out of the cluster that owns no bucket and has no row of a sharded table",
+    ),
     ("RESHARD PLAN [EMPTY shard]", "says what a job would move, and what would stop it"),
     ("RESHARD START [EMPTY shard]", "begins to move buckets: to shards that have too few, or all away from one"),
     ("RESHARD PAUSE", "no further step for now; RESHARD RESUME goes on"),
