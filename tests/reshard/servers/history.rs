@@ -28,7 +28,7 @@ pub struct History {
     all: Vec<u32>,
     /// How many of `all` were before anything moved.
     quiet: usize,
-    /// Accounts of which nobody knows whether the last statement was done: its proxy was killed.
+    /// Accounts of which nobody knows whether the last statement was done: its proxy was killed, or a server.
     unknown: BTreeSet<i64>,
 }
 
@@ -86,7 +86,7 @@ struct Writer {
     business: Option<(Accounts, u32)>,
 }
 
-/// The proxy is gone: what was sent last may have been done.
+/// The proxy or a server is gone: what was sent last may have been done.
 struct Gone;
 
 impl Writer {
@@ -165,7 +165,8 @@ impl Writer {
             Ok(reply) => match reply.fault() {
                 None => Ok(reply),
                 Some(fault)
-                    if self.is_patient && (fault.sqlstate.starts_with("57P0") || fault.sqlstate.starts_with("08")) =>
+                    if self.is_patient
+                        && ["57P0", "08", "40001", "40003"].iter().any(|lost| fault.sqlstate.starts_with(lost)) =>
                 {
                     Err(Gone)
                 }
