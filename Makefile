@@ -14,6 +14,7 @@
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
 # make simulate-reshard  the same for the reshard machine
+# make failover-long  kills twenty primaries under sixteen clients that never reconnect, and stops five
 # make reshard-long  one shard, two, five and three, under 32 sessions that know every answer
 # make reshard-copy  how fast rows move, beside a COPY by hand
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
-.PHONY: faults reads saturation cluster-long chaos image
+.PHONY: faults reads failover-long saturation cluster-long chaos image
 .PHONY: generator generator-control simulate simulate-reshard reshard-long reshard-copy
 .PHONY: bench bench-quick
 
@@ -53,6 +54,10 @@ clients: postgresql
 faults: postgresql
 	OSTRAKON_FULL=1 OSTRAKON_RANDOM=$(or $(OSTRAKON_RANDOM),10000) \
 	cargo nextest run --locked --run-ignored all --test faults --no-capture -E 'not test(saturation)'
+
+failover-long: postgresql
+	OSTRAKON_KILLS=20 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_killed_primary_is_not)'
+	OSTRAKON_KILLS=5 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_primary_that_hangs)'
 
 reads: postgresql
 	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \

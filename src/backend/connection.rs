@@ -3,10 +3,14 @@
 //! Must not know: who uses it, what the statements mean.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::futures::OwnedNotified;
 
 use crate::auth::ServerSecret;
 use crate::base::NodeId;
@@ -23,6 +27,10 @@ use super::authenticate::{read_parameter_status, start_up};
 use super::cancel::CancelPoint;
 use super::open::open;
 use super::{BackendError, CancelHandle, CancelKey, LostWhile, PreparedSet};
+
+/// How long what stands in the socket of a lost connection is waited for, and how much of it is read.
+const DRAIN_MAX: Duration = Duration::from_millis(10);
+const DRAIN_BYTES_MAX: usize = 1 << 20;
 
 /// Where to connect, and as whom.
 #[derive(Clone, PartialEq, Eq)]
@@ -97,6 +105,12 @@ pub struct Connection {
     /// Something was sent that no ReadyForQuery has answered.
     is_running: bool,
     is_poisoned: bool,
+    /// The server has closed its side in order: whatever it sent before has come.
+    has_ended: bool,
+    /// It was reset: what was on its way may be lost.
+    was_reset: bool,
+    /// Somebody knows that the server is of no more use, though it has not said so.
+    cut: Option<Pin<Box<OwnedNotified>>>,
 }
 
 /// Answers to the statements of one simple query.
@@ -170,6 +184,9 @@ impl Connection {
             pending_ready: 0,
             is_running: false,
             is_poisoned: false,
+            has_ended: false,
+            was_reset: false,
+            cut: None,
         })
     }
 
@@ -211,13 +228,25 @@ impl Connection {
     /// # Cancel safety
     /// Safe.
     pub async fn next_frame(&mut self) -> Result<Frame, BackendError> {
-        match self.framed.read_frame().await {
+        let read = match &mut self.cut {
+            None => self.framed.read_frame().await,
+            Some(cut) => tokio::select! {
+                biased;
+                read = self.framed.read_frame() => read,
+                () = cut => {
+                    self.cut = None;
+                    return Err(self.was_cut());
+                }
+            },
+        };
+        match read {
             Ok(Some(frame)) => {
                 self.note(&frame)?;
                 Ok(frame)
             }
             Ok(None) => {
                 self.is_poisoned = true;
+                self.has_ended = !self.was_reset;
                 Err(BackendError::Lost {
                     node: self.target.node,
                     during: self.lost_while(),
@@ -320,11 +349,53 @@ impl Connection {
     /// # Errors
     /// The connection broke or was closed.
     pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BackendError>> {
-        match std::task::ready!(self.framed.poll_fill(context)) {
-            Ok(0) => Poll::Ready(Err(self.broken(&NetError::Closed))),
-            Ok(_) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(self.broken(&error))),
+        match self.framed.poll_fill(context) {
+            Poll::Ready(Ok(0)) => {
+                self.has_ended = !self.was_reset;
+                Poll::Ready(Err(self.broken(&NetError::Closed)))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
+            Poll::Pending => {
+                let Some(cut) = &mut self.cut else { return Poll::Pending };
+                std::task::ready!(cut.as_mut().poll(context));
+                self.cut = None;
+                Poll::Ready(Err(self.was_cut()))
+            }
         }
+    }
+
+    /// Ends every wait for the server once this is over.
+    pub(super) fn end_with(&mut self, cut: OwnedNotified) {
+        self.cut = Some(Box::pin(cut));
+    }
+
+    /// Reads what has come of a connection that is lost, until nothing more does.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn drain(&mut self) {
+        loop {
+            let read = std::future::poll_fn(|context| self.poll_read(context));
+            // The runtime may not have noticed yet what stands in the socket.
+            let read = tokio::time::timeout(DRAIN_MAX, read).await;
+            if !matches!(read, Ok(Ok(()))) || self.framed.buffered_input() > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    }
+
+    /// Whatever the server sent has come, once the connection is lost and [drained](Self::drain): it has closed its side in
+    /// order, or no network lies in between that could lose anything.
+    pub fn has_all(&self) -> bool {
+        let is_here = self.framed.peer().map_or_else(|| self.framed.is_local(), |peer| peer.ip().is_loopback());
+        self.has_ended || is_here
+    }
+
+    fn was_cut(&mut self) -> BackendError {
+        self.is_poisoned = true;
+        let reason = "another server has taken its place".to_owned();
+        BackendError::Lost { node: self.target.node, during: self.lost_while(), reason }
     }
 
     /// Says that everything which was sent has been answered, if it has.
@@ -336,6 +407,7 @@ impl Connection {
 
     fn broken(&mut self, error: &NetError) -> BackendError {
         self.is_poisoned = true;
+        self.was_reset |= matches!(error, NetError::Io(_));
         net_error(self.target.node, self.lost_while(), error)
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::base::NodeId;
 use crate::error::{ClientError, ErrorId};
@@ -65,6 +66,8 @@ pub type Lease = PoolLease<ServerConnector>;
 pub struct ServerConnector {
     /// Without parameters of its own.
     target: ConnectTarget,
+    /// Connections that are there when it is notified wait for the server no longer.
+    cut: Arc<Notify>,
 }
 
 impl Connector for ServerConnector {
@@ -75,11 +78,17 @@ impl Connector for ServerConnector {
     type Error = BackendError;
 
     async fn connect(&self, kind: &Self::Kind) -> Result<Box<Connection>, BackendError> {
-        if kind.is_empty() {
-            return Connection::connect(&self.target).await.map(Box::new);
-        }
-        let target = ConnectTarget { parameters: kind.clone(), ..self.target.clone() };
-        Connection::connect(&target).await.map(Box::new)
+        // From before it is there: what is cut meanwhile is cut, too.
+        let cut = Arc::clone(&self.cut).notified_owned();
+        let connected = if kind.is_empty() {
+            Connection::connect(&self.target).await
+        } else {
+            let target = ConnectTarget { parameters: kind.clone(), ..self.target.clone() };
+            Connection::connect(&target).await
+        };
+        let mut connection = Box::new(connected?);
+        connection.end_with(cut);
+        Ok(connection)
     }
 
     fn failure(&self, error: &BackendError) -> ConnectFailure {
@@ -228,6 +237,7 @@ impl PoolRef {
 /// The pools of one node, and the gate that they share. A node has few users, so they are looked through.
 struct NodePools {
     gate: Arc<Gate>,
+    cut: Arc<Notify>,
     pools: Vec<ServerPool>,
 }
 
@@ -275,13 +285,15 @@ impl Pools {
         let PoolSettings { connects_max, connects_per_s, seed, .. } = *self.settings.read();
         let node = by_node.entry(target.node).or_insert_with(|| NodePools {
             gate: Arc::new(Gate::new(connects_max, connects_per_s)),
+            cut: Arc::default(),
             pools: Vec::new(),
         });
         if let Some(pool) = find(&node.pools) {
             return pool;
         }
         let replaced: Vec<ServerPool> = node.pools.extract_if(.., |pool| is_same_user(pool, target)).collect();
-        let pool = Pool::new(self.connector(target), self.limits(&target.user), Arc::clone(&node.gate), seed);
+        let pool =
+            Pool::new(self.connector(target, &node.cut), self.limits(&target.user), Arc::clone(&node.gate), seed);
         node.pools.push(Arc::clone(&pool));
         drop(by_node);
         for old in replaced {
@@ -290,9 +302,10 @@ impl Pools {
         pool
     }
 
-    fn connector(&self, target: &ConnectTarget) -> ServerConnector {
+    fn connector(&self, target: &ConnectTarget, cut: &Arc<Notify>) -> ServerConnector {
         let connect_timeout_ms = target.connect_timeout_ms.min(self.settings.read().connect_timeout_ms);
-        ServerConnector { target: ConnectTarget { parameters: Vec::new(), connect_timeout_ms, ..target.clone() } }
+        let target = ConnectTarget { parameters: Vec::new(), connect_timeout_ms, ..target.clone() };
+        ServerConnector { target, cut: Arc::clone(cut) }
     }
 
     fn limits(&self, user: &str) -> Limits {
@@ -378,6 +391,14 @@ impl Pools {
         for pool in pools {
             pool.retire();
         }
+    }
+
+    /// Ends every connection to a node, those in use at once: whoever waits for the server there is told that it is lost.
+    pub fn cut(&self, node: NodeId) {
+        if let Some(pools) = self.by_node.read().get(&node) {
+            pools.cut.notify_waiters();
+        }
+        self.retire(node);
     }
 
     /// Closes all idle connections, and those in use when they come back.

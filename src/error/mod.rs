@@ -52,6 +52,8 @@ pub enum ErrorId {
     TopologyMoved,
     /// Several shards could not commit together; all were rolled back.
     DistributedCommitFailed,
+    /// The primary was lost under a transaction; nothing of it was committed.
+    PrimaryReplaced,
     /// Sessions wait for each other over several shards.
     DeadlockDetected,
     /// A failover is in progress and the buffer window is over.
@@ -146,6 +148,7 @@ impl ErrorId {
             Self::ShardingKeyMissing => ("sharding_key_missing", "22004", Client, Useless),
             Self::TopologyMoved => ("topology_moved", "40001", Ostrakon, Safe),
             Self::DistributedCommitFailed => ("distributed_commit_failed", "40001", Postgres, Safe),
+            Self::PrimaryReplaced => ("primary_replaced", "40001", Postgres, Safe),
             Self::DeadlockDetected => ("deadlock_detected", "40P01", Client, Safe),
             Self::FailoverInProgress => ("failover_in_progress", "57P03", Postgres, Safe),
             Self::PoolTimeout => ("pool_timeout", "53300", Operator, Safe),

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use super::{Cluster, Failure, shard_name};
 use crate::backend::pools::CheckoutError;
 use crate::backend::{ConnectTarget, Lease};
-use crate::base::{NodeId, ShardId};
+use crate::base::{NodeId, ShardId, Term};
 use crate::error::{ClientError, ErrorId};
-use crate::failover::Serving;
+use crate::failover::{Beginning, Record, Serving};
 use crate::topology::Topology;
 use crate::wire::server_message::read_error;
 
@@ -23,6 +23,8 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 10_000;
 /// Pause before a primary that was lost just now is tried again: it takes as long until that is known.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long it takes at most until it is known that a primary is gone whose connections have ended.
+const MOVED_MAX: Duration = Duration::from_millis(1_500);
 
 /// The leaders of the shards that are led; of others the topology's primary is used as it is.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct Primaries {
 #[derive(Debug)]
 struct Led {
     serving: watch::Receiver<Serving>,
+    /// Its record, which tells how terms began.
+    record: Option<watch::Receiver<Option<Record>>>,
     /// How many want that nothing new begins there.
     held: watch::Sender<usize>,
 }
@@ -88,7 +92,7 @@ impl Default for Primaries {
 impl Primaries {
     /// These shards are led.
     pub fn new(by_shard: HashMap<ShardId, watch::Receiver<Serving>>) -> Self {
-        let led = |serving| Led { serving, held: watch::channel(0).0 };
+        let led = |serving| Led { serving, record: None, held: watch::channel(0).0 };
         let by_shard = by_shard.into_iter().map(|(shard, serving)| (shard, led(serving))).collect();
         let places = Arc::new(Semaphore::new(WAITING_MAX));
         Self { by_shard: Arc::new(by_shard), places, wait_max: WAIT_MAX, keeps_commits: false }
@@ -101,11 +105,40 @@ impl Primaries {
         self
     }
 
+    /// The records of the shards, by which commits under way are told of when a primary is lost.
+    #[must_use]
+    pub fn with_records(mut self, mut records: HashMap<ShardId, watch::Receiver<Option<Record>>>) -> Self {
+        if let Some(by_shard) = Arc::get_mut(&mut self.by_shard) {
+            by_shard.iter_mut().for_each(|(shard, led)| led.record = records.remove(shard));
+        }
+        self
+    }
+
+    /// Where the shard is served now, and in which life of its primary; `None`: it is not led.
+    pub(super) fn serving(&self, shard: ShardId) -> Option<Serving> {
+        self.by_shard.get(&shard).map(|led| *led.serving.borrow())
+    }
+
+    /// Waits until the shard is served otherwise than it was, or not at all; false: nothing has changed in time.
+    pub(super) async fn moved(&self, shard: ShardId, since: Serving) -> bool {
+        let Some(led) = self.by_shard.get(&shard) else { return false };
+        let mut serving = led.serving.clone();
+        matches!(tokio::time::timeout(MOVED_MAX, serving.wait_for(|serving| *serving != since)).await, Ok(Ok(_)))
+    }
+
+    /// How the first term behind this one began, once the record has come as far as `now`.
+    pub(super) async fn beginning_after(&self, shard: ShardId, term: Term, now: Term) -> Option<Beginning> {
+        let mut record = self.by_shard.get(&shard)?.record.clone()?;
+        let is_new = |record: &Option<Record>| record.as_ref().is_some_and(|record| record.term >= now);
+        let seen = tokio::time::timeout(MOVED_MAX, record.wait_for(is_new)).await.ok()?.ok()?;
+        seen.as_ref()?.beginning_after(term)
+    }
+
     pub(super) fn keeps_commits(&self) -> bool {
         self.keeps_commits && !self.by_shard.is_empty()
     }
 
-    fn is_led(&self, shard: ShardId) -> bool {
+    pub(super) fn is_led(&self, shard: ShardId) -> bool {
         self.by_shard.contains_key(&shard)
     }
 
@@ -198,7 +231,6 @@ fn is_lost(error: &CheckoutError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Term;
 
     #[tokio::test]
     async fn a_statement_waits_until_its_shard_is_open() {

@@ -273,7 +273,7 @@ impl Cluster {
     }
 
     /// Whether a text is proved to do nothing but read.
-    fn only_reads(&self, text: &str) -> bool {
+    pub(super) fn only_reads(&self, text: &str) -> bool {
         let Ok(lexed) = lexer::lex(text) else { return false };
         let schema = self.schema.load();
         if !has_shared_tree(text, &lexed) {

@@ -66,6 +66,8 @@ pub struct Machine {
     pub(super) frozen: BTreeMap<NodeId, Frozen>,
     pub(super) caught_up: Option<Stamp>,
     pub(super) promoted: Option<Stamp>,
+    /// Ids of transactions when the candidate of the record's term was promoted.
+    xids: Option<(u64, u64)>,
     /// The last barrier that was passed: its stamp, node, and session.
     pub(super) barrier: Option<(Stamp, NodeId, u64)>,
     confirmed_at: Duration,
@@ -128,6 +130,7 @@ impl Machine {
             frozen: BTreeMap::new(),
             caught_up: None,
             promoted: None,
+            xids: None,
             barrier: None,
             confirmed_at: Duration::ZERO,
             command: None,
@@ -229,6 +232,7 @@ impl Machine {
             self.frozen.clear();
             self.caught_up = None;
             self.promoted = None;
+            self.xids = None;
             self.begun.retain(|(_, kind), _| kind.makes_standby());
         }
         let phase_of = |record: &Record| std::mem::discriminant(&record.phase);
@@ -294,6 +298,10 @@ impl Machine {
             }
             (ActionKind::CatchUp, Outcome::Done) => self.caught_up = Some(stamp),
             (ActionKind::Promote | ActionKind::Apply, Outcome::Done) => self.promoted = Some(stamp),
+            (ActionKind::Promote, Outcome::Promoted { known, fresh }) => {
+                self.promoted = Some(stamp);
+                self.xids = Some((*known, *fresh));
+            }
             (ActionKind::Barrier, Outcome::Passed { session }) => self.barrier = Some((stamp, node, *session)),
             // What it said before is of another life.
             (kind, Outcome::Done) if kind.makes_standby() => {
@@ -483,26 +491,19 @@ impl Machine {
         }
         let Some(answer) = self.answer(candidate).filter(|answer| !answer.in_recovery).cloned() else { return };
         if self.promoted == Some(stamp) && self.barrier == Some((stamp, candidate, answer.session)) {
-            return self.write(
-                Record {
-                    phase: Phase::Open,
-                    primary: candidate,
-                    timeline: answer.position.timeline,
-                    current: opening.clone(),
-                    next: None,
-                    is_withdrawn: false,
-                    holder: None,
-                    void: BTreeSet::new(),
-                    aside: record
-                        .aside
-                        .iter()
-                        .filter(|(node, _)| **node != candidate)
-                        .map(|(n, why)| (*n, *why))
-                        .collect(),
-                    ..record.clone()
-                },
-                effects,
-            );
+            let open = Record {
+                phase: Phase::Open,
+                primary: candidate,
+                timeline: answer.position.timeline,
+                current: opening.clone(),
+                next: None,
+                is_withdrawn: false,
+                holder: None,
+                void: BTreeSet::new(),
+                aside: record.aside.iter().filter(|(node, _)| **node != candidate).map(|(n, why)| (*n, *why)).collect(),
+                ..record.clone()
+            };
+            return self.write(open.with_beginning(self.xids), effects);
         }
         if self.promoted.is_some() {
             if let Some(opening) = self.better_opening(record, candidate, opening, &answer) {
@@ -573,7 +574,7 @@ impl Machine {
 
     fn write(&mut self, record: Record, effects: &mut Vec<Effect>) {
         self.is_writing = true;
-        effects.push(Effect::Write { record, expected: self.revision });
+        effects.push(Effect::Write { record: Box::new(record), expected: self.revision });
     }
 
     fn ask(&mut self, effects: &mut Vec<Effect>) {

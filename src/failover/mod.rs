@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::base::{NodeId, Term};
 
 pub use machine::{Machine, Serving};
-pub use record::{Aside, Cause, Phase, Position, Record, Stamp, SyncSet};
+pub use record::{Aside, Beginning, Cause, Phase, Position, Record, Stamp, SyncSet};
 
 /// A node as far as leading and acknowledging are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,6 +272,13 @@ impl Action {
 pub enum Outcome {
     /// It is done.
     Done,
+    /// It was a standby and is primary.
+    Promoted {
+        /// Ids of transactions below were known to it as a standby.
+        known: u64,
+        /// The first id that it had not given to anybody.
+        fresh: u64,
+    },
     /// It is frozen or fenced.
     Frozen {
         /// Where its log ends.
@@ -376,7 +383,7 @@ pub enum Effect {
     /// The record is to be written if its revision is still this one.
     Write {
         /// The record.
-        record: Record,
+        record: Box<Record>,
         /// The revision.
         expected: u64,
     },

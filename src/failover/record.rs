@@ -119,6 +119,22 @@ pub enum Phase {
     },
 }
 
+/// How many beginnings are remembered: a commit whose outcome is asked for is seconds old.
+const BEGINNINGS_MAX: usize = 8;
+
+/// The transaction ids at the beginning of a term: what tells what became of a commit that the term before was asked for.
+///
+/// A new primary gives ids of transactions that it never saw to others, so its own word on an id is not enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The term.
+    pub term: Term,
+    /// Ids below are of transactions of the term before.
+    pub known: u64,
+    /// Ids from here on were of no transaction that has come over.
+    pub fresh: u64,
+}
+
 /// The record of one shard's leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -145,6 +161,8 @@ pub struct Record {
     pub holder: Option<(NodeId, Position)>,
     /// Members whose logs may have been thrown away since the last term that was open: they prove nothing.
     pub void: BTreeSet<NodeId>,
+    /// How the last terms began, in order.
+    pub beginnings: Vec<Beginning>,
     /// Nodes that are to count no more.
     pub aside: BTreeMap<NodeId, Aside>,
 }
@@ -164,8 +182,25 @@ impl Record {
             is_withdrawn: false,
             holder: None,
             void: BTreeSet::new(),
+            beginnings: Vec::new(),
             aside: BTreeMap::new(),
         }
+    }
+
+    /// How the term that is opened now began; `None`: it is not known, so nothing is told of any id.
+    pub fn with_beginning(mut self, xids: Option<(u64, u64)>) -> Self {
+        let (known, fresh) = xids.unwrap_or((0, u64::MAX));
+        self.beginnings.push(Beginning { term: self.term, known, fresh });
+        let surplus = self.beginnings.len().saturating_sub(BEGINNINGS_MAX);
+        self.beginnings.drain(..surplus);
+        self
+    }
+
+    /// How the first term behind this one began; `None`: there was none, or it is too long ago.
+    pub fn beginning_after(&self, term: Term) -> Option<Beginning> {
+        let oldest =
+            self.beginnings.first().filter(|oldest| oldest.term <= term || self.beginnings.len() < BEGINNINGS_MAX);
+        oldest.and_then(|_| self.beginnings.iter().find(|beginning| beginning.term > term).copied())
     }
 
     /// What goes with everything that is done under this record.
@@ -249,6 +284,25 @@ mod tests {
         assert!(record.is_held_by(|_| true));
         record.void.insert(NodeId(3));
         assert!(!record.is_held_by(|_| true));
+    }
+
+    #[test]
+    fn the_first_beginning_behind_a_term_counts() {
+        let mut record = Record::first(Term(1), NodeId(1), BTreeSet::new(), 0);
+        assert_eq!(record.beginning_after(Term(1)), None);
+        for term in [3, 4, 7] {
+            record.term = Term(term);
+            record = record.with_beginning((term != 4).then_some((term * 100, term * 100 + 2)));
+        }
+        assert_eq!(record.beginning_after(Term(1)), Some(Beginning { term: Term(3), known: 300, fresh: 302 }));
+        assert_eq!(record.beginning_after(Term(3)), Some(Beginning { term: Term(4), known: 0, fresh: u64::MAX }));
+        assert_eq!(record.beginning_after(Term(7)), None);
+        for term in 8..20 {
+            record.term = Term(term);
+            record = record.with_beginning(None);
+        }
+        assert_eq!(record.beginnings.len(), BEGINNINGS_MAX);
+        assert_eq!(record.beginning_after(Term(4)), None, "which one followed it is forgotten");
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
 use super::{Settings, StartError, identity};
 use crate::auth::ServerSecret;
 use crate::backend::{ConnectTarget, ServersTls};
@@ -53,6 +56,7 @@ pub(super) type Leaders = HashMap<ShardId, Handle>;
 pub(super) fn primaries(leaders: &Leaders, settings: &Settings) -> Primaries {
     let durability = settings.leading.as_ref().and_then(|leading| leading.durability);
     Primaries::new(leaders.iter().map(|(shard, handle)| (*shard, handle.serving.clone())).collect())
+        .with_records(leaders.iter().map(|(shard, handle)| (*shard, handle.record.clone())).collect())
         .keeping_commits(durability.is_none_or(|durability| durability.quorum > 0))
 }
 
@@ -134,6 +138,30 @@ pub(super) fn start(
         leaders.insert(shard.id, driver.start());
     }
     Ok(leaders)
+}
+
+/// A task for each shard that is led; see [`cut_replaced`].
+pub(super) fn cut_all_replaced<'a>(
+    leaders: &'a Leaders,
+    cluster: &'a Arc<Cluster>,
+) -> impl Iterator<Item = JoinHandle<()>> + 'a {
+    leaders.values().map(|leader| tokio::spawn(cut_replaced(leader.serving.clone(), Arc::clone(cluster))))
+}
+
+/// Ends what still waits for a primary once another one serves in its place: it may be stopped or cut off, and say nothing.
+async fn cut_replaced(mut serving: watch::Receiver<Serving>, cluster: Arc<Cluster>) {
+    let mut last = None;
+    loop {
+        if let Serving::Open { node, .. } = *serving.borrow_and_update()
+            && let Some(replaced) = last.replace(node)
+            && replaced != node
+        {
+            cluster.pools.cut(replaced);
+        }
+        if serving.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the drivers of nodes that come and go, for ever.

@@ -335,6 +335,7 @@ async fn start_as(settings: Settings, store: Arc<dyn Store>, member: Option<Memb
         tokio::spawn(Arc::clone(&frontend).watch_clients()),
     ];
     tasks.push(tokio::spawn(sampling::run(Arc::clone(&built.shared.replicas), find_nodes(&built.shared))));
+    tasks.extend(leading::cut_all_replaced(&leaders, &built.shared));
     tasks.push(tokio::spawn(leading::follow_nodes(Arc::clone(&leaders), Arc::clone(&built.shared), reaching)));
     tasks.extend(follow_store(&built.shared, built.recovery, &store, sharing));
     let http = http.map(|(http, answering)| {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use crate::base::{NodeId, ShardId, Term};
-use crate::failover::{Aside, Cause, Phase, Position, Record, SyncSet};
+use crate::failover::{Aside, Beginning, Cause, Phase, Position, Record, SyncSet};
 
 /// Version of the record that this build writes and reads.
 const VERSION: u32 = 1;
@@ -52,6 +52,9 @@ struct LeadershipRecord {
     next: Option<SetRecord>,
     holder: Option<(u32, PositionRecord)>,
     void: Vec<u32>,
+    /// Term, ids known, ids not given to anybody.
+    #[serde(default)]
+    beginnings: Vec<(u64, u64, u64)>,
     #[serde(default)]
     is_withdrawn: bool,
     #[serde(default)]
@@ -114,6 +117,7 @@ impl From<&Record> for LeadershipRecord {
             next: record.next.as_ref().map(SetRecord::from),
             holder: record.holder.map(|(node, position)| (node.0, position.into())),
             void: record.void.iter().map(|node| node.0).collect(),
+            beginnings: record.beginnings.iter().map(|began| (began.term.0, began.known, began.fresh)).collect(),
             is_withdrawn: record.is_withdrawn,
             leaving: aside(record, Aside::Leaving),
             renewed: aside(record, Aside::Renewed),
@@ -144,6 +148,11 @@ impl From<LeadershipRecord> for Record {
             next: record.next.map(SyncSet::from),
             holder: record.holder.map(|(node, position)| (NodeId(node), position.into())),
             void: record.void.into_iter().map(NodeId).collect(),
+            beginnings: record
+                .beginnings
+                .into_iter()
+                .map(|(term, known, fresh)| Beginning { term: Term(term), known, fresh })
+                .collect(),
             is_withdrawn: record.is_withdrawn,
             aside: {
                 let leaving = record.leaving.into_iter().map(|node| (NodeId(node), Aside::Leaving));

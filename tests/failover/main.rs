@@ -11,5 +11,6 @@ mod hosts;
 mod nodes;
 mod serve;
 mod servers;
+mod sessions;
 mod simulator;
 mod up;

@@ -13,14 +13,14 @@ use ostrakon::host::process;
 use parking_lot::Mutex;
 use tokio_postgres::{Client, NoTls};
 
-struct Ground {
+pub struct Ground {
     directory: tempfile::TempDir,
-    listen: u16,
+    pub listen: u16,
     first_port: u16,
 }
 
 impl Ground {
-    fn up(listen: u16, first_port: u16, replicas: &str) -> Self {
+    pub fn up(listen: u16, first_port: u16, replicas: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("ostrakon-up-").tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let ground = Self { directory, listen, first_port };
@@ -28,7 +28,7 @@ impl Ground {
         ground
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
+    pub fn run(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ostrakon"));
         command.args(arguments).arg("--data").arg(self.directory.path()).stdin(Stdio::null());
         if arguments.first() == Some(&"up") {
@@ -41,19 +41,29 @@ impl Ground {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// What the proxy has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("ostrakon.log")).unwrap_or_default()
+    }
+
     /// Ends a server and all its children.
     fn end(&self, node: &str) {
+        self.signal(node, Signal::SIGKILL);
+    }
+
+    /// Signals a server and all its children.
+    pub fn signal(&self, node: &str, signal: Signal) {
         for pid in process::working_in(&self.directory.path().join("nodes").join(node)) {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
         }
     }
 
-    async fn client(&self) -> Option<Client> {
+    pub async fn client(&self) -> Option<Client> {
         connect(self.listen).await
     }
 
     /// The primary as the status tells it: the first node of the shard.
-    fn primary(&self) -> String {
+    pub fn primary(&self) -> String {
         let document: serde_json::Value = serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
         let node = &document["shards"][0]["nodes"][0];
         assert_eq!(node["role"], "primary", "{document}");
@@ -77,7 +87,7 @@ impl Drop for Ground {
     }
 }
 
-async fn connect(port: u16) -> Option<Client> {
+pub async fn connect(port: u16) -> Option<Client> {
     let text = format!("host=127.0.0.1 port={port} user=app dbname=app connect_timeout=5");
     let (client, connection) = tokio_postgres::connect(&text, NoTls).await.ok()?;
     tokio::spawn(async move {
@@ -190,7 +200,7 @@ fn writers(port: u16, is_over: &Arc<AtomicBool>, next: &Arc<AtomicI64>) -> Vec<t
 
 impl Ground {
     /// Waits until commits wait for so many nodes.
-    async fn whole(&self, members: usize) {
+    pub async fn whole(&self, members: usize) {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let text = format!("host=127.0.0.1 port={} user=postgres dbname=ostrakon", self.listen);

@@ -260,7 +260,7 @@ async fn carry_out(shared: Arc<Shared>, effect: Effect) {
         }
         Effect::Write { record, expected } => {
             let event = match write(&shared, &record, Some(Revision(expected))).await {
-                Ok(revision) => Event::Written { record, revision },
+                Ok(revision) => Event::Written { record: *record, revision },
                 Err(error) => {
                     tracing::debug!(shard = %shared.settings.shard, %error, "the record was not written");
                     Event::NotWritten

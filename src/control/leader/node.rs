@@ -21,6 +21,8 @@ const STATEMENT_MS: u64 = 1_500;
 const LOCK: &str = "1869836146, 1";
 /// How long somebody else may hold it before his connection is ended.
 const LOCK_WAIT: Duration = Duration::from_millis(300);
+/// How long a promotion waits for the replay of what is there, so that commits in flight can be told of.
+const REPLAY_MAX: Duration = Duration::from_millis(300);
 /// How long a slot may be in use by somebody who is to stop.
 const SLOT_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(4);
@@ -373,6 +375,7 @@ impl Told<'_> {
         if !in_recovery || applied != Outcome::Done {
             return Ok(applied);
         }
+        let known = self.known_xids().await?;
         // Copies of this server are not to ask for the slot that it had.
         self.run("ALTER SYSTEM RESET primary_slot_name").await?;
         // It polls ten times a second when it waits by itself.
@@ -384,7 +387,29 @@ impl Told<'_> {
             }
             sleep(POLL / 2).await;
         }
-        Ok(Outcome::Done)
+        // Whatever began in between would be taken for a transaction of before, so both ends are kept.
+        Ok(match (known, self.next_xid().await?) {
+            (Some(known), Some(fresh)) => Outcome::Promoted { known, fresh },
+            _ => Outcome::Done,
+        })
+    }
+
+    /// The transactions that a frozen standby knows, once it has replayed what it has: it then waits before it looks
+    /// for more. What it replays later is only not told of, so the wait is short.
+    async fn known_xids(&self) -> Result<Option<u64>, ControlError> {
+        let since = Instant::now();
+        let sql = "SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() OR EXISTS (SELECT FROM pg_stat_activity \
+                   WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')";
+        while self.value(sql).await?.as_deref() != Some("t") && since.elapsed() < REPLAY_MAX {
+            sleep(POLL / 2).await;
+        }
+        self.next_xid().await
+    }
+
+    /// The first transaction id that nobody has.
+    async fn next_xid(&self) -> Result<Option<u64>, ControlError> {
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+        Ok(self.value(sql).await?.and_then(|xid| xid.parse().ok()))
     }
 
     async fn apply(&self, term: Term, set: &SyncSet) -> Result<Outcome, ControlError> {

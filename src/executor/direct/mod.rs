@@ -4,6 +4,7 @@
 //! Must not know: what statements mean, how clients are accepted.
 
 mod host;
+mod recover;
 mod relay;
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ use super::{CancelSlot, Cluster, Failure, Joined, Peer, shard_name};
 use crate::backend::{BackendError, ConnectTarget, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
+use crate::failover::Serving;
 use crate::net::{Framed, NetError};
 use crate::session::direct::{Host as _, Machine, Pumped};
 use crate::session::{PoolMode, ReadFrom, Settings};
@@ -82,6 +84,8 @@ pub struct Direct {
     waiting: VecDeque<Frame>,
     /// A session that does nothing inside a transaction for so long is ended.
     idle_transaction: Option<Duration>,
+    /// What was lost and given again, of late.
+    repeats: recover::Repeats,
     _joined: Joined,
 }
 
@@ -91,6 +95,8 @@ struct Held {
     lease: Lease,
     /// Cancel requests reach it.
     is_cancellable: bool,
+    /// In which life of the primary the connection was taken; `None`: the shard is not led, or it is not known.
+    since: Option<Serving>,
     _epoch: OwnedRwLockReadGuard<()>,
 }
 
@@ -128,6 +134,7 @@ impl Direct {
             is_batch_over: false,
             waiting: VecDeque::new(),
             idle_transaction: None,
+            repeats: recover::Repeats::default(),
             _joined: joined,
         }
     }
@@ -202,7 +209,7 @@ impl Direct {
             match self.turn(client, &mut ends).await {
                 Ok(relay::Turn::Again) => {}
                 Ok(relay::Turn::MoreShards) => return Ok(Ended::MoreShards),
-                Ok(relay::Turn::Gone) => return Ok(Ended::Gone),
+                Ok(relay::Turn::Gone | relay::Turn::Stopping(_)) => return Ok(Ended::Gone),
                 Err(Failure::Client(error)) => return Err(error),
                 Err(Failure::Postgres(frame)) => {
                     client.output().extend_from_slice(&frame.bytes);
@@ -318,8 +325,12 @@ impl Direct {
         self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
         let (mut side, _) = lease.relay();
+        let since = self.cluster.settings.primaries.serving(shard);
+        self.machine.guard(since.is_some() || self.is_on_replica);
         self.machine.attach(&mut side, &self.host, to_client);
-        self.held = Some(Held { shard, lease, is_cancellable: false, _epoch: epoch });
+        let is_there = |since: &Serving| matches!(since, Serving::Open { node, .. } if *node == lease.node());
+        let since = since.filter(is_there);
+        self.held = Some(Held { shard, lease, is_cancellable: false, since, _epoch: epoch });
         self.open_to_cancel();
     }
 
@@ -410,7 +421,7 @@ impl Direct {
     /// Lets cancel requests reach the server, but for the time that the proxy asks something of its own there.
     fn open_to_cancel(&mut self) {
         let Some(held) = &mut self.held else { return };
-        match (held.is_cancellable, self.machine.is_speaking()) {
+        match (held.is_cancellable, self.machine.is_speaking() || self.machine.is_committing()) {
             (false, false) if self.is_on_replica => {
                 self.slot.add_on_replica(held.shard, held.lease.cancel_handle());
             }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Direct, send_away};
 use crate::backend::{BackendError, Lease};
@@ -31,6 +31,8 @@ pub(super) enum Turn {
     MoreShards,
     /// The client has left or was sent away.
     Gone,
+    /// The server has said so, because it stops.
+    Stopping(Bytes),
 }
 
 /// What ends a session from outside. Both are asked again and again in one session's life, so they wait where they
@@ -45,7 +47,7 @@ pub(super) struct Ends<'a> {
 }
 
 /// What a session is told that somebody ends.
-fn ended() -> ClientError {
+pub(super) fn ended() -> ClientError {
     ClientError::new(ErrorId::ShuttingDown, "terminating connection due to administrator command")
 }
 
@@ -107,15 +109,17 @@ impl Direct {
             }
         }
         if let Some(turn) = self.hand_on(client)? {
-            if matches!(turn, Turn::Gone) {
-                client.flush().await?;
+            match turn {
+                Turn::Gone => client.flush().await?,
+                Turn::Stopping(good_bye) => return Box::pin(self.stopping(client, good_bye, ends)).await,
+                _ => {}
             }
             return Ok(turn);
         }
         match self.wait(client, ends).await? {
             Woken::Moved => Ok(Turn::Again),
             Woken::ClientGone => Ok(Turn::Gone),
-            woken => Box::pin(self.end(client, woken)).await,
+            woken => Box::pin(self.end(client, woken, ends)).await,
         }
     }
 
@@ -123,6 +127,9 @@ impl Direct {
     /// it has to wait.
     fn hand_on(&mut self, client: &mut Framed) -> Result<Option<Turn>, Failure> {
         let pumped = self.pump(client.output())?;
+        if let Some(good_bye) = pumped.good_bye {
+            return Ok(Some(Turn::Stopping(good_bye)));
+        }
         if let Some(error) = pumped.refused {
             client.output().extend_from_slice(&error);
             return Ok(Some(Turn::Gone));
@@ -153,17 +160,11 @@ impl Direct {
         Ok((was_over && has_more(self, client)).then_some(Turn::Again))
     }
 
-    /// Ends a session that something else than its client has ended.
-    async fn end(&mut self, client: &mut Framed, woken: Woken) -> Result<Turn, Failure> {
+    /// Goes on behind what something else than the client has done, or ends the session.
+    async fn end(&mut self, client: &mut Framed, woken: Woken, ends: &mut Ends<'_>) -> Result<Turn, Failure> {
         match woken {
             Woken::Moved | Woken::ClientGone => {}
-            Woken::ServerLost(error) => {
-                // What the server said last may stand in the buffer still: its own FATAL before ours.
-                if !self.pump(client.output())?.is_fatal {
-                    return Err(self.lost(&error));
-                }
-                client.flush().await?;
-            }
+            Woken::ServerLost(error) => return self.server_lost(client, &error, ends).await,
             Woken::Stopped | Woken::Terminated => send_away(client, &ended()).await,
             Woken::Idle => {
                 let text = "terminating connection due to idle-in-transaction timeout";
@@ -171,6 +172,30 @@ impl Direct {
             }
         }
         Ok(Turn::Gone)
+    }
+
+    async fn server_lost(
+        &mut self,
+        client: &mut Framed,
+        error: &BackendError,
+        ends: &mut Ends<'_>,
+    ) -> Result<Turn, Failure> {
+        if let Some(held) = &mut self.held {
+            held.lease.drain().await;
+        }
+        // What the server said last may stand in the buffer still: its own FATAL before ours.
+        let pumped = self.pump(client.output())?;
+        if let Some(good_bye) = pumped.good_bye {
+            return self.stopping(client, good_bye, ends).await;
+        }
+        if pumped.is_fatal {
+            client.flush().await?;
+            return Ok(Turn::Gone);
+        }
+        match self.recover(client, ends, None).await? {
+            true => Ok(Turn::Again),
+            false => Err(self.lost(error)),
+        }
     }
 
     /// Takes the messages that are here, as far as that needs no waiting.
@@ -214,7 +239,8 @@ impl Direct {
                 Taken::Goodbye => return Ok(Some(Took::Goodbye)),
                 Taken::Later(frame) => self.waiting.push_front(frame),
                 Taken::NeedsServer(again) => {
-                    let reading = self.reading_of(client, &again);
+                    // What a replica was lost under is read from the primary.
+                    let reading = self.reading_of(client, &again).filter(|_| !self.repeats.is_recent());
                     if reading.is_some() || !self.attach_now(client.output()) {
                         return Ok(Some(Took::Rare(Rare::Attach(again, reading))));
                     }
@@ -399,7 +425,7 @@ pub(super) async fn exchange(lease: &mut Lease) -> Result<(), BackendError> {
 }
 
 /// Waits until the client has closed its side; what it says meanwhile is kept.
-async fn client_gone(client: &mut Framed) -> NetError {
+pub(super) async fn client_gone(client: &mut Framed) -> NetError {
     let gone = poll_fn(|context| {
         while client.buffered_input() <= BUFFERED_BYTES_MAX {
             match ready!(client.poll_fill(context)) {

@@ -22,20 +22,13 @@ use crate::wire::server_message::{self, tag};
 const NO_STATEMENT: u64 = 0;
 
 impl Machine {
-    /// Takes one message of the client.
-    ///
-    /// # Errors
-    /// It is malformed: the client must be sent away.
-    pub fn client(
+    pub(super) fn take(
         &mut self,
         frame: Frame,
         server: Option<&mut ServerSide<'_>>,
         host: &dyn Host,
         to_client: &mut BytesMut,
     ) -> Result<Taken, WireError> {
-        if frame.tag != b'X' && server.is_none() && self.begun.is_some() {
-            return Ok(self.without_server(frame, host, to_client));
-        }
         match frame.tag {
             b'X' => return Ok(Taken::Goodbye),
             b'S' => return Ok(self.sync(server, to_client)),
@@ -59,6 +52,11 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let Some(server) = server else {
+            if self.guard.is_transaction_lost
+                && let Some(told) = self.tell_lost(&frame, to_client)
+            {
+                return Ok(told);
+            }
             if frame.tag == b'C' && frame.body().first() == Some(&b'S') {
                 return self.close_statement(&frame, to_client);
             }
@@ -92,11 +90,13 @@ impl Machine {
 
     fn sync(&mut self, server: Option<&mut ServerSide<'_>>, to_client: &mut BytesMut) -> Taken {
         let in_copy = self.copy.is_reading();
+        let was_skipping = self.is_skipping;
         self.is_skipping &= in_copy;
         self.is_unsynced &= in_copy;
         match server {
             Some(server) if in_copy => self.copy_sync(server),
             Some(server) => {
+                self.guard_sync(was_skipping, server);
                 client_message::encode_sync(server.output);
                 *server.pending_ready += 1;
                 self.pipeline += 1;
@@ -220,12 +220,15 @@ impl Machine {
             self.forget_foreign_sequences(server);
         }
         self.effects.note(&facts, host);
-        let before = self.statements.remove(b"");
-        // Where there was none, nothing has to come back.
-        let undo = before.map_or(Undo::Nothing, |before| Undo::Restore { name: Name::UNNAMED, before: Some(before) });
+        let mut before = self.statements.remove(b"");
         self.note_open(&Name::UNNAMED);
         *server.unnamed = 0;
         let renamed = self.rename(text, &facts, Some(server), host);
+        if self.guard_query(text, &facts, renamed.is_some(), &mut before, server) {
+            return Ok(Taken::Done);
+        }
+        // Also where there was none: what is taken back of an earlier message must not come back over this one.
+        let undo = Undo::Restore { name: Name::UNNAMED, before };
         // What it does to prepared statements must be known before the next message is understood.
         self.is_held |= facts.deallocates_all || !facts.names.is_empty() || facts.copies_in;
         let asked = match renamed {
@@ -435,7 +438,7 @@ impl Machine {
 
     /// Closes what has to go before a statement is parsed: one that has to make room, and itself where it may
     /// be there still.
-    fn make_room(&mut self, id: u64, evicted: Option<u64>, server: &mut ServerSide<'_>) {
+    pub(super) fn make_room(&mut self, id: u64, evicted: Option<u64>, server: &mut ServerSide<'_>) {
         let own = server.prepared.take_doubt(id).then_some(id);
         for closed in [evicted, own].into_iter().flatten() {
             statements::write_close(closed, server.output);
@@ -462,21 +465,8 @@ impl Machine {
             self.fail_as_taken(name, rest, server);
             return Ok(Taken::Done);
         }
-        if self.statements.is_full() {
-            let error = ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session")
-                .with_hint("Deallocate statements that are no longer used.");
-            self.fail(&error, server);
-            return Ok(Taken::Done);
-        }
         let facts = self.read_facts(text, host);
-        if facts.lowers_commit && host.keeps_commits() {
-            self.fail(&commit_wait::refusal(), server);
-            return Ok(Taken::Done);
-        }
-        if facts.asks_sequence && self.has_foreign_sequences && self.owes_client() {
-            let text = "lastval and currval of another connection are not known";
-            let error = ClientError::new(ErrorId::FeatureNotSupported, text)
-                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.");
+        if let Some(error) = self.refusal_of_parse(&facts, host) {
             self.fail(&error, server);
             return Ok(Taken::Done);
         }
@@ -515,6 +505,23 @@ impl Machine {
         let undo = Undo::Restore { name, before };
         self.make(&statement, undo, server, to_client);
         Ok(Taken::Done)
+    }
+
+    /// Why a text is not prepared.
+    fn refusal_of_parse(&self, facts: &Facts, host: &dyn Host) -> Option<ClientError> {
+        if self.statements.is_full() {
+            let error = ClientError::new(ErrorId::LimitExceeded, "too many prepared statements in one session");
+            return Some(error.with_hint("Deallocate statements that are no longer used."));
+        }
+        if facts.lowers_commit && host.keeps_commits() {
+            return Some(commit_wait::refusal());
+        }
+        let is_foreign = facts.asks_sequence && self.has_foreign_sequences && self.owes_client();
+        is_foreign.then(|| {
+            let text = "lastval and currval of another connection are not known";
+            ClientError::new(ErrorId::FeatureNotSupported, text)
+                .with_hint("Use INSERT ... RETURNING, or ask in the transaction that inserted.")
+        })
     }
 
     /// Parse under a name that is taken: what is wrong with the text is said first.
@@ -683,6 +690,7 @@ impl Machine {
         let body = frame.body();
         let (portal, _) = split_text(&body)?;
         let statement = self.portals.get(portal).map(|bound| Arc::clone(&bound.statement));
+        self.guard_execute(statement.as_deref(), server);
         server.output.extend_from_slice(&frame.bytes);
         if let Some(statement) = &statement
             && (statement.facts.deallocates_all || !statement.facts.names.is_empty() || statement.facts.copies_in)
@@ -709,7 +717,9 @@ impl Machine {
 
     /// Says something of the proxy's own in its place among the answers.
     fn say(&mut self, message: u8, undo: Undo, to_client: &mut BytesMut) {
-        if self.owed.is_empty() {
+        if self.owed.is_empty() && self.guard.is_on && self.is_attached {
+            self.say_guarded(message, undo);
+        } else if self.owed.is_empty() {
             server_message::write_empty(to_client, message);
         } else {
             self.owed.push_back(Owed::Local { message, undo });

@@ -11,7 +11,9 @@
 mod client;
 mod copy;
 pub mod facts;
+mod guard;
 mod inspect;
+mod lost;
 mod names;
 mod opening;
 mod owed;
@@ -34,12 +36,15 @@ use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
 use copy::{CopyIn, CopyNames};
 use facts::Facts;
+use guard::Guard;
 use inspect::Inspection;
 use names::{Name, Statements};
 use opening::{Begun, Opening};
 use owed::{Owed, Quiet};
 use statements::Origin;
 
+pub use guard::Xid;
+pub use lost::{Loss, Settling, lost_transaction};
 pub use shared::SharedStatements;
 pub use statements::Statement;
 
@@ -129,6 +134,8 @@ pub struct Pumped {
     pub refused: Option<Bytes>,
     /// The server has sent a FATAL error, which the client was given.
     pub is_fatal: bool,
+    /// The server has said good-bye because it stops; the client was not told.
+    pub good_bye: Option<Bytes>,
 }
 
 /// Effects of the transaction under way that must be looked into before the connection is let go.
@@ -237,6 +244,8 @@ pub struct Machine {
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
     /// A transaction that no server knows of yet.
+    /// What is kept for the case that the connection is lost.
+    guard: Guard,
     opening: Option<Box<Opening>>,
     /// A pipeline that may be answered without one.
     begun: Option<Box<Begun>>,
@@ -275,6 +284,7 @@ impl Machine {
             failed_prepare: None,
             signals: Vec::new(),
             opening: None,
+            guard: Guard::default(),
             begun: None,
             reported: Parameters::default(),
         }

@@ -56,6 +56,13 @@ pub(super) struct Begun {
     values: Bytes,
 }
 
+impl Opening {
+    /// A transaction that was lost: nothing but its end is accepted.
+    pub(super) fn failed() -> Self {
+        Self { text: "BEGIN".to_owned(), bound: None, has_failed: true }
+    }
+}
+
 impl Machine {
     /// The client has begun a transaction that no server knows of: its text, and whether it has failed.
     pub fn opening(&self) -> Option<(&str, bool)> {
@@ -261,7 +268,7 @@ fn begin_tag(text: &[u8]) -> Option<&'static str> {
 }
 
 /// The command tag of the end of a transaction; `None` for every other text.
-fn end_tag(text: &[u8], has_failed: bool) -> Option<&'static str> {
+pub(super) fn end_tag(text: &[u8], has_failed: bool) -> Option<&'static str> {
     if text.len() > BEGIN_BYTES_MAX {
         return None;
     }

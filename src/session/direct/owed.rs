@@ -26,6 +26,10 @@ pub(super) enum Quiet {
     Permission,
     /// Settings that RESET returned to other than the session's startup values.
     Restore,
+    /// The id of the transaction that is about to be committed.
+    Xid,
+    /// What was committed before is on standbys.
+    Barrier,
 }
 
 /// What undoes a change of the client's names when the message that made it fails or is skipped.
@@ -82,6 +86,10 @@ pub(super) enum Owed {
     Quiet(Quiet),
     /// Everything up to ReadyForQuery.
     Query { asked: Option<Box<Asked>>, undo: Undo },
+    /// The answer to a simple query that was sent in extended form.
+    Converted { undo: Undo },
+    /// The id of the transaction that is about to be committed, seen by nobody.
+    Xid,
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
     /// ParseComplete, forwarded or not.
@@ -123,6 +131,7 @@ impl Owed {
             Self::Parse { undo: Undo::Restore { name, before }, .. }
             | Self::Local { undo: Undo::Restore { name, before }, .. }
             | Self::Query { undo: Undo::Restore { name, before }, .. }
+            | Self::Converted { undo: Undo::Restore { name, before } }
                 if name == wanted =>
             {
                 Some(before)

@@ -33,7 +33,7 @@ impl Machine {
     ///
     /// # Errors
     /// The server broke the protocol: the connection must be closed.
-    pub fn pump(
+    pub(super) fn relay(
         &mut self,
         input: &mut BytesMut,
         server: &mut ServerSide<'_>,
@@ -52,7 +52,12 @@ impl Machine {
         for header in headers.by_ref() {
             let header = header?;
             match self.fate(&header, input, server, host, to_client, &mut run, &mut pumped)? {
-                Fate::Forward => run.end = header.end,
+                Fate::Forward => {
+                    run.end = header.end;
+                    if header.tag == tag::READY_FOR_QUERY {
+                        self.settle_up_to(to_client.len() + run.len());
+                    }
+                }
                 Fate::Swallow => flush_run(input, &mut run, header.end, to_client),
                 Fate::Replace(bytes) => {
                     flush_run(input, &mut run, header.end, to_client);
@@ -128,12 +133,17 @@ impl Machine {
             tag::PARAMETER_STATUS => return self.parameter_status(body, server),
             tag::NOTICE_RESPONSE => {
                 let is_quiet = matches!(front, Some(Owed::Quiet(_)));
-                return Ok(if is_quiet { Fate::Swallow } else { Fate::Forward });
+                let is_kept_back = self.is_unsafe_commit(body) || is_quiet;
+                return Ok(if is_kept_back { Fate::Swallow } else { Fate::Forward });
             }
             tag::NOTIFICATION_RESPONSE => return notification(body, host),
             tag::ERROR_RESPONSE => {
                 let whole = input.get(header.start..header.end).unwrap_or_default();
-                return Ok(self.error(whole, body, server, pumped));
+                let fate = self.error(whole, body, server, pumped);
+                if !matches!(fate, Fate::Swallow) {
+                    self.note_failed();
+                }
+                return Ok(fate);
             }
             tag::READY_FOR_QUERY => {
                 flush_run(input, run, header.start, to_client);
@@ -149,23 +159,20 @@ impl Machine {
     fn answer(&mut self, message: u8, body: &[u8], server: &mut ServerSide<'_>) -> Result<Fate, WireError> {
         let Some(front) = self.owed.front_mut() else { return Err(WireError::UnknownTag(message)) };
         let (forward, is_over) = match front {
-            Owed::Quiet(Quiet::Inspection) => {
-                if message == tag::DATA_ROW
-                    && let Some(inspection) = &mut self.inspection
-                {
-                    inspection.row(body)?;
-                }
-                (false, false)
-            }
-            Owed::Quiet(Quiet::Permission) => {
+            Owed::Quiet(asked) => {
+                let asked = *asked;
                 if message == tag::DATA_ROW {
-                    let values = server_message::read_data_row(&Bytes::copy_from_slice(body))?;
-                    let answer = values.into_iter().next().flatten().unwrap_or_default();
-                    self.permission = Some(String::from_utf8_lossy(&answer).into_owned());
+                    self.quiet_row(asked, body)?;
                 }
                 (false, false)
             }
-            Owed::Quiet(_) => (false, false),
+            Owed::Xid => {
+                if message == tag::DATA_ROW {
+                    self.take_xid(body)?;
+                }
+                (false, message == tag::COMMAND_COMPLETE)
+            }
+            Owed::Converted { .. } => converted(message),
             Owed::Query { .. } => {
                 if message == tag::COMMAND_COMPLETE {
                     self.completed(body, server);
@@ -210,10 +217,32 @@ impl Machine {
                 return Err(WireError::UnknownTag(message));
             }
         };
-        if is_over {
-            self.owed.pop_front();
+        if is_over
+            && let Some(done) = self.owed.pop_front()
+            && let Owed::Parse { undo, .. } | Owed::Converted { undo } = done
+        {
+            self.note_done(undo);
         }
         Ok(if forward { Fate::Forward } else { Fate::Swallow })
+    }
+
+    /// A row of what the proxy asked for itself.
+    fn quiet_row(&mut self, asked: Quiet, body: &[u8]) -> Result<(), WireError> {
+        match asked {
+            Quiet::Inspection => {
+                if let Some(inspection) = &mut self.inspection {
+                    inspection.row(body)?;
+                }
+            }
+            Quiet::Xid => self.take_xid(body)?,
+            Quiet::Permission => {
+                let values = server_message::read_data_row(&Bytes::copy_from_slice(body))?;
+                let answer = values.into_iter().next().flatten().unwrap_or_default();
+                self.permission = Some(String::from_utf8_lossy(&answer).into_owned());
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// A statement of a simple query is done.
@@ -273,6 +302,10 @@ impl Machine {
         if is_fatal(body) {
             *server.is_poisoned = true;
             pumped.is_fatal = true;
+            if self.guard.is_on && is_stopping(body) {
+                pumped.good_bye = Some(Bytes::copy_from_slice(whole));
+                return Fate::Swallow;
+            }
             return Fate::Forward;
         }
         if let Some(bytes) = self.interruption(whole, server, pumped) {
@@ -297,6 +330,13 @@ impl Machine {
             Some(Owed::Quiet(Quiet::Prepare(id))) => {
                 server.prepared.forget(*id);
                 self.failed_prepare.get_or_insert(without_position(whole));
+                return Fate::Swallow;
+            }
+            // What was committed is not known to be on standbys: the connection is as good as lost.
+            Some(Owed::Quiet(Quiet::Barrier)) => {
+                *server.is_poisoned = true;
+                pumped.is_fatal = true;
+                pumped.good_bye = Some(as_fatal(whole));
                 return Fate::Swallow;
             }
             Some(Owed::Quiet(_)) => return Fate::Swallow,
@@ -352,6 +392,9 @@ impl Machine {
             }
             if owed.ends_with_ready() {
                 *server.pending_ready = server.pending_ready.saturating_sub(1);
+                if !matches!(owed, Owed::Quiet(_)) {
+                    self.guard.skip_end();
+                }
             }
             match self.owed.pop_front() {
                 Some(Owed::Parse { id, undo, .. }) => {
@@ -361,7 +404,9 @@ impl Machine {
                     }
                     undone.push(if has_failed { undo.of_failed() } else { undo });
                 }
-                Some(Owed::Local { undo, .. } | Owed::Query { undo, .. }) => undone.push(undo),
+                Some(Owed::Local { undo, .. } | Owed::Query { undo, .. } | Owed::Converted { undo }) => {
+                    undone.push(undo)
+                }
                 Some(Owed::Step { id }) => server.prepared.forget(id),
                 _ => {}
             }
@@ -378,7 +423,7 @@ impl Machine {
         }
     }
 
-    fn undo(&mut self, undo: Undo) {
+    pub(super) fn undo(&mut self, undo: Undo) {
         let Undo::Restore { name, before } = undo else { return };
         // What a later message did to the name stays; taken back, it leads to what was before this one.
         if let Some(later) = self.owed.iter_mut().find_map(|owed| owed.before(&name)) {
@@ -409,6 +454,8 @@ impl Machine {
             _ => return Err(WireError::UnknownTag(tag::READY_FOR_QUERY)),
         };
         *server.pending_ready = server.pending_ready.saturating_sub(1);
+        let is_clients = !matches!(owed, Owed::Quiet(_) | Owed::Sync { forward: false });
+        self.guard_ready(status, is_clients, server);
         match owed {
             Owed::Quiet(asked) => {
                 self.quiet_ready(&asked, server, to_client);
@@ -459,7 +506,8 @@ impl Machine {
                 self.permission.get_or_insert_default();
                 self.is_waiting = false;
             }
-            Quiet::Prepare(_) | Quiet::Aside | Quiet::Opening => {}
+            Quiet::Barrier => self.barrier_passed(),
+            Quiet::Prepare(_) | Quiet::Aside | Quiet::Opening | Quiet::Xid => {}
         }
     }
 
@@ -535,7 +583,9 @@ impl Machine {
                 Some(Owed::Local { message, .. }) => server_message::write_empty(to_client, *message),
                 _ => return,
             }
-            self.owed.pop_front();
+            if let Some(Owed::Local { undo, .. }) = self.owed.pop_front() {
+                self.note_done(undo);
+            }
         }
     }
 }
@@ -544,6 +594,12 @@ impl Machine {
 fn flush_run(input: &[u8], run: &mut std::ops::Range<usize>, next: usize, to_client: &mut BytesMut) {
     to_client.extend_from_slice(input.get(run.clone()).unwrap_or_default());
     *run = next..next;
+}
+
+/// What a simple query's client gets of the answer to its extended form, and whether that is over.
+fn converted(message: u8) -> (bool, bool) {
+    let is_over = message == tag::COMMAND_COMPLETE;
+    (is_over || matches!(message, tag::ROW_DESCRIPTION | tag::DATA_ROW), is_over)
 }
 
 /// The sender's process id becomes the one that clients know.
@@ -561,6 +617,11 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
 /// The fields of an error, in order.
 fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     body.split(|byte| *byte == 0).filter_map(|field| field.split_first().map(|(kind, value)| (*kind, value)))
+}
+
+/// The server stops, has crashed, or somebody ends the backend.
+fn is_stopping(body: &[u8]) -> bool {
+    fields(body).any(|(kind, value)| kind == b'C' && matches!(value, b"57P01" | b"57P02"))
 }
 
 fn is_fatal(body: &[u8]) -> bool {

@@ -2,6 +2,7 @@
 
 mod copy;
 mod failing;
+mod losing;
 mod opening;
 mod scene;
 

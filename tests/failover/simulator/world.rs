@@ -367,7 +367,7 @@ impl World {
                 self.number += 1;
                 let number = self.number;
                 self.proxies[proxy].put = Some(number);
-                self.send(from, Place::Store, Message::Put { number, record: Box::new(record), expected });
+                self.send(from, Place::Store, Message::Put { number, record, expected });
                 self.after(PUT_LATE, Happening::PutLate { proxy, number });
             }
             Effect::Act { node, stamp, action } => {

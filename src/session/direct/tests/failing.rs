@@ -177,3 +177,23 @@ fn a_name_whose_parse_may_be_skipped_is_waited_for_in_the_next_pipeline() {
     scene.say(&mut connection, |output| output.extend_from_slice(&bind.bytes));
     assert_eq!(connection.heard(), ["D:Sos_0"], "it does not exist");
 }
+
+#[test]
+fn a_query_that_is_skipped_brings_nothing_back_over_one_that_was_run() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, |output| {
+        parse(output, "", "SELECT 1");
+        bind_execute(output, "nobody's");
+        client_message::encode_query(output, "SELECT 2");
+        client_message::encode_sync(output);
+        client_message::encode_query(output, "SELECT 3");
+    });
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        error(output, "26000");
+        server::write_ready_for_query(output, b'I');
+        complete(output, "SELECT 1", b'I');
+    });
+    assert_eq!(scene.machine.prepared_text(b""), None, "the last query has thrown it away");
+}
