@@ -13,9 +13,10 @@
 # make bench-quick  counts the instructions of single pieces; fails where one costs 5 % more than the baseline says
 # make generator  200,000 generated statements through 1, 2, 3 and 5 shards, and the build without proofs that they catch
 # make simulate  the failover machine under 10,000 seeds of faults, and without single safety rules
-# make failover-long  kills twenty primaries under sixteen clients that never reconnect, and stops five
 # make simulate-reshard  the same for the reshard machine
+# make failover-long  kills twenty primaries under sixteen clients that never reconnect, and stops five
 # make reshard-long  one shard, two, five and three, under 32 sessions that know every answer
+# make reshard-copy  how fast rows move, beside a COPY by hand
 # make upstream  run other projects' own test suites through the proxy (asyncpg, psycopg, psycopg2, regress)
 
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ UPSTREAM := upstream-regress upstream-asyncpg upstream-psycopg2 upstream-psycopg
 .PHONY: help up down build test check postgresql etcd
 .PHONY: clients upstream $(UPSTREAM)
 .PHONY: faults reads failover-long saturation cluster-long chaos image
-.PHONY: generator generator-control simulate simulate-reshard reshard-long
+.PHONY: generator generator-control simulate simulate-reshard reshard-long reshard-copy
 .PHONY: bench bench-quick
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -102,6 +103,9 @@ simulate-reshard:
 
 reshard-long: postgresql
 	OSTRAKON_FULL=1 cargo test --locked --release --test reshard a_cluster_grows -- --nocapture
+
+reshard-copy: postgresql
+	OSTRAKON_FULL=1 cargo test --locked --release --test reshard compared_with_a_copy -- --nocapture
 
 generator-control: postgresql
 	cargo test --locked --features unproved-routing --target-dir $(TARGET)/unproved --test differential \

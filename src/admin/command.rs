@@ -53,6 +53,7 @@ pub(super) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reshard {
     Add(NewShard),
+    Remove { name: String, dry_run: bool },
     Plan { empty: Option<String> },
     Start { empty: Option<String> },
     Pause,
@@ -303,6 +304,9 @@ mod tests {
             Ok(Command::Reshard(Reshard::Start { empty: Some("s2".to_owned()) }))
         );
         assert!(read("SHARD ADD s3 NODES (s3a 5433)").is_err());
+        let remove = |dry_run| Ok(Command::Reshard(Reshard::Remove { name: "s3".to_owned(), dry_run }));
+        assert_eq!(read("SHARD REMOVE s3"), remove(false));
+        assert_eq!(read("SHARD REMOVE s3 DRY RUN"), remove(true));
     }
 
     #[test]

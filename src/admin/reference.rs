@@ -84,6 +84,9 @@ pub(super) const VIEWS: &[ViewSpec] = &[
             ("pause_mean_ms", "the same on average"),
             ("hold_longest_ms", "the longest time that writes to moving buckets waited for a step"),
             ("hold_mean_ms", "the same on average"),
+            ("waited", "statements that waited for a step"),
+            ("wait_longest_ms", "the longest wait of one statement"),
+            ("wait_median_ms", "half of those that waited waited no longer"),
             ("rows_next", "rows that the next step takes"),
             ("trouble", "why it does not get on at the moment"),
         ],
@@ -161,6 +164,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     (
         "SHARD ADD name NODES (node 'host' port, …)",
         "takes a shard into the cluster, without buckets; the primary comes first",
+    ),
+    (
+        "SHARD REMOVE name [DRY RUN]",
+        "takes a shard out of the cluster that owns no bucket and has no row of a sharded table",
     ),
     ("RESHARD PLAN [EMPTY shard]", "says what a job would move, and what would stop it"),
     ("RESHARD START [EMPTY shard]", "begins to move buckets: to shards that have too few, or all away from one"),

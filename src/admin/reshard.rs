@@ -34,8 +34,13 @@ pub(super) fn read_reshard(words: &mut Words<'_>) -> Result<Reshard, ClientError
     Err(words.unknown())
 }
 
-/// Reads what stands behind SHARD ADD.
+/// Reads what stands behind SHARD.
 pub(super) fn read_shard(words: &mut Words<'_>) -> Result<Reshard, ClientError> {
+    if words.take("REMOVE") {
+        let name = words.name()?;
+        let dry_run = words.take("DRY") && words.expect("RUN")?;
+        return Ok(Reshard::Remove { name, dry_run });
+    }
     words.expect("ADD")?;
     let name = words.name()?;
     words.expect("NODES")?;
@@ -88,6 +93,11 @@ impl Admin {
                 handle.join(shard).await.map_err(refused)?;
                 return Ok(Answer::Done("SHARD"));
             }
+            Reshard::Remove { name, dry_run } => {
+                self.check_unled(&name)?;
+                handle.leave(name, dry_run).await.map_err(refused)?;
+                return Ok(Answer::Done("SHARD"));
+            }
             Reshard::Start { empty } => {
                 let wanted = self.wanted(empty.as_deref())?;
                 if handle.plan(wanted.clone()).await.map_err(refused)?.is_empty() {
@@ -105,6 +115,20 @@ impl Admin {
         };
         handle.command(command).await.map_err(refused)?;
         Ok(Answer::Done("RESHARD"))
+    }
+
+    /// Whoever leads a shard would go on leading its servers.
+    fn check_unled(&self, name: &str) -> Result<(), ClientError> {
+        let topology = self.cluster.topology.load_full();
+        let shard = topology.shards.iter().find(|shard| shard.name == name).map(|shard| shard.id);
+        let is_led = |shard| self.leaders.get().is_some_and(|leaders| leaders.contains_key(&shard));
+        if shard.is_none_or(|shard| !is_led(shard)) {
+            return Ok(());
+        }
+        Err(ClientError::refused(
+            format!("shard \"{name}\" has replicas that may lead it, so it cannot be removed"),
+            "Only shards without replicas, or added since the proxy was started, can be removed.",
+        ))
     }
 
     /// Owners as the ring proposes them, with as few moves as possible.
@@ -137,6 +161,9 @@ impl Admin {
             "pause_mean_ms": (status.pause_mean_ms * 10.0).round() / 10.0,
             "hold_longest_ms": (status.hold_longest_ms * 10.0).round() / 10.0,
             "hold_mean_ms": (status.hold_mean_ms * 10.0).round() / 10.0,
+            "waited": status.waited,
+            "wait_longest_ms": (status.wait_longest_ms * 10.0).round() / 10.0,
+            "wait_median_ms": (status.wait_median_ms * 10.0).round() / 10.0,
             "rows_next": status.rows_next, "trouble": status.trouble,
         }])
     }

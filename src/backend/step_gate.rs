@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::base::{BucketId, NodeId};
-use crate::reshard::{Gate, Level, Touch};
+use crate::reshard::{Gate, Level, Touch, Waits};
 
 /// One proxy's gate.
 #[derive(Debug, Default)]
@@ -25,6 +25,7 @@ pub struct StepGate {
     is_read_committed: AtomicBool,
     gate: Mutex<Gate>,
     changed: Notify,
+    waits: Mutex<Waits>,
     /// Backends whose sessions left them in the middle of something, also before a job begins.
     abandoned: Mutex<VecDeque<Abandoned>>,
 }
@@ -52,13 +53,20 @@ impl StepGate {
     /// Asks statements from now on. `is_read_committed`: that is the servers' usual isolation level.
     pub fn arm(&self, is_read_committed: bool) {
         self.is_read_committed.store(is_read_committed, Ordering::Release);
-        self.is_armed.store(true, Ordering::Release);
+        if !self.is_armed.swap(true, Ordering::AcqRel) {
+            *self.waits.lock() = Waits::default();
+        }
     }
 
     /// Asks no more.
     pub fn disarm(&self) {
         self.is_armed.store(false, Ordering::Release);
         self.open();
+    }
+
+    /// How long statements waited since it was armed, or the last time that it was.
+    pub fn waits(&self) -> Waits {
+        self.waits.lock().clone()
     }
 
     /// Transactions that say nothing of their isolation level are READ COMMITTED on every server.
@@ -153,15 +161,29 @@ impl Stay {
     /// # Cancel safety
     /// Safe: it has not begun.
     pub async fn enter(&self, touch: &Touch) {
+        let waited = Waited { gate: &self.gate, since: Instant::now() };
         // A step ends by its own limits; whatever ends it opens the gate.
         while !self.gate.until(|gate| gate.enter(self.who, touch), LOOK).await {
             tracing::debug!("a statement waits for buckets that move");
         }
+        drop(waited);
     }
 
     /// Its statements have ended, its transaction has not.
     pub fn end_reads(&self) {
         self.gate.change(|gate| gate.end_reads(self.who));
+    }
+}
+
+/// Counts a wait when it is over, also when who waited has left.
+struct Waited<'a> {
+    gate: &'a StepGate,
+    since: Instant,
+}
+
+impl Drop for Waited<'_> {
+    fn drop(&mut self) {
+        self.gate.waits.lock().note(self.since.elapsed());
     }
 }
 
@@ -210,5 +232,7 @@ mod tests {
         let opener = Arc::clone(&gate);
         tokio::spawn(async move { opener.open() });
         next.enter(&writes).await;
+        let waits = gate.waits();
+        assert_eq!((waits.count, waits.longest >= Duration::from_millis(5)), (3, true));
     }
 }

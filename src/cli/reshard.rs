@@ -30,9 +30,6 @@ enum Action {
         wanted: Wanted,
         #[command(flatten)]
         how: How,
-        /// Only say what would move.
-        #[arg(long)]
-        dry_run: bool,
     },
     /// Show the job.
     Status {
@@ -71,6 +68,9 @@ struct How {
     /// Stay until it is done.
     #[arg(long)]
     wait: bool,
+    /// Only say what would be done: no error, as without --yes.
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
 }
 
 /// One line of a plan.
@@ -98,6 +98,9 @@ struct Job {
     pause_mean_ms: f64,
     hold_longest_ms: f64,
     hold_mean_ms: f64,
+    waited: u64,
+    wait_longest_ms: f64,
+    wait_median_ms: f64,
     rows_next: u64,
     trouble: Option<String>,
 }
@@ -125,11 +128,10 @@ pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Fai
     let admin = Admin::connect(&arguments.connect).await?;
     match &arguments.action {
         Action::Plan(wanted) => show_plan(&plan(&admin, wanted).await?, output),
-        Action::Start { wanted, dry_run: true, .. } => show_plan(&plan(&admin, wanted).await?, output),
-        Action::Start { wanted, how, .. } => {
+        Action::Start { wanted, how } => {
             if !how.yes {
                 show_plan(&plan(&admin, wanted).await?, output)?;
-                return Err(not_done());
+                return not_done(*how);
             }
             admin.rows(&format!("RESHARD START{}", empty(wanted))).await?;
             finish_or_wait(&admin, *how, "moved", output).await
@@ -144,8 +146,8 @@ pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Fai
     }
 }
 
-fn not_done() -> Failure {
-    Failure::new("nothing was done: add --yes to do it")
+fn not_done(how: How) -> Result<(), Failure> {
+    if how.dry_run { Ok(()) } else { Err(Failure::new("nothing was done: add --yes to do it")) }
 }
 
 fn empty(wanted: &Wanted) -> String {
@@ -163,7 +165,7 @@ async fn simple(admin: &Admin, command: &str, output: Output) -> Result<(), Fail
 async fn change(admin: &Admin, command: &str, how: How, until: &str, output: Output) -> Result<(), Failure> {
     if !how.yes {
         show_job(job(admin).await?.as_ref(), output)?;
-        return Err(not_done());
+        return not_done(how);
     }
     admin.rows(command).await?;
     finish_or_wait(admin, how, until, output).await
@@ -222,7 +224,8 @@ fn show_job(job: Option<&Job>, output: Output) -> Result<(), Failure> {
 fn describe(job: &Job) -> String {
     let mut text = format!(
         "{}{}{}: {} of {} buckets moved, {} rows in {} steps; reads of moving buckets and of all waited for {:.0} ms on \
-         average, {:.0} ms at most, writes to moving buckets for {:.0} and {:.0} ms",
+         average, {:.0} ms at most, writes to moving buckets for {:.0} and {:.0} ms; {} statements waited, half of them \
+         {:.0} ms at most, the longest {:.0} ms",
         job.phase,
         if job.reversed { " back" } else { "" },
         if job.paused { " (paused)" } else { "" },
@@ -233,7 +236,10 @@ fn describe(job: &Job) -> String {
         job.pause_mean_ms,
         job.pause_longest_ms,
         job.hold_mean_ms,
-        job.hold_longest_ms
+        job.hold_longest_ms,
+        job.waited,
+        job.wait_median_ms,
+        job.wait_longest_ms
     );
     if let Some(trouble) = &job.trouble {
         text.push_str(&format!("\n  {trouble}"));

@@ -42,6 +42,17 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take a shard out of the cluster that was emptied (`reshard start --empty`), and stop its servers if `ostrakon up` made them.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Do it; without this it is only looked whether it is possible.
+        #[arg(long)]
+        yes: bool,
+        /// Only look whether it is possible.
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+    },
     /// List shards.
     List,
 }
@@ -65,6 +76,7 @@ struct ShardRow {
 
 #[derive(Debug, Deserialize)]
 struct NodeRow {
+    name: String,
     shard: String,
     host: String,
     port: u16,
@@ -76,6 +88,18 @@ pub async fn run(arguments: &ShardArguments, output: Output) -> Result<(), Failu
     let admin = Admin::connect(&arguments.connect).await?;
     match &arguments.action {
         Action::List => list(&admin, output).await,
+        Action::Remove { name, yes, dry_run } => {
+            if !*yes {
+                admin.rows(&format!("SHARD REMOVE {} DRY RUN", identifier(name))).await?;
+                tell_removed(name, "can be removed", &[], output)?;
+                let asks = Failure::new("nothing was done: add --yes to do it");
+                return if *dry_run { Ok(()) } else { Err(asks) };
+            }
+            let document: TopologyDocument = admin.document("SHOW TOPOLOGY FORMAT JSON").await?;
+            admin.rows(&format!("SHARD REMOVE {}", identifier(name))).await?;
+            let kept = put_aside(&arguments.connect.directory(), &document, name).await?;
+            tell_removed(name, "removed", &kept, output)
+        }
         Action::Add { replicas, pg_bin, first_port, dry_run } => {
             let document: TopologyDocument = admin.document("SHOW TOPOLOGY FORMAT JSON").await?;
             let machine = Machine::open(&arguments.connect.directory(), pg_bin.as_deref())?;
@@ -87,6 +111,32 @@ pub async fn run(arguments: &ShardArguments, output: Output) -> Result<(), Failu
             tell(&servers, "added", output)
         }
     }
+}
+
+/// Stops the servers of a shard that has left, and renames their directories: their names may be used again.
+async fn put_aside(directory: &Path, document: &TopologyDocument, shard: &str) -> Result<Vec<PathBuf>, Failure> {
+    let mut kept = Vec::new();
+    for (name, path) in crate::host::machine::nodes(directory) {
+        let Some(node) = document.nodes.iter().find(|node| node.name == name && node.shard == shard) else { continue };
+        if port_of(directory)(&name) != Some(node.port) {
+            continue;
+        }
+        crate::host::machine::stop(&path).await?;
+        let free = (1..).map(|at| path.with_extension(format!("removed{at}"))).find(|path| !path.exists());
+        let aside = free.unwrap_or_else(|| path.with_extension("removed"));
+        std::fs::rename(&path, &aside)
+            .map_err(|error| Failure::new(format!("{} cannot be renamed: {error}", path.display())))?;
+        kept.push(aside);
+    }
+    Ok(kept)
+}
+
+fn tell_removed(name: &str, done: &str, kept: &[PathBuf], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return output::json(&serde_json::json!({ "shard": name, "done": done, "kept": kept }));
+    }
+    let kept = kept.iter().map(|path| format!("\n  its data can be deleted: {}", path.display()));
+    output::line(&format!("shard {name}: {done}{}", kept.collect::<String>()))
 }
 
 async fn list(admin: &Admin, output: Output) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ mod gate;
 mod machine;
 mod pace;
 mod record;
+mod waits;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub use gate::{Buckets, Gate, Level, Touch};
 pub use machine::Machine;
 pub use pace::{Pace, Pauses};
 pub use record::{Phase, Record, Step};
+pub use waits::Waits;
 
 /// Limits of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::links::{Links, SHORT_MS};
 use super::rows::{self, NotMoved, Stamps, gid, read_stamps};
 use super::tables::{Tables, read_tables};
 use super::verify::{Verified, verify};
-use super::{Context, NewShard, PlannedMove, join, plan, ready};
+use super::{Context, NewShard, PlannedMove, join, leave, plan, ready};
 use crate::base::{Epoch, ShardId};
 use crate::control::client::quote_literal;
 use crate::reshard::{Command, Effect, Event, Level, Machine, Record, Settings, Step};
@@ -58,6 +58,12 @@ pub struct Status {
     pub hold_longest_ms: f64,
     /// The same on average.
     pub hold_mean_ms: f64,
+    /// Statements that waited for a step.
+    pub waited: u64,
+    /// The longest of their waits.
+    pub wait_longest_ms: f64,
+    /// Half of them waited no longer.
+    pub wait_median_ms: f64,
     /// Rows that the next step takes.
     pub rows_next: u64,
     /// Why it does not get on.
@@ -70,6 +76,7 @@ enum Request {
     Verify(oneshot::Sender<Result<Verified, String>>),
     Plan(BucketMap, oneshot::Sender<Result<Vec<PlannedMove>, String>>),
     Join(NewShard, oneshot::Sender<Result<Topology, String>>),
+    Leave(String, bool, oneshot::Sender<Result<(), String>>),
 }
 
 /// A driver at work; it ends when the last of these is dropped.
@@ -136,6 +143,17 @@ impl Handle {
     /// Dropped, it may be done all the same.
     pub async fn join(&self, shard: NewShard) -> Result<Topology, String> {
         self.ask(|reply| Request::Join(shard, reply)).await
+    }
+
+    /// Takes a shard out of the cluster that owns nothing; `dry_run`: only looks whether that is possible.
+    ///
+    /// # Errors
+    /// In words; it is still part of the cluster then.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be done all the same.
+    pub async fn leave(&self, name: String, dry_run: bool) -> Result<(), String> {
+        self.ask(|reply| Request::Leave(name, dry_run, reply)).await
     }
 
     async fn ask<T>(
@@ -274,11 +292,26 @@ impl Driver {
                     None => join::join(&self.context, shard).await,
                 };
                 let _left = reply.send(joined);
-                // A job that is started next has to know of the shard.
-                self.machine = Machine::new(self.machine.settings().clone());
+                self.forget_shards();
+            }
+            Request::Leave(name, dry_run, reply) => {
+                let left = match self.machine.record() {
+                    Some(_) => Err("a resharding job is at work: end it first".to_owned()),
+                    None => leave::leave(&self.context, &name, dry_run).await,
+                };
+                let _left = reply.send(left);
+                self.links.clear();
+                self.forget_shards();
             }
         }
         Some(Event::Tick)
+    }
+
+    /// A job that is started next has to know what shards there are.
+    fn forget_shards(&mut self) {
+        if self.machine.record().is_none() {
+            self.machine = Machine::new(self.machine.settings().clone());
+        }
     }
 
     async fn verify(&self) -> Result<Verified, String> {
@@ -523,6 +556,7 @@ impl Driver {
         let pairs = record.before.owners().iter().zip(record.wanted.owners());
         let moves = pairs.filter(|(before, wanted)| before != wanted).count();
         let left = self.machine.buckets_left();
+        let waits = self.context.steps.waits();
         Status {
             exists: true,
             phase: record.phase.as_str().to_owned(),
@@ -537,6 +571,9 @@ impl Driver {
             pause_mean_ms: ms(pace.pauses.total) / pace.pauses.count.max(1) as f64,
             hold_longest_ms: ms(pace.pauses.hold_longest),
             hold_mean_ms: ms(pace.pauses.hold_total) / pace.pauses.count.max(1) as f64,
+            waited: waits.count,
+            wait_longest_ms: ms(waits.longest),
+            wait_median_ms: ms(waits.median()),
             rows_next: pace.rows,
             trouble: self.machine.trouble().map(str::to_owned),
         }

@@ -5,6 +5,7 @@
 mod bucket_sql;
 mod driver;
 mod join;
+mod leave;
 mod links;
 mod plan;
 mod ready;

@@ -12,13 +12,17 @@ use crate::raw::Raw;
 
 pub struct Ground {
     pub up: Up,
-    pub moved_rows_share: f64,
 }
 
 impl Ground {
     /// Rows that no writer touches stand in `ballast`.
     pub fn new(ballast: u32) -> Self {
-        let up = Up::start(1, 0, &[]);
+        Self::with_replicas(ballast, 0)
+    }
+
+    /// The same with replicas.
+    pub fn with_replicas(ballast: u32, replicas: usize) -> Self {
+        let up = Up::start(1, replicas, &[]);
         let mut app = up.app();
         app.must(
             "CREATE TABLE accounts (id bigint PRIMARY KEY, owner int NOT NULL, balance bigint NOT NULL); \
@@ -40,7 +44,7 @@ impl Ground {
             "INSERT INTO accounts SELECT -i, -1, i FROM generate_series(1, {ballast} / 4) i; \
              INSERT INTO events SELECT -i, i, 'ballast' FROM generate_series(1, {ballast} / 4) i"
         ));
-        let ground = Self { up, moved_rows_share: 0.0 };
+        let ground = Self { up };
         ground.run(&["table", "shard", "accounts", "--key", "id"]);
         ground.run(&["table", "shard", "events", "--key", "account"]);
         ground.run(&["table", "shard", "ballast", "--key", "tenant,id"]);
@@ -109,21 +113,34 @@ impl Ground {
         }
     }
 
-    /// The ports of the nodes, by name.
+    /// The ports of the primaries, by name.
     fn ports(&self) -> Vec<(String, u16)> {
         let status = self.up.status();
         let nodes = status["shards"].as_array().unwrap().iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
-        nodes.map(|node| (node["name"].as_str().unwrap().to_owned(), node["port"].as_u64().unwrap() as u16)).collect()
+        let primaries = nodes.filter(|node| node["role"] == "primary");
+        primaries
+            .map(|node| (node["name"].as_str().unwrap().to_owned(), node["port"].as_u64().unwrap() as u16))
+            .collect()
     }
 
     /// A session of the superuser on a server.
     pub fn server(&self, node: &str) -> Raw {
-        let port = self.ports().into_iter().find(|(name, _)| name == node).unwrap().1;
-        Raw::connect(port, "postgres", "app").unwrap()
+        Raw::connect(self.port(node), "postgres", "app").unwrap()
+    }
+
+    pub fn port(&self, node: &str) -> u16 {
+        self.ports().into_iter().find(|(name, _)| name == node).unwrap().1
     }
 
     pub fn servers(&self) -> Vec<Raw> {
         self.ports().into_iter().map(|(_, port)| Raw::connect(port, "postgres", "app").unwrap()).collect()
+    }
+
+    /// Rows of sharded tables.
+    pub fn row_count(&self) -> f64 {
+        let sql =
+            "SELECT (SELECT count(*) FROM accounts) + (SELECT count(*) FROM events) + (SELECT count(*) FROM ballast)";
+        self.servers().into_iter().map(|mut server| server.must(sql).value().parse::<f64>().unwrap()).sum()
     }
 
     pub fn buckets(&self, shard: &str) -> u64 {
@@ -202,6 +219,12 @@ impl Ground {
     /// So many steps, or more.
     pub fn wait_for_steps(&self, count: u64) {
         self.wait_until("step", |job| job["steps"].as_u64().is_some_and(|steps| steps >= count));
+    }
+
+    /// So many steps, or none that is left.
+    pub fn wait_for_steps_or_end(&self, count: u64) {
+        let is_there = |job: &Value| job["steps"].as_u64().is_some_and(|steps| steps >= count);
+        self.wait_until("further step", |job| job["phase"] == "moved" || is_there(job));
     }
 
     /// Why the job does not get on at the moment.

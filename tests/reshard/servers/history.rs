@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::business::Accounts;
 use super::ground::Ground;
 use crate::raw::{Raw, Reply};
 
@@ -22,34 +23,50 @@ pub struct History {
     events: BTreeSet<(i64, i64)>,
     statements: u64,
     transactions: u64,
-    longest: Duration,
+    /// Added to accounts of pgbench, which are this writer's alone.
+    added: BTreeMap<i64, i64>,
     all: Vec<u32>,
-    /// Accounts of which nobody knows whether the last statement was done: its proxy was killed.
+    /// How many of `all` were before anything moved.
+    quiet: usize,
+    /// Accounts of which nobody knows whether the last statement was done: its proxy was killed, or a server.
     unknown: BTreeSet<i64>,
 }
 
 pub struct Writers {
     stop: Arc<AtomicBool>,
+    moves: Arc<AtomicBool>,
     threads: Vec<JoinHandle<History>>,
 }
 
 impl Writers {
     pub fn start(ground: &Ground, count: u32) -> Self {
-        Self::begin(ground, count, false)
+        Self::begin(ground, count, false, None)
     }
 
     /// Writers that connect again when their proxy is killed.
     pub fn start_patient(ground: &Ground, count: u32) -> Self {
-        Self::begin(ground, count, true)
+        Self::begin(ground, count, true, None)
     }
 
-    fn begin(ground: &Ground, count: u32, is_patient: bool) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+    /// Writers that also write to these accounts and read from the tables beside them.
+    pub fn start_in_business(ground: &Ground, count: u32, accounts: Accounts) -> Self {
+        Self::begin(ground, count, false, Some((accounts, count)))
+    }
+
+    fn begin(ground: &Ground, count: u32, is_patient: bool, business: Option<(Accounts, u32)>) -> Self {
+        let (stop, moves) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let threads = (0..count).map(|owner| {
-            let (stop, port) = (Arc::clone(&stop), ground.up.port);
-            std::thread::spawn(move || Writer::new(owner, port, is_patient).write_until(&stop))
+            let (stop, moves, port) = (Arc::clone(&stop), Arc::clone(&moves), ground.up.port);
+            let mut writer = Writer::new(owner, port, is_patient);
+            writer.business = business;
+            std::thread::spawn(move || writer.write_until(&stop, &moves))
         });
-        Self { threads: threads.collect(), stop }
+        Self { threads: threads.collect(), stop, moves }
+    }
+
+    /// From now on rows move: what is slow is counted apart from what was slow before.
+    pub fn note_moves(&self) {
+        self.moves.store(true, Ordering::Relaxed);
     }
 
     pub fn stop(self) -> Vec<History> {
@@ -65,16 +82,18 @@ struct Writer {
     chance: u64,
     next: i64,
     known: History,
+    /// With the number of writers that share the accounts.
+    business: Option<(Accounts, u32)>,
 }
 
-/// The proxy is gone: what was sent last may have been done.
+/// The proxy or a server is gone: what was sent last may have been done.
 struct Gone;
 
 impl Writer {
     fn new(owner: u32, port: u16, is_patient: bool) -> Self {
         let session = Raw::connect(port, "app", "app").unwrap();
         let known = History { owner, ..History::default() };
-        Self { session, port, is_patient, chance: u64::from(owner) * 7919 + 1, next: 0, known }
+        Self { session, port, is_patient, chance: u64::from(owner) * 7919 + 1, next: 0, known, business: None }
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -82,9 +101,15 @@ impl Writer {
         (self.chance >> 33) % below.max(1)
     }
 
-    fn write_until(mut self, stop: &AtomicBool) -> History {
+    fn write_until(mut self, stop: &AtomicBool, moves: &AtomicBool) -> History {
         while !stop.load(Ordering::Relaxed) {
-            let touched = match self.random(10) {
+            if !moves.load(Ordering::Relaxed) {
+                self.known.quiet = self.known.all.len();
+            }
+            let touched = match self.random(if self.business.is_some() { 14 } else { 10 }) {
+                10 | 11 => self.add(),
+                12 => self.read_order(),
+                13 => self.read_customer(),
                 0..=2 => self.insert(),
                 3 | 4 => self.update(),
                 5 => self.delete(),
@@ -134,14 +159,14 @@ impl Writer {
         let begun = Instant::now();
         let reply = self.session.simple(sql);
         let took = begun.elapsed();
-        self.known.longest = self.known.longest.max(took);
         self.known.all.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         self.known.statements += 1;
         match reply {
             Ok(reply) => match reply.fault() {
                 None => Ok(reply),
                 Some(fault)
-                    if self.is_patient && (fault.sqlstate.starts_with("57P0") || fault.sqlstate.starts_with("08")) =>
+                    if self.is_patient
+                        && ["57P0", "08", "40001", "40003"].iter().any(|lost| fault.sqlstate.starts_with(lost)) =>
                 {
                     Err(Gone)
                 }
@@ -220,6 +245,43 @@ impl Writer {
         Ok(())
     }
 
+    /// As pgbench does, but for accounts that nobody else writes.
+    fn add(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some((accounts, writers)) = self.business else { return Ok(()) };
+        let own = u64::try_from(accounts.count).unwrap() / u64::from(writers);
+        let among = if self.random(10) == 0 { 3 } else { own };
+        let aid = self.random(among) as i64 * i64::from(writers) + i64::from(self.known.owner);
+        let sql = format!("UPDATE pgbench_accounts SET abalance = abalance + 3 WHERE aid = {aid} RETURNING abalance");
+        let reply = self.say(&sql).map_err(|gone| (gone, Vec::new()))?;
+        let balance = self.known.added.entry(aid).or_default();
+        *balance += 3;
+        assert_eq!(reply.texts(), [[balance.to_string()]], "pgbench account {aid}");
+        Ok(())
+    }
+
+    /// Rows of two tables that live together.
+    fn read_order(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some((accounts, _)) = self.business else { return Ok(()) };
+        // Three orders for eight accounts, four lines for each.
+        let order = self.random(u64::try_from(accounts.count).unwrap() * 3 / 8) as i64;
+        let sql = format!(
+            "SELECT count(*), sum(l_linenumber), min(o_custkey) FROM orders JOIN lineitem ON l_orderkey = o_orderkey \
+             WHERE o_orderkey = {order}"
+        );
+        let reply = self.say(&sql).map_err(|gone| (gone, Vec::new()))?;
+        assert_eq!(reply.texts(), [["4".to_owned(), "6".to_owned(), (order % 75_000).to_string()]], "order {order}");
+        Ok(())
+    }
+
+    fn read_customer(&mut self) -> Result<(), (Gone, Vec<i64>)> {
+        let Some((accounts, _)) = self.business else { return Ok(()) };
+        let customer = self.random(u64::try_from(accounts.count).unwrap() * 3 / 80) as i64;
+        let sql = format!("SELECT c_name FROM customer WHERE c_custkey = {customer}");
+        let reply = self.say(&sql).map_err(|gone| (gone, Vec::new()))?;
+        assert_eq!(reply.texts(), [[format!("Customer#{customer}")]]);
+        Ok(())
+    }
+
     fn read_one(&mut self) -> Result<(), (Gone, Vec<i64>)> {
         let Some(key) = self.any() else { return Ok(()) };
         let sql = format!("SELECT a.balance, k.name FROM accounts a JOIN kinds k ON k.id = 7 WHERE a.id = {key}");
@@ -251,6 +313,8 @@ pub struct Facts {
     /// The slowest of each hundred, and of each thousand.
     late_us: [u32; 2],
     slow: usize,
+    /// Median and longest before anything moved.
+    quiet_us: [u32; 2],
 }
 
 impl fmt::Display for Facts {
@@ -258,7 +322,8 @@ impl fmt::Display for Facts {
         write!(
             formatter,
             "{} statements, {} transactions of two shards, {} rows at the end, 0 errors, 0 lost, 0 doubled; median {:.1} ms, \
-             99 % within {:.0} ms, 99.9 % within {:.0} ms, {} took over 100 ms, the longest {} ms",
+             99 % within {:.0} ms, 99.9 % within {:.0} ms, {} took over 100 ms, the longest {} ms (before anything moved: \
+             median {:.1} ms, the longest {} ms)",
             self.statements,
             self.transactions,
             self.rows,
@@ -266,7 +331,9 @@ impl fmt::Display for Facts {
             f64::from(self.late_us[0]) / 1_000.0,
             f64::from(self.late_us[1]) / 1_000.0,
             self.slow,
-            self.longest.as_millis()
+            self.longest.as_millis(),
+            f64::from(self.quiet_us[0]) / 1_000.0,
+            self.quiet_us[1] / 1_000
         )
     }
 }
@@ -301,18 +368,41 @@ pub fn compare(ground: &Ground, histories: &[History]) -> Facts {
             );
         }
     }
-    let mut all: Vec<u32> = histories.iter().flat_map(|known| known.all.iter().copied()).collect();
-    all.sort_unstable();
+    let added: BTreeMap<i64, i64> = histories.iter().flat_map(|known| known.added.clone()).collect();
+    if !added.is_empty() {
+        compare_added(ground, &added);
+    }
+    let sorted = |part: &dyn Fn(&History) -> Vec<u32>| {
+        let mut part: Vec<u32> = histories.iter().flat_map(part).collect();
+        part.sort_unstable();
+        part
+    };
+    let quiet = sorted(&|known| known.all.iter().take(known.quiet).copied().collect());
+    let all = sorted(&|known| known.all.iter().skip(known.quiet).copied().collect());
     Facts {
         statements: histories.iter().map(|known| known.statements).sum(),
         transactions: histories.iter().map(|known| known.transactions).sum(),
         rows: known.iter().map(Vec::len).sum(),
-        longest: histories.iter().map(|known| known.longest).max().unwrap_or_default(),
+        longest: Duration::from_micros(all.last().copied().unwrap_or_default().into()),
         median_us: all.get(all.len() / 2).copied().unwrap_or(0),
         late_us: [99, 999].map(|share: usize| {
             let of = if share > 99 { 1_000 } else { 100 };
             all.get(all.len() * share / of).copied().unwrap_or(0)
         }),
         slow: all.iter().filter(|took| **took > 100_000).count(),
+        quiet_us: [quiet.get(quiet.len() / 2).copied().unwrap_or(0), quiet.last().copied().unwrap_or(0)],
     }
+}
+
+/// What was added to accounts of pgbench is what is there, on the servers; all others have nothing.
+fn compare_added(ground: &Ground, added: &BTreeMap<i64, i64>) {
+    let mut seen = BTreeMap::new();
+    for mut server in ground.servers() {
+        for row in server.must("SELECT aid, abalance FROM pgbench_accounts WHERE abalance <> 0").texts() {
+            let before = seen.insert(row[0].parse::<i64>().unwrap(), row[1].parse::<i64>().unwrap());
+            assert_eq!(before, None, "account {} is on two shards", row[0]);
+        }
+    }
+    let first = seen.iter().zip(added).find(|(seen, known)| seen != known);
+    assert!(seen == *added, "{} accounts, {} known; first difference {first:?}", seen.len(), added.len());
 }
