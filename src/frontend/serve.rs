@@ -36,7 +36,8 @@ impl Frontend {
     /// small as what a session at rest needs, whatever logging in or a cluster of several shards takes.
     pub(super) async fn serve(&self, client: &mut Framed, stop: &mut watch::Receiver<Stop>) -> Result<(), NetError> {
         let Some((wanted, minor)) = Box::pin(self.greet(client)).await? else { return Ok(()) };
-        let guest = self.guest(wanted, minor);
+        // In a box, as it is handed on through the stages: each would keep the room for it.
+        let guest = Box::new(self.guest(wanted, minor));
         Box::pin(self.host(client, guest, stop)).await
     }
 
@@ -53,7 +54,12 @@ impl Frontend {
     }
 
     /// Gives a guest its place, and serves it there.
-    async fn host(&self, client: &mut Framed, guest: Guest, stop: &mut watch::Receiver<Stop>) -> Result<(), NetError> {
+    async fn host(
+        &self,
+        client: &mut Framed,
+        guest: Box<Guest>,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> Result<(), NetError> {
         client.set_message_bytes_max(self.limits.load().message_bytes_max);
         let place = self.seats.take(&guest.user, guest.is_admin);
         let (_seat, registered) = match place.and_then(|seat| Ok((seat, self.sessions.register(client, guest.minor)?)))
@@ -78,7 +84,7 @@ impl Frontend {
     fn serve_guest<'a>(
         &'a self,
         client: &'a mut Framed,
-        guest: Guest,
+        guest: Box<Guest>,
         registered: Registered<'a>,
         stop: &'a mut watch::Receiver<Stop>,
     ) -> BoxFuture<'a, Result<(), NetError>> {
@@ -104,7 +110,7 @@ impl Frontend {
     async fn serve_shards(
         &self,
         client: &mut Framed,
-        guest: Guest,
+        guest: Box<Guest>,
         registered: Registered<'_>,
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
@@ -130,7 +136,7 @@ impl Frontend {
     async fn serve_direct(
         &self,
         client: &mut Framed,
-        guest: Guest,
+        guest: Box<Guest>,
         mut registered: Registered<'_>,
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {
@@ -148,7 +154,7 @@ impl Frontend {
     async fn open_direct(
         &self,
         client: &mut Framed,
-        guest: Guest,
+        guest: Box<Guest>,
         registered: &mut Registered<'_>,
     ) -> Result<Option<Box<Direct>>, NetError> {
         let (cluster, slot) = (Arc::clone(&self.cluster), Arc::clone(&registered.slot));
@@ -247,7 +253,7 @@ impl Frontend {
     async fn serve_admin(
         &self,
         client: &mut Framed,
-        guest: Guest,
+        guest: Box<Guest>,
         registered: Registered<'_>,
         stop: &mut watch::Receiver<Stop>,
     ) -> Result<(), NetError> {

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -202,12 +203,9 @@ impl Direct {
     /// Dropping it closes what is not clean.
     pub async fn serve(&mut self, client: &mut Framed, stop: &mut watch::Receiver<Stop>) -> Result<Ended, NetError> {
         let slot = Arc::clone(&self.slot);
-        let mut also = stop.clone();
-        let mut ends = relay::Ends {
-            terminated: pin!(slot.terminated()),
-            stopped: pin!(stopped(stop)),
-            drained: pin!(drained(&mut also)),
-        };
+        let level = Level::default();
+        let mut ends =
+            relay::Ends { terminated: pin!(slot.terminated()), told: pin!(level.follow(stop)), level: &level };
         loop {
             match self.turn(client, &mut ends).await {
                 Ok(relay::Turn::Again) => {}
@@ -558,6 +556,28 @@ pub enum Stop {
     BetweenTransactions,
     /// Each when nothing runs.
     Now,
+}
+
+/// How far a session has been told to end. One future follows it, whatever is waited for: there are tens of thousands.
+#[derive(Default)]
+struct Level(AtomicU8);
+
+impl Level {
+    /// Follows what is said; never ends.
+    async fn follow(&self, stop: &mut watch::Receiver<Stop>) {
+        loop {
+            let level = *stop.borrow_and_update();
+            self.0.store(level as u8, Ordering::Relaxed);
+            if stop.changed().await.is_err() {
+                // Nobody can say more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn is_at_least(&self, least: Stop) -> bool {
+        self.0.load(Ordering::Relaxed) >= least as u8
+    }
 }
 
 /// Waits until the proxy stops; for ever if nobody can say so any more.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Direct, send_away};
+use super::{Direct, Level, Stop, send_away};
 use crate::backend::{BackendError, Lease};
 use crate::error::{ClientError, ErrorId};
 use crate::executor::Failure;
@@ -35,15 +35,15 @@ pub(super) enum Turn {
     Stopping(Bytes),
 }
 
-/// What ends a session from outside. Both are asked again and again in one session's life, so they wait where they
+/// What ends a session from outside. The futures are asked again and again in one session's life, so they wait where they
 /// are instead of being made anew for every message.
 pub(super) struct Ends<'a> {
     /// Somebody has ended the session.
     pub(super) terminated: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
-    /// The proxy stops.
-    pub(super) stopped: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
-    /// Sessions in no transaction are to end.
-    pub(super) drained: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    /// Keeps the level; never ready.
+    pub(super) told: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    /// How far sessions are told to end.
+    pub(super) level: &'a Level,
 }
 
 /// What a session is told that somebody ends.
@@ -342,13 +342,12 @@ impl Direct {
             if ends.terminated.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(Woken::Terminated));
             }
-            if may_stop && ends.stopped.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(Woken::Stopped));
+            if !may_stop {
+                return Poll::Pending;
             }
-            if may_leave && ends.drained.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(Woken::Stopped));
-            }
-            Poll::Pending
+            let _never = ends.told.as_mut().poll(context);
+            let least = if may_leave { Stop::BetweenTransactions } else { Stop::Now };
+            if ends.level.is_at_least(least) { Poll::Ready(Ok(Woken::Stopped)) } else { Poll::Pending }
         });
         match idle {
             None => moved.await,
