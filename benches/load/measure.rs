@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> String {
         )
     };
     let mut report = Report::new(rounds, length);
-    let targets = Targets::start(arguments.plain_port, &arguments.other, arguments.smoke);
+    let mut targets = Targets::start(arguments.plain_port, &arguments.other, arguments.smoke);
     let is_wanted =
         |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part.as_str()));
     for workload in workloads::all(&clients, arguments.full) {
@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> String {
         pipelines::run(&targets, rounds, &mut report);
     }
     if is_wanted("memory") {
-        memory::run(&targets, &idle, &mut report);
+        memory::run(&mut targets, &idle, &mut report);
     }
     report.page()
 }

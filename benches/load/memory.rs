@@ -8,11 +8,13 @@ use crate::raw::Raw;
 use crate::report::{Report, Row};
 use crate::targets::{Target, Targets};
 
-/// Idle clients of each proxy that pools; each has run a statement.
-pub fn run(targets: &Targets, idle: &[usize], report: &mut Report) {
-    let measured = targets.named(&["pgbouncer", "ostrakon"]);
+/// Idle clients of each proxy that pools; each has run a statement. In processes of their own: what another load has
+/// freed would be used again, or counted.
+pub fn run(targets: &mut Targets, idle: &[usize], report: &mut Report) {
+    let pooling: Vec<_> = targets.named(&["pgbouncer", "ostrakon"]).iter().map(|target| target.name.clone()).collect();
     let mut rows = Vec::new();
-    for target in measured {
+    for name in pooling {
+        let target = targets.fresh(&name);
         let mut clients = Vec::new();
         let before = resident_kib(&target.pids);
         for &count in idle {
@@ -31,7 +33,7 @@ pub fn run(targets: &Targets, idle: &[usize], report: &mut Report) {
         report.table(&format!("memory with {count} idle clients"), rows);
     }
     let sessions = idle.iter().copied().max().unwrap_or(0).min(1_000);
-    let row = prepared(targets.plain("ostrakon"), sessions);
+    let row = prepared(&targets.fresh("ostrakon"), sessions);
     report.table(&format!("memory with {sessions} sessions of 1000 prepared statements"), vec![row]);
 }
 

@@ -96,6 +96,12 @@ impl Targets {
         self.plain.iter().find(|target| target.name == name).expect("a target that was started")
     }
 
+    /// Another process of the same kind before the plain server, which has done nothing yet: `pgbouncer` or `ostrakon`.
+    pub fn fresh(&mut self, name: &str) -> Target {
+        let port = self.plain("direct").port;
+        if name == "pgbouncer" { self.pgbouncer(port) } else { self.ostrakon(name, &[port]) }
+    }
+
     fn keep(&mut self, name: &str, command: &mut Command, directory: tempfile::TempDir, port: u16) -> Target {
         let log = fs::File::create(directory.path().join("log")).unwrap();
         let child =

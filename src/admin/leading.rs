@@ -249,7 +249,8 @@ fn name(topology: &Topology, node: NodeId) -> String {
 /// What SHOW NODES adds for a node: the term, and whether commits wait for it.
 pub(super) fn standing(record: Option<&Record>, node: NodeId) -> (Value, Value) {
     let Some(record) = record else { return (Value::Null, Value::Null) };
-    let counts = record.voters().contains(&node) || record.wanted_set().members.contains(&node);
+    // While the set changes, either of the two may be in force.
+    let counts = record.current.members.contains(&node) && record.wanted_set().members.contains(&node);
     (json!(record.term.0), json!(counts))
 }
 
@@ -347,5 +348,14 @@ mod tests {
         for waiting in [open.clone(), open.next_term(Cause::Lost)] {
             assert!(said(&waiting, false, &[]).is_some_and(|text| text.contains("ALLOW DATA LOSS")));
         }
+    }
+    #[test]
+    fn commits_wait_for_a_node_when_both_sets_of_a_change_have_it() {
+        let SyncSet { members, quorum } = record(&[2, 3], 1).current;
+        let growing = Record { next: Some(SyncSet { members, quorum }), ..record(&[2], 1) };
+        let counts = |record: &Record, node: u32| standing(Some(record), NodeId(node)).1;
+        assert_eq!((counts(&growing, 2), counts(&growing, 3)), (json!(true), json!(false)));
+        let grown = record(&[2, 3], 1);
+        assert_eq!(counts(&grown, 3), json!(true));
     }
 }

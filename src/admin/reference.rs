@@ -26,7 +26,10 @@ const NODE_COLUMNS: &[(&str, &str)] = &[
     ("lag_bytes", "how far a replica is behind; empty for a primary"),
     ("buckets", "buckets of its shard"),
     ("term", "version of the shard's leadership; empty where nobody leads it"),
-    ("sync", "commits wait for it: it is in the synchronous set; empty where nobody leads the shard"),
+    (
+        "sync",
+        "commits wait for it: it is in the synchronous set, and in the one before while the set changes; empty where nobody leads the shard",
+    ),
     ("lsn", "written by a primary, replayed by a replica; empty where it does not answer"),
     (
         "agent",

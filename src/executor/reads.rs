@@ -40,12 +40,39 @@ pub struct Reading {
     waits: bool,
 }
 
+/// Floors by shard, ascending. A session at rest before one shard keeps one: a tree would take ten times its room.
+#[derive(Debug, Default)]
+struct Floors(Vec<(ShardId, Floor)>);
+
+impl Floors {
+    fn of(&mut self, shard: ShardId) -> &mut Floor {
+        let place = self.0.binary_search_by_key(&shard, |(known, _)| *known).unwrap_or_else(|place| {
+            if self.0.is_empty() {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(place, (shard, Floor::default()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    fn get(&self, shard: ShardId) -> Option<&Floor> {
+        let place = self.0.binary_search_by_key(&shard, |(known, _)| *known).ok()?;
+        self.0.get(place).map(|(_, floor)| floor)
+    }
+
+    fn shards(&self) -> impl Iterator<Item = ShardId> {
+        self.0.iter().map(|(shard, _)| *shard)
+    }
+}
+
 /// What a session has seen, and what it uses now.
 #[derive(Debug, Default)]
 pub struct Seen {
-    floors: BTreeMap<ShardId, Floor>,
+    floors: Floors,
     chosen: BTreeMap<ShardId, Chosen>,
-    primaries: BTreeSet<ShardId>,
+    /// Ascending. Their room is kept: there is one in every statement.
+    primaries: Vec<ShardId>,
     /// The token that was taken over last.
     token: Option<String>,
     /// It reads from replicas, if it can.
@@ -58,7 +85,7 @@ impl Seen {
     /// # Cancel safety
     /// Safe.
     pub(super) async fn choose(&mut self, cluster: &Cluster, shard: ShardId, reading: Reading) -> Option<NodeId> {
-        let floor = self.floors.entry(shard).or_default();
+        let floor = self.floors.of(shard);
         let chosen = match cluster.replicas.choose(shard, floor, reading.is_strict, Instant::now()) {
             Ok(chosen) => Some(chosen),
             Err(NoReplica::Missing) => None,
@@ -84,7 +111,11 @@ impl Seen {
 
     /// The primary is used.
     pub(super) fn use_primary(&mut self, shard: ShardId) {
-        self.primaries.insert(shard);
+        let Err(place) = self.primaries.binary_search(&shard) else { return };
+        if self.primaries.is_empty() {
+            self.primaries.reserve_exact(1);
+        }
+        self.primaries.insert(place, shard);
     }
 
     /// What was used is used no longer: everything that it showed has been shown by now.
@@ -93,15 +124,15 @@ impl Seen {
             return;
         }
         let now = Instant::now();
-        for shard in std::mem::take(&mut self.primaries) {
-            self.floors.entry(shard).or_default().note_primary(now);
+        for shard in self.primaries.drain(..) {
+            self.floors.of(shard).note_primary(now);
             if self.reads {
                 // What it reads next is looked for at replicas that have come as far.
                 cluster.replicas.hurry(shard);
             }
         }
         for (shard, chosen) in std::mem::take(&mut self.chosen) {
-            self.floors.entry(shard).or_default().note_replica(chosen.node, now);
+            self.floors.of(shard).note_replica(chosen.node, now);
         }
     }
 
@@ -116,7 +147,7 @@ impl Seen {
             return;
         }
         for (shard, lsn) in read_token(token) {
-            let floor = self.floors.entry(shard).or_default();
+            let floor = self.floors.of(shard);
             floor.lsn = floor.lsn.max(lsn);
         }
         self.token = Some(token.to_owned());
@@ -129,9 +160,9 @@ impl Seen {
     pub(super) async fn token(&self, cluster: &Cluster) -> Result<String, ClientError> {
         let now = Instant::now();
         let mut parts = Vec::new();
-        let shards: BTreeSet<ShardId> = self.floors.keys().chain(&self.primaries).copied().collect();
+        let shards: BTreeSet<ShardId> = self.floors.shards().chain(self.primaries.iter().copied()).collect();
         for shard in shards {
-            let mut floor = self.floors.get(&shard).cloned().unwrap_or_default();
+            let mut floor = self.floors.get(shard).cloned().unwrap_or_default();
             if self.primaries.contains(&shard) {
                 floor.note_primary(now);
             }

@@ -7,6 +7,8 @@
 //! Must not know: who leads, what the next primary says.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 
@@ -149,6 +151,33 @@ pub(super) struct Guard {
     pub(super) is_transaction_lost: bool,
     /// How many batches were answered.
     pub(super) answered: u64,
+}
+
+/// A guard in a box, which is made when something of it changes: sessions at rest without one have no use for it.
+#[derive(Default)]
+pub(super) struct Guarded(Option<Box<Guard>>);
+
+static NOTHING: LazyLock<Guard> = LazyLock::new(Guard::default);
+
+impl Guarded {
+    /// All that was kept; nothing is left.
+    pub(super) fn take(&mut self) -> Guard {
+        self.0.take().map(|guard| *guard).unwrap_or_default()
+    }
+}
+
+impl Deref for Guarded {
+    type Target = Guard;
+
+    fn deref(&self) -> &Guard {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Guard {
+        self.0.get_or_insert_default()
+    }
 }
 
 impl Guard {
@@ -304,7 +333,10 @@ fn text_of(statement: &Statement) -> Option<&[u8]> {
 impl Machine {
     /// The connection is one that may be lost without an end of the session.
     pub fn guard(&mut self, is_on: bool) {
-        self.guard.is_on = is_on && !self.is_transparent();
+        let is_on = is_on && !self.is_transparent();
+        if is_on != self.guard.is_on {
+            self.guard.is_on = is_on;
+        }
     }
 
     /// A commit is under way: a cancel request would have it acknowledged before standbys have it.
@@ -429,7 +461,9 @@ impl Machine {
         let values = server_message::read_data_row(&Bytes::copy_from_slice(body))?;
         let written = values.into_iter().next().flatten();
         let xid = written.map(|text| std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()));
-        if let Some(batch) = self.guard.front_mut() {
+        if self.guard.is_on
+            && let Some(batch) = self.guard.front_mut()
+        {
             // What is no number stays a question without an answer.
             batch.xid = match xid {
                 None => Xid::Known(None),
@@ -442,7 +476,9 @@ impl Machine {
 
     /// The batch in front has failed.
     pub(super) fn note_failed(&mut self) {
-        if let Some(batch) = self.guard.front_mut() {
+        if self.guard.is_on
+            && let Some(batch) = self.guard.front_mut()
+        {
             batch.has_failed = true;
         }
     }
@@ -461,7 +497,9 @@ impl Machine {
     /// the client, which will be told when they do.
     pub(super) fn is_unsafe_commit(&mut self, body: &[u8]) -> bool {
         let is_cancel = self.guard.is_on && memchr::memmem::find(body, b"\0RSyncRepWaitForLSN\0").is_some();
-        self.guard.is_barrier_due |= is_cancel;
+        if is_cancel {
+            self.guard.is_barrier_due = true;
+        }
         is_cancel
     }
 

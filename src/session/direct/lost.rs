@@ -163,7 +163,7 @@ impl Machine {
 
     /// Lets go of the lost connection and goes on; what is given back is to be given again, in order.
     pub fn settle(&mut self, settling: &Settling<'_>, host: &dyn Host, to_client: &mut BytesMut) -> Vec<Frame> {
-        let mut guard = std::mem::take(&mut self.guard);
+        let mut guard = self.guard.take();
         let was_inside = self.status != b'I';
         let front_bytes = guard.front().map_or(0, |front| front.bytes);
         let is_whole = guard.front().is_some_and(|front| front.is_whole);

@@ -36,7 +36,7 @@ use crate::wire::frame::Frame;
 use crate::wire::{WireError, client_message, server_message};
 use copy::{CopyIn, CopyNames};
 use facts::Facts;
-use guard::Guard;
+use guard::Guarded;
 use inspect::Inspection;
 use names::{Name, Statements};
 use opening::{Begun, Opening};
@@ -243,9 +243,9 @@ pub struct Machine {
     failed_prepare: Option<Bytes>,
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
-    /// A transaction that no server knows of yet.
     /// What is kept for the case that the connection is lost.
-    guard: Guard,
+    guard: Guarded,
+    /// A transaction that no server knows of yet.
     opening: Option<Box<Opening>>,
     /// A pipeline that may be answered without one.
     begun: Option<Box<Begun>>,
@@ -284,7 +284,7 @@ impl Machine {
             failed_prepare: None,
             signals: Vec::new(),
             opening: None,
-            guard: Guard::default(),
+            guard: Guarded::default(),
             begun: None,
             reported: Parameters::default(),
         }

@@ -392,7 +392,7 @@ impl Machine {
             }
             if owed.ends_with_ready() {
                 *server.pending_ready = server.pending_ready.saturating_sub(1);
-                if !matches!(owed, Owed::Quiet(_)) {
+                if self.guard.is_on && !matches!(owed, Owed::Quiet(_)) {
                     self.guard.skip_end();
                 }
             }
