@@ -103,7 +103,7 @@ impl Frontend {
         if self.cluster.topology.load().shards.len() > 1 {
             return Box::pin(self.serve_shards(client, guest, registered, stop));
         }
-        Box::pin(self.serve_direct(client, guest, registered, stop))
+        self.serve_direct(client, guest, registered, stop)
     }
 
     /// A session of a cluster with several shards.
@@ -132,22 +132,26 @@ impl Frontend {
         outcome
     }
 
-    /// A session of a cluster with one shard, and what becomes of it when there are more.
-    async fn serve_direct(
-        &self,
-        client: &mut Framed,
+    /// A session of a cluster with one shard, and what becomes of it when there are more. In a box, and no `async fn`, which
+    /// would keep each argument twice.
+    fn serve_direct<'a>(
+        &'a self,
+        client: &'a mut Framed,
         guest: Box<Guest>,
-        mut registered: Registered<'_>,
-        stop: &mut watch::Receiver<Stop>,
-    ) -> Result<(), NetError> {
-        let Some(mut direct) = Box::pin(self.open_direct(client, guest, &mut registered)).await? else { return Ok(()) };
-        match direct.serve(client, stop).await {
-            Ok(Ended::MoreShards) => Box::pin(self.adopt(client, *direct, &registered, stop)).await,
-            outcome => {
-                Box::pin(direct.close()).await;
-                outcome.map(|_| ())
+        mut registered: Registered<'a>,
+        stop: &'a mut watch::Receiver<Stop>,
+    ) -> BoxFuture<'a, Result<(), NetError>> {
+        Box::pin(async move {
+            let opened = Box::pin(self.open_direct(client, guest, &mut registered)).await?;
+            let Some(mut direct) = opened else { return Ok(()) };
+            match direct.serve(client, stop).await {
+                Ok(Ended::MoreShards) => Box::pin(self.adopt(client, *direct, &registered, stop)).await,
+                outcome => {
+                    Box::pin(direct.close()).await;
+                    outcome.map(|_| ())
+                }
             }
-        }
+        })
     }
 
     /// Opens a session; `None`: its client was sent away.

@@ -116,12 +116,14 @@ impl Direct {
         let mode = cluster.pool_mode(user);
         let joined = cluster.peers.join(user, &slot);
         let host = DirectHost::new(Arc::clone(&cluster), Arc::clone(user), slot.pid());
-        let startup = startup
-            .into_iter()
-            .filter(|_| mode == PoolMode::Session)
-            .filter(|(name, _)| !matches!(name.as_str(), "user" | "database" | "replication"))
-            .filter(|(name, _)| !name.starts_with("_pq_."))
-            .collect();
+        let is_its_own =
+            |name: &str| !matches!(name, "user" | "database" | "replication") && !name.starts_with("_pq_.");
+        // None is kept where none is used: what is filtered keeps the room for all.
+        let startup = if mode == PoolMode::Session {
+            startup.into_iter().filter(|(name, _)| is_its_own(name)).collect()
+        } else {
+            Vec::new()
+        };
         Self {
             cluster,
             host,
