@@ -90,6 +90,26 @@ fn buckets_move_under_load_and_nothing_is_lost_or_doubled() {
     assert!((0.2..=1.1 / 3.0).contains(&moved_share), "{moved_share}");
 }
 
+/// What others have prepared goes by while one looks; what stays is named, as it could ask the shard for its decision.
+#[test]
+fn a_shard_leaves_when_what_is_prepared_is_settled() {
+    let ground = Ground::new(100);
+    ground.run(&["shard", "add", "--replicas", "0"]);
+    let mut server = ground.server("s1a");
+    for sql in ["BEGIN", "UPDATE accounts SET balance = balance WHERE false", "PREPARE TRANSACTION 'somebody''s'"] {
+        server.must(sql);
+    }
+    assert!(ground.fails(&["shard", "remove", "s2", "--dry-run"]).contains("somebody's is prepared on shard s1"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            server.must("COMMIT PREPARED 'somebody''s'");
+        });
+        ground.run(&["shard", "remove", "s2", "--dry-run"]);
+    });
+    ground.run(&["shard", "remove", "s2", "--yes"]);
+}
+
 /// A transaction that is open while buckets move does not hold the job up, and is not disturbed by it; one whose snapshot
 /// is older than the job is waited for.
 #[test]

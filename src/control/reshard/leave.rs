@@ -28,7 +28,8 @@ pub(super) async fn leave(context: &Context, name: &str, dry_run: bool) -> Resul
         let (now, revision) =
             load_topology(context.store.as_ref()).await.map_err(words)?.ok_or("there is no topology")?;
         let (next, shard) = without_shard(&now, name)?;
-        check_rest(context, &now, shard).await?;
+        let tries = if dry_run { TRIES } else { 2 };
+        check_rest(context, &now, shard, tries).await?;
         if !dry_run {
             save_topology(context.store.as_ref(), &next, Some(revision)).await.map_err(words)?;
             context.publish(&next);
@@ -64,13 +65,23 @@ fn without_shard(topology: &Topology, name: &str) -> Result<(Topology, ShardId),
     Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
-/// No row of it, and no transaction that could still ask it for its decision.
-async fn check_rest(context: &Context, topology: &Topology, shard: ShardId) -> Result<(), String> {
+/// No row of it, and no transaction that could still ask it for its decision. Where others commit meanwhile, what is
+/// prepared now is given `tries` to be settled; what is prepared later is no hindrance.
+async fn check_rest(context: &Context, topology: &Topology, shard: ShardId, tries: u32) -> Result<(), String> {
     let find = context.find_primary();
     for known in topology.shard_ids() {
-        let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() LIMIT 1";
-        if let Some(gid) = value(&connect(&find, known).await?, sql, SHORT_MS).await? {
-            return Err(format!("transaction {gid} is prepared on shard {known}: it has to be settled first"));
+        let client = connect(&find, known).await?;
+        let prepared = "FROM pg_prepared_xacts WHERE database = current_database()";
+        let sql = format!("SELECT string_agg(quote_literal(gid), ', ') {prepared}");
+        let Some(gids) = value(&client, &sql, SHORT_MS).await? else { continue };
+        let sql = format!("SELECT gid {prepared} AND gid IN ({gids}) LIMIT 1");
+        let mut left = tries;
+        while let Some(gid) = value(&client, &sql, SHORT_MS).await? {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                return Err(format!("transaction {gid} is prepared on shard {known}: it has to be settled first"));
+            }
+            tokio::time::sleep(QUIET).await;
         }
     }
     let target = find(shard).ok_or("the shard has no primary")?;
