@@ -236,7 +236,13 @@ impl Set {
     }
 
     fn make_tables(&self) {
-        let mut raw = app(self.entrance()).unwrap();
+        // The balancer takes a proxy for well until it has asked it.
+        let mut raw = None;
+        assert!(eventually(PATIENCE, || {
+            raw = app(self.entrance()).ok();
+            raw.is_some()
+        }));
+        let mut raw = raw.expect("it was opened");
         for (table, columns) in TABLES {
             raw.must(&format!("CREATE TABLE {table} ({columns})"));
         }
