@@ -45,9 +45,9 @@ pub fn touch(
 /// The keys of new rows are filled in on the way: what they touch is known then.
 pub fn fills_key(plan: &Plan) -> bool {
     let is_filled = |slot: &Slot| matches!(slot, Slot::Fill(_));
-    plan.insert.as_ref().is_some_and(|insert| {
-        !insert.rows.is_empty() && insert.rows.iter().any(|row| row.key.iter().any(|part| is_filled(&part.slot)))
-    })
+    plan.insert
+        .as_ref()
+        .is_some_and(|insert| insert.rows.iter().any(|row| row.key.iter().any(|part| is_filled(&part.slot))))
 }
 
 fn calls_users_function(schema: &Schema, statement: &Statement) -> bool {

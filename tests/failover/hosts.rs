@@ -1,5 +1,4 @@
 //! A shard whose servers have an agent each, as three hosts would: `ostrakon serve` and `ostrakon agent` as processes.
-#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
