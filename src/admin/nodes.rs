@@ -176,13 +176,14 @@ impl Admin {
         if change.dry_run {
             return Ok(row(&node, &shard, "planned"));
         }
+        let places = leader.places();
         self.set_aside(leader, &record, node.id, Aside::Leaving).await?;
         let edit = |topology: &mut Topology| {
             topology.nodes.retain(|known| known.id != node.id);
             true
         };
         self.edit_topology(edit).await?;
-        leader.let_go(node.id).await;
+        leader.let_go(node.id, &places).await;
         forget_agent(self.store.as_ref(), node.id).await.map_err(store_error)?;
         tracing::info!(node = node.name, "a node was removed");
         Ok(row(&node, &shard, "removed"))

@@ -136,17 +136,21 @@ impl Handle {
         self.shared.tell(Event::Members(members)).await;
     }
 
+    /// Where the nodes are now.
+    pub fn places(&self) -> Arc<Places> {
+        self.shared.places.load_full()
+    }
+
     /// A node that has left receives nothing more, and nobody keeps anything for it. Where it cannot be reached it has
-    /// to be stopped by hand.
+    /// to be stopped by hand. `places` are those from before it left: by now nothing may know its name any more.
     ///
     /// # Cancel safety
     /// Called again it does the rest.
-    pub async fn let_go(&self, node: NodeId) {
+    pub async fn let_go(&self, node: NodeId, places: &Places) {
         let Some(record) = self.record.borrow().clone() else { return };
-        let places = self.shared.places.load_full();
-        let frozen = timeout(ACTION_MAX, node::act(&places, node, record.stamp(), &Action::Freeze)).await;
+        let frozen = timeout(ACTION_MAX, node::act(places, node, record.stamp(), &Action::Freeze)).await;
         tracing::info!(%node, ?frozen, "a node has left");
-        if let Err(error) = node::drop_slot(&places, record.primary, &places.names.slot(node)).await {
+        if let Err(error) = node::drop_slot(places, record.primary, node).await {
             tracing::warn!(%node, %error, "its slot is kept: drop it by hand");
         }
     }
@@ -317,7 +321,7 @@ async fn rejoin(shared: &Shared, node: NodeId, order: Order) -> Outcome {
         return Outcome::Failed;
     }
     let places = shared.places.load_full();
-    let has_slot = node::make_slot(&places, NodeId(order.primary), &places.names.slot(node)).await;
+    let has_slot = node::make_slot(&places, NodeId(order.primary), node).await;
     let is_done = has_slot.is_ok() && shared.hands.obey(node, order).await;
     shared.rejoining.lock().remove(&node);
     if is_done { Outcome::Done } else { Outcome::Failed }

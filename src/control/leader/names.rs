@@ -31,9 +31,9 @@ impl Names {
         format!("{name}_t{}", term.0)
     }
 
-    /// The name of the node's slot; PostgreSQL takes lower case, digits and underscores.
-    pub fn slot(&self, node: NodeId) -> String {
-        self.by_node.get(&node).map_or_else(String::new, |name| slot_of(name))
+    /// The name of the node's slot; PostgreSQL takes lower case, digits and underscores. `None`: no such node.
+    pub fn slot(&self, node: NodeId) -> Option<String> {
+        self.by_node.get(&node).map(|name| slot_of(name))
     }
 
     /// Whose tag it is, and of which term.
@@ -103,6 +103,12 @@ mod tests {
             let text = names.write_set(Term(7), &set);
             assert_eq!(names.read_set(&text, Term(7)), Some((Term(7), set)), "{text}");
         }
+    }
+
+    #[test]
+    fn who_is_not_known_has_no_slot() {
+        assert_eq!(names().slot(NodeId(2)).as_deref(), Some("s1_b_t2"));
+        assert_eq!(names().slot(NodeId(3)), None);
     }
 
     #[test]

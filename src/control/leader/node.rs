@@ -150,10 +150,8 @@ pub async fn probe(
 ///
 /// # Cancel safety
 /// As after an error.
-pub async fn make_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(), ControlError> {
-    let Some(target) = places.targets.get(&primary) else { return Ok(()) };
-    let client = ControlClient::connect(target).await?;
-    let slot = quote_literal(slot);
+pub async fn make_slot(places: &Places, primary: NodeId, node: NodeId) -> Result<(), ControlError> {
+    let (client, slot) = at_slot(places, primary, node).await?;
     let lost = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
          WHERE slot_name = {slot} AND wal_status = 'lost' AND NOT active"
@@ -173,10 +171,8 @@ pub async fn make_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(
 ///
 /// # Cancel safety
 /// As after an error.
-pub async fn drop_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(), ControlError> {
-    let Some(target) = places.targets.get(&primary) else { return Ok(()) };
-    let client = ControlClient::connect(target).await?;
-    let slot = quote_literal(slot);
+pub async fn drop_slot(places: &Places, primary: NodeId, node: NodeId) -> Result<(), ControlError> {
+    let (client, slot) = at_slot(places, primary, node).await?;
     // Who streams by it has just been told to stop.
     let ending = format!(
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = {slot} AND active"
@@ -194,9 +190,18 @@ pub async fn drop_slot(places: &Places, primary: NodeId, slot: &str) -> Result<(
             return Ok(());
         }
         if since.elapsed() > SLOT_WAIT {
-            return dropped.map(drop);
+            let after_ms = u64::try_from(SLOT_WAIT.as_millis()).unwrap_or(u64::MAX);
+            return dropped.and(Err(ControlError::Timeout { node: primary, what: "a slot to be free", after_ms }));
         }
     }
+}
+
+/// A connection to whom a node follows, and the node's slot there as a literal.
+async fn at_slot(places: &Places, primary: NodeId, node: NodeId) -> Result<(ControlClient, String), ControlError> {
+    let unknown = |node| ControlError::Unreachable { node, reason: "it is none of the shard's nodes".to_owned() };
+    let target = places.targets.get(&primary).ok_or_else(|| unknown(primary))?;
+    let slot = places.names.slot(node).ok_or_else(|| unknown(node))?;
+    Ok((ControlClient::connect(target).await?, quote_literal(&slot)))
 }
 
 /// A node about to be told something.
@@ -422,8 +427,8 @@ impl Told<'_> {
 
     async fn follow(&self, primary: NodeId, term: Term) -> Result<Outcome, ControlError> {
         let Some(conninfo) = self.places.conninfo(self.node, primary, term) else { return Ok(Outcome::Failed) };
-        let slot = self.places.names.slot(self.node);
-        let has_slot = make_slot(self.places, primary, &slot).await.is_ok();
+        let slot = self.places.names.slot(self.node).unwrap_or_default();
+        let has_slot = make_slot(self.places, primary, self.node).await.is_ok();
         self.set("primary_slot_name", if has_slot { &slot } else { "" }).await?;
         self.set("primary_conninfo", &conninfo).await?;
         self.reload("primary_conninfo", &conninfo).await?;
