@@ -11,8 +11,6 @@ use crate::executor::CancelSlot;
 /// A client that is logged in.
 #[derive(Clone)]
 pub struct Client {
-    /// Process id that it was told.
-    pub pid: u32,
     /// Role.
     pub user: Arc<str>,
     /// Database.
@@ -32,7 +30,16 @@ pub struct Clients {
 #[derive(Default)]
 struct Present {
     next: u64,
-    clients: BTreeMap<u64, (Client, Instant)>,
+    /// With when it came, in seconds after the first: there may be tens of thousands.
+    clients: BTreeMap<u64, (Client, u32)>,
+    first: Option<Instant>,
+}
+
+impl Present {
+    fn now(&mut self) -> u32 {
+        let first = *self.first.get_or_insert_with(Instant::now);
+        u32::try_from(first.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A client's entry; gone when dropped.
@@ -47,14 +54,16 @@ impl Clients {
         let mut present = self.present.lock();
         let number = present.next;
         present.next += 1;
-        present.clients.insert(number, (client, Instant::now()));
+        let now = present.now();
+        present.clients.insert(number, (client, now));
         Listed { clients: self, number }
     }
 
     /// All of them, and how long each has been here in seconds.
     pub(super) fn list(&self) -> Vec<(Client, u64)> {
-        let present = self.present.lock();
-        present.clients.values().map(|(client, since)| (client.clone(), since.elapsed().as_secs())).collect()
+        let mut present = self.present.lock();
+        let now = present.now();
+        present.clients.values().map(|(client, since)| (client.clone(), u64::from(now.saturating_sub(*since)))).collect()
     }
 }
 

@@ -106,10 +106,6 @@ impl Admin {
     /// Ends a session, as `pg_terminate_backend` does.
     pub(super) async fn kill(&self, pid: u32) -> Result<Answer, ClientError> {
         let known = self.clients.list().into_iter().map(|(client, _)| client).find(|client| client.slot.pid() == pid);
-        let known = known.or_else(|| {
-            let told = self.clients.list().into_iter().map(|(client, _)| client);
-            told.into_iter().find(|client| client.pid == pid)
-        });
         let Some(client) = known else {
             return Err(ClientError::new(ErrorId::UndefinedObject, format!("there is no session {pid}"))
                 .with_hint("SHOW CLIENTS lists them."));

@@ -68,7 +68,7 @@ impl Admin {
     /// In session mode on one shard a client is told the process id of its server.
     fn told_pid(&self, topology: &Topology, client: &super::Client, held: &[(ShardId, u32)]) -> u32 {
         let is_alone = topology.shards.len() == 1 && self.cluster.pool_mode(&client.user) == PoolMode::Session;
-        held.first().filter(|_| is_alone).map_or(client.pid, |(_, pid)| *pid)
+        held.first().filter(|_| is_alone).map_or(client.slot.pid(), |(_, pid)| *pid)
     }
 
     /// Clients by the server processes that work for them.

@@ -76,7 +76,7 @@ pub struct Seen {
     /// Ascending. Their room is kept: there is one in every statement.
     primaries: Vec<ShardId>,
     /// The token that was taken over last.
-    token: Option<String>,
+    token: Option<Box<str>>,
     /// It reads from replicas, if it can.
     reads: bool,
 }
@@ -152,7 +152,7 @@ impl Seen {
             let floor = self.floors.of(shard);
             floor.lsn = floor.lsn.max(lsn);
         }
-        self.token = Some(token.to_owned());
+        self.token = Some(token.into());
     }
 
     /// What the session has seen, for another one.

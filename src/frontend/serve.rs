@@ -71,7 +71,6 @@ impl Frontend {
             }
         };
         let _listed = self.admin.clients().enter(crate::admin::Client {
-            pid: registered.pid,
             user: Arc::clone(&guest.user),
             database: Arc::clone(&guest.database),
             address: client.peer(),

@@ -70,9 +70,9 @@ pub struct Direct {
     slot: Arc<CancelSlot>,
     mode: PoolMode,
     /// What the client said when it connected, if a connection of its own is opened with it.
-    startup: Vec<(String, String)>,
+    startup: Box<[(String, String)]>,
     /// Another database than the cluster's.
-    database: Option<String>,
+    database: Option<Box<str>>,
     machine: Machine,
     routes: Routes,
     held: Option<Held>,
@@ -126,7 +126,7 @@ impl Direct {
         let startup = if mode == PoolMode::Session {
             startup.into_iter().filter(|(name, _)| is_its_own(name)).collect()
         } else {
-            Vec::new()
+            Box::default()
         };
         Self {
             cluster,
@@ -154,7 +154,7 @@ impl Direct {
     /// The database that the client wants; the cluster's own unless it is said.
     #[must_use]
     pub fn in_database(mut self, database: &str) -> Self {
-        self.database = (database != self.cluster.topology.load().database).then(|| database.to_owned());
+        self.database = (database != self.cluster.topology.load().database).then(|| database.into());
         self.host.set_elsewhere(self.database.is_some());
         self
     }

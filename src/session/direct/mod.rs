@@ -239,9 +239,9 @@ pub struct Machine {
     effects: Effects,
     inspection: Option<Box<Inspection>>,
     /// The server's answer to whether the role may signal a session.
-    permission: Option<String>,
+    permission: Option<Box<str>>,
     /// Why a statement that SQL's EXECUTE needs could not be prepared again: the answer to the EXECUTE.
-    failed_prepare: Option<Bytes>,
+    failed_prepare: Option<Box<Bytes>>,
     /// Signals to other sessions that are to be sent now.
     signals: Vec<(SignalKind, u32)>,
     /// What is kept for the case that the connection is lost.

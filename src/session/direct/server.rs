@@ -238,7 +238,7 @@ impl Machine {
             Quiet::Permission => {
                 let values = server_message::read_data_row(&Bytes::copy_from_slice(body))?;
                 let answer = values.into_iter().next().flatten().unwrap_or_default();
-                self.permission = Some(String::from_utf8_lossy(&answer).into_owned());
+                self.permission = Some(String::from_utf8_lossy(&answer).into());
             }
             _ => {}
         }
@@ -329,7 +329,7 @@ impl Machine {
             }
             Some(Owed::Quiet(Quiet::Prepare(id))) => {
                 server.prepared.forget(*id);
-                self.failed_prepare.get_or_insert(without_position(whole));
+                self.failed_prepare.get_or_insert_with(|| Box::new(without_position(whole)));
                 return Fate::Swallow;
             }
             // What was committed is not known to be on standbys: the connection is as good as lost.
@@ -344,7 +344,8 @@ impl Machine {
                 let asked = asked.as_deref_mut();
                 let (instead, made) = asked.map(|asked| (&mut asked.instead, &mut asked.made)).unzip();
                 let made = made.and_then(Option::take);
-                let instead = self.failed_prepare.take().or_else(|| instead?.take_if(|_| is_of_no_statement(whole)));
+                let failed = self.failed_prepare.take().map(|failed| *failed);
+                let instead = failed.or_else(|| instead?.take_if(|_| is_of_no_statement(whole)));
                 let named = instead.or_else(|| self.with_clients_name(whole));
                 let placed = made.map(|made| in_source(named.as_deref().unwrap_or(whole), &made.0, &made.1));
                 return placed.or(named).map_or(Fate::Forward, Fate::Replace);
