@@ -29,6 +29,8 @@ pub struct Link {
     pub(super) touched: bool,
     /// An answer that was read before it was wanted.
     pub(super) ahead: VecDeque<Frame>,
+    /// It leads to a replica.
+    pub(super) is_on_replica: bool,
     /// The session's encoding is not UTF-8: texts have to be of ASCII.
     pub(super) is_foreign: bool,
 }
@@ -44,6 +46,7 @@ impl Link {
             unsynced: false,
             touched: false,
             ahead: VecDeque::new(),
+            is_on_replica: false,
             is_foreign: false,
         }
     }
@@ -112,6 +115,10 @@ impl Session {
     async fn replica_link(&mut self, shard: ShardId) -> Option<Link> {
         let reading = self.reading?;
         let cluster = std::sync::Arc::clone(&self.cluster);
+        if cluster.settings.replicas_rest.load(std::sync::atomic::Ordering::Acquire) {
+            // Rows began to move since this was decided.
+            return None;
+        }
         let node = self.seen.choose(&cluster, shard, reading).await?;
         let target = cluster.replica_target(&self.topology, node, &self.user);
         let lease = match target {
@@ -122,7 +129,7 @@ impl Session {
             self.seen.give_up(shard);
             return None;
         };
-        let mut link = Link::new(lease);
+        let mut link = Link { is_on_replica: true, ..Link::new(lease) };
         link.lease.notifications = Some(Vec::new());
         Some(link)
     }

@@ -11,11 +11,13 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::session::{has_shared_tree, set_value};
+use crate::backend::SimpleResult;
 use crate::backend::replicas::{Chosen, Floor, NoReplica};
 use crate::base::{NodeId, ShardId};
 use crate::error::{ClientError, ErrorId};
 use crate::planner;
 use crate::session::{ReadFrom, Settings};
+use crate::sql::ast::Statement;
 use crate::sql::{fingerprint, lexer, parse};
 use crate::wire::frame::scan;
 
@@ -31,7 +33,7 @@ pub struct ReadSettings {
 /// Longest time that SHOW ostrakon.token waits for a sample.
 const TOKEN_WAIT: Duration = Duration::from_secs(2);
 
-/// How a batch reads from replicas.
+/// How a batch, or a transaction, reads from replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// It finds what the session has written and read before.
@@ -160,11 +162,15 @@ impl Seen {
     pub(super) async fn token(&self, cluster: &Cluster) -> Result<String, ClientError> {
         let now = Instant::now();
         let mut parts = Vec::new();
-        let shards: BTreeSet<ShardId> = self.floors.shards().chain(self.primaries.iter().copied()).collect();
+        let used = self.primaries.iter().chain(self.chosen.keys()).copied();
+        let shards: BTreeSet<ShardId> = self.floors.shards().chain(used).collect();
         for shard in shards {
             let mut floor = self.floors.get(shard).cloned().unwrap_or_default();
             if self.primaries.contains(&shard) {
                 floor.note_primary(now);
+            }
+            if let Some(chosen) = self.chosen.get(&shard) {
+                floor.note_replica(chosen.node, now);
             }
             let Some(lsn) = cluster.replicas.seen(shard, &floor, TOKEN_WAIT).await else {
                 let text = "the place of the session in the log of a shard is not known";
@@ -190,6 +196,99 @@ pub(super) fn asks_for_token(text: &str) -> bool {
     let text = text.trim().trim_end_matches(';').trim_end();
     let Some((first, rest)) = text.split_once(char::is_whitespace) else { return false };
     first.eq_ignore_ascii_case("show") && rest.trim().eq_ignore_ascii_case("ostrakon.token")
+}
+
+/// What lies ahead of a batch, as far as it has come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// The texts that it parses or runs.
+    pub(super) texts: Vec<String>,
+    /// It ends in a Sync that is here, and wants no answer before.
+    is_whole: bool,
+}
+
+/// Whether a transaction that was begun so, under these settings, is declared to only read, at a level that a standby
+/// knows. What is not plainly so is not.
+pub(super) fn is_read_only(opening: &str, settings: &Settings) -> bool {
+    let mut is_read_only = value(settings, "default_transaction_read_only")
+        .is_some_and(|written| ["on", "true", "1", "yes"].contains(&written.to_ascii_lowercase().as_str()));
+    let opening = opening.to_ascii_lowercase().replace([',', ';'], " ");
+    let mut words = opening.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "begin" | "start" | "set" | "transaction" | "work" | "isolation" | "level" | "not" | "deferrable" => {}
+            "repeatable" if words.next() == Some("read") => {}
+            "read" => match words.next() {
+                Some("only") => is_read_only = true,
+                Some("write") => is_read_only = false,
+                Some("committed" | "uncommitted") => {}
+                _ => return false,
+            },
+            _ => return false,
+        }
+    }
+    is_read_only
+}
+
+/// Whether a text asks when its transaction began: what it is told holds for all of the transaction.
+pub(super) fn asks_for_now(text: &str) -> bool {
+    const WORDS: [&str; 10] = [
+        "now",
+        "today",
+        "tomorrow",
+        "yesterday",
+        "current_date",
+        "current_time",
+        "current_timestamp",
+        "localtime",
+        "localtimestamp",
+        "transaction_timestamp",
+    ];
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.split(|c| !is_of_word(c)).any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
+}
+
+/// Whether a text does nothing but end the transaction it stands in, which it does everywhere alike.
+pub(super) fn ends_transaction(text: &str) -> bool {
+    let text = text.trim().trim_end_matches(';').trim_end().to_ascii_lowercase();
+    let mut words = text.split_ascii_whitespace();
+    let ends = matches!(words.next(), Some("commit" | "end" | "rollback" | "abort"));
+    let rest: Vec<&str> = words.filter(|word| !matches!(*word, "work" | "transaction")).collect();
+    ends && rest.is_empty()
+}
+
+/// Whether a standby answers a text as a primary does inside a transaction that is declared to only read, though it may do
+/// more than read: with its refusal, or by a change of the transaction's own.
+pub(super) fn is_alike_on_standby(text: &str) -> bool {
+    let Ok(lexed) = lexer::lex(text) else { return false };
+    matches!(
+        parse::parse(text, &lexed),
+        Ok(Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Merge(_)
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::Rollback { .. }
+            | Statement::Commit { .. }
+            | Statement::Set { .. }
+            | Statement::Show(_)
+            | Statement::Empty)
+    )
+}
+
+/// What a server says of the isolation level of a transaction: each statement sees what is committed when it begins.
+pub(super) fn is_anew(told: &SimpleResult) -> bool {
+    let level = told.rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+    told.error.is_none() && matches!(level, Some("read committed" | "read uncommitted"))
+}
+
+/// What a client is told whose transaction reads from replicas and wants what only a primary does.
+pub(super) fn wants_primary() -> ClientError {
+    ClientError::new(ErrorId::TopologyMoved, "the transaction reads from a replica, where this statement cannot run")
+        .with_detail("What it has seen so far is of one moment, so it cannot go on at the primary.")
+        .with_hint("Run the transaction again: it will run at the primary.")
 }
 
 /// Nothing but SET, RESET or SHOW: whoever runs it has not looked at tables. One statement, and no function call.
@@ -224,12 +323,22 @@ pub(super) fn batch_texts(
     buffered: &[u8],
     known: impl Fn(&[u8]) -> Option<String>,
 ) -> Option<Vec<String>> {
+    let ahead = texts_ahead(first, buffered, known)?;
+    (ahead.is_whole && !ahead.texts.is_empty()).then_some(ahead.texts)
+}
+
+/// As [`batch_texts`], of as much as is here; `None`: it holds more than statements.
+pub(super) fn texts_ahead(
+    first: (u8, &[u8]),
+    buffered: &[u8],
+    known: impl Fn(&[u8]) -> Option<String>,
+) -> Option<Ahead> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
     if first.0 == b'Q' {
-        return Some(vec![text(first.1.strip_suffix(b"\0")?)?]);
+        return Some(Ahead { texts: vec![text(first.1.strip_suffix(b"\0")?)?], is_whole: true });
     }
     let mut parsed: HashMap<Vec<u8>, String> = HashMap::new();
-    let mut texts = Vec::new();
+    let (mut texts, mut waits) = (Vec::new(), false);
     let mut take = |tag: u8, body: &[u8]| -> Option<bool> {
         let mut parts = body.splitn(3, |byte| *byte == 0);
         match tag {
@@ -247,21 +356,21 @@ pub(super) fn batch_texts(
                 texts.push(parsed.get(name).cloned().or_else(|| known(name))?);
             }
             b'D' | b'E' | b'C' => {}
+            b'H' => waits = true,
             b'S' => return Some(true),
             _ => return None,
         }
         Some(false)
     };
-    if take(first.0, first.1)? {
-        return None;
-    }
+    let mut is_over = take(first.0, first.1)?;
     for slice in scan(buffered) {
-        let slice = slice.ok()?;
-        if take(slice.tag, slice.body(buffered))? {
-            return (!texts.is_empty()).then_some(texts);
+        if is_over {
+            break;
         }
+        let Ok(slice) = slice else { return None };
+        is_over = take(slice.tag, slice.body(buffered))?;
     }
-    None
+    Some(Ahead { texts, is_whole: is_over && !waits })
 }
 
 impl Cluster {
@@ -301,6 +410,11 @@ impl Cluster {
         }
         let is_strict = value(settings, "ostrakon.read_consistency").is_none_or(|word| word != "eventual");
         Some(Reading { is_strict, waits: wanted == ReadFrom::Replica })
+    }
+
+    /// Whether a transaction that reads from replicas may go on with these texts there: each only reads, or ends it.
+    pub(super) fn goes_on_reading(&self, texts: &[String]) -> bool {
+        texts.iter().all(|text| ends_transaction(text) || self.only_reads(text))
     }
 
     /// Whether a text is proved to do nothing but read.
@@ -356,6 +470,44 @@ mod tests {
         assert_eq!(texts(unknown, &[execute, sync]), None);
         assert_eq!(texts((b'S', b""), &[]), None);
         assert_eq!(texts((b'F', b"x"), &[]), None);
+    }
+
+    #[test]
+    fn only_what_is_declared_to_read_reads_from_replicas() {
+        let settings = Settings::default();
+        for text in [
+            "BEGIN READ ONLY",
+            "start transaction isolation level repeatable read, read only;",
+            "BEGIN TRANSACTION READ ONLY ISOLATION LEVEL READ COMMITTED",
+            "BEGIN; SET TRANSACTION READ ONLY",
+            "BEGIN READ WRITE; SET TRANSACTION READ ONLY, DEFERRABLE",
+        ] {
+            assert!(is_read_only(text, &settings), "{text}");
+        }
+        for text in [
+            "BEGIN",
+            "BEGIN READ WRITE",
+            "BEGIN READ ONLY; SET TRANSACTION READ WRITE",
+            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+            "BEGIN READ ONLY; SET TRANSACTION SNAPSHOT '1'",
+            "BEGIN /* x */ READ ONLY",
+            "BEGIN READ ONLY;SAVEPOINT \"a\"",
+        ] {
+            assert!(!is_read_only(text, &settings), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_standby_answers_as_a_primary_does_is_told_apart() {
+        for text in ["INSERT INTO t VALUES (1)", "savepoint a", "ROLLBACK TO a", "SET LOCAL work_mem = '1MB'", "SHOW x"]
+        {
+            assert!(is_alike_on_standby(text), "{text}");
+        }
+        for text in ["SELECT pg_advisory_lock(1)", "LISTEN a", "SELECT * FROM v", "CREATE TEMP TABLE t (i int)"] {
+            assert!(!is_alike_on_standby(text), "{text}");
+        }
+        assert!(ends_transaction("COMMIT;") && ends_transaction("abort work") && !ends_transaction("commit and chain"));
+        assert!(asks_for_now("SELECT NOW()") && asks_for_now("SELECT 'now'::date") && !asks_for_now("SELECT known"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedRwLockReadGuard};
 
+use super::batch::ReadOnly;
 use super::last_ids::LastIds;
 use super::link::Link;
 use super::pins::Pins;
@@ -267,6 +268,10 @@ pub struct Session {
     pub(super) is_setting: bool,
     /// The present batch reads from replicas.
     pub(super) reading: Option<Reading>,
+    /// The transaction reads from replicas.
+    pub(super) read_only: Option<ReadOnly>,
+    /// A transaction had to leave its replicas: the next one does not go to any.
+    pub(super) has_left_replicas: bool,
     /// A batch has begun and its Sync has not come.
     pub(super) is_in_batch: bool,
     /// Where other sessions find this one.
@@ -321,6 +326,8 @@ impl Session {
             seen: Seen::default(),
             is_setting: false,
             reading: None,
+            read_only: None,
+            has_left_replicas: false,
             is_in_batch: false,
             _joined: joined,
         };

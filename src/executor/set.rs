@@ -11,6 +11,7 @@ use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
 use crate::plan::Slot;
+use crate::session::direct::sets_modes;
 use crate::session::encoding::in_ascii;
 use crate::session::prepared;
 use crate::session::{Change, Parsed};
@@ -265,7 +266,12 @@ impl Session {
 
     /// SET TRANSACTION and SET CONSTRAINTS: for this transaction, on all its shards.
     pub(super) async fn set_in_transaction(&mut self, client: &mut Framed, parsed: &Parsed) -> Result<Done, Failure> {
-        let done = self.tell_shards(client, &parsed.text).await?;
+        // No server need be asked: it goes with the BEGIN, and may yet decide where the transaction reads.
+        let travels = self.transaction.is_open() && self.links.is_empty() && sets_modes(parsed.text.as_bytes());
+        let done = match travels {
+            true => Done::with_tag("SET"),
+            false => self.tell_shards(client, &parsed.text).await?,
+        };
         if self.transaction.is_open() {
             self.transaction.say_local(None, statement_text(parsed));
         }

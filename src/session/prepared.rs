@@ -123,6 +123,11 @@ impl Statements {
             .ok_or_else(|| ClientError::new(ErrorId::UndefinedPortal, format!("portal \"{name}\" does not exist")))
     }
 
+    /// Portals are open that the client has named.
+    pub fn has_named_portals(&self) -> bool {
+        self.portals.keys().any(|name| !name.is_empty())
+    }
+
     /// Close of a portal.
     pub fn remove_portal(&mut self, name: &str) {
         self.portals.remove(name);

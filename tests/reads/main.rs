@@ -10,3 +10,4 @@ mod raw;
 mod freshness;
 mod ground;
 mod routing;
+mod transactions;

@@ -4,10 +4,10 @@
 //! Must not know: what statements mean, how clients are accepted.
 
 mod host;
+mod reading;
 mod recover;
 mod relay;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
@@ -84,6 +84,10 @@ pub struct Direct {
     is_on_replica: bool,
     /// Everything that was meant for the replica has been sent: what follows may belong elsewhere.
     is_batch_over: bool,
+    /// The transaction reads from the replica that is held.
+    read_only: Option<Box<reading::ReadOnly>>,
+    /// A transaction had to leave its replica: the next one does not go to any.
+    has_left_replica: bool,
     /// Messages that wait for the server.
     waiting: VecDeque<Frame>,
     /// A session that does nothing inside a transaction for so long is ended.
@@ -138,6 +142,8 @@ impl Direct {
             is_noted: false,
             is_on_replica: false,
             is_batch_over: false,
+            read_only: None,
+            has_left_replica: false,
             waiting: VecDeque::new(),
             idle_transaction: None,
             repeats: recover::Repeats::default(),
@@ -291,6 +297,7 @@ impl Direct {
             None => None,
         };
         self.is_on_replica = lease.is_some();
+        self.read_only = self.begins_reading();
         let lease = match lease {
             Some(lease) => lease,
             None => self.primary_lease(&topology, shard).await?,
@@ -350,45 +357,6 @@ impl Direct {
     fn is_in_its_life(&self, shard: ShardId, lease: &Lease) -> bool {
         let serving = self.cluster.settings.primaries.serving(shard);
         serving.is_none_or(|serving| matches!(serving, Serving::Open { node, .. } if node == lease.node()))
-    }
-
-    /// A connection to a replica, if one can be had.
-    async fn replica_lease(&mut self, topology: &Topology, shard: ShardId, reading: Reading) -> Option<Lease> {
-        let node = self.seen.choose(&self.cluster, shard, reading).await?;
-        let lease = match self.cluster.replica_target(topology, node, self.host.user()) {
-            Some(target) => self.cluster.pools.checkout(&target).await.ok(),
-            None => None,
-        };
-        if lease.is_none() {
-            self.seen.give_up(shard);
-        }
-        lease
-    }
-
-    /// How what begins with this message reads from replicas.
-    pub(super) fn reading_of(&mut self, client: &mut Framed, frame: &Frame) -> Option<Reading> {
-        if self.database.is_some() || self.mode == PoolMode::Session || !matches!(frame.tag, b'Q' | b'P' | b'B') {
-            return None;
-        }
-        if !self.cluster.topology.load().has_replicas() || self.machine.opening().is_some() || !self.waiting.is_empty()
-        {
-            return None;
-        }
-        let body = frame.body();
-        let text = match frame.tag {
-            b'Q' => body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok()).map(Cow::Borrowed),
-            b'P' => parsed_text(&body).map(Cow::Borrowed),
-            _ => bound_name(&body).and_then(|name| self.machine.prepared_text(name)).map(Cow::Owned),
-        };
-        let hinted = text.as_deref().and_then(ReadFrom::hinted);
-        let settings = &self.machine.settings;
-        if self.cluster.wants_replica(self.host.user(), settings, hinted) == ReadFrom::Primary {
-            return None;
-        }
-        let (behind, _) = client.buffers();
-        let known = |name: &[u8]| self.machine.prepared_text(name);
-        let texts = reads::batch_texts((frame.tag, &body), behind, known)?;
-        self.cluster.reading_of(self.host.user(), settings, &mut self.seen, &texts)
     }
 
     /// What comes next may belong to a replica, though the connection is still held.
@@ -487,9 +455,15 @@ impl Direct {
             }
             held.lease.needs_reset |= self.machine.needs_reset();
         }
-        (self.is_on_replica, self.is_batch_over, self.is_noted) = (false, false, false);
-        self.seen.settle(&self.cluster);
+        self.leave();
         self.machine.detach();
+    }
+
+    /// The connection is held no longer.
+    fn leave(&mut self) {
+        (self.is_on_replica, self.is_batch_over, self.is_noted) = (false, false, false);
+        self.read_only = None;
+        self.seen.settle(&self.cluster);
     }
 
     /// The server connection is lost.

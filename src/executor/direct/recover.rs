@@ -114,6 +114,8 @@ impl Direct {
             _ => None,
         };
         let outcome = match commit {
+            // A standby writes nothing.
+            Some(_) if self.is_on_replica => Outcome::Committed,
             Some(xid) => self.find_outcome(client, ends, lost, xid).await?,
             None => Outcome::Unknown,
         };
@@ -161,8 +163,7 @@ impl Direct {
             self.slot.remove(shard);
             lease.poison();
         }
-        (self.is_on_replica, self.is_batch_over, self.is_noted) = (false, false, false);
-        self.seen.settle(&self.cluster);
+        self.leave();
     }
 
     /// What became of a commit that was under way; the client may leave meanwhile.

@@ -69,6 +69,8 @@ enum Rare {
     Signals,
     /// A connection for this message.
     Attach(Frame, Option<Reading>),
+    /// The transaction cannot go on at its replica with this message.
+    Leave(Frame),
 }
 
 /// Why the session wakes.
@@ -224,6 +226,9 @@ impl Direct {
     /// Takes one message; what has to follow from it, if it does not go on with the next one.
     fn take_message(&mut self, client: &mut Framed, mut frame: Frame) -> Result<Option<Took>, Failure> {
         loop {
+            if self.read_only.is_some() && self.leaves_replica(client, &frame) {
+                return Ok(Some(Took::Rare(Rare::Leave(frame))));
+            }
             self.note_primary(&frame);
             let ends_batch = self.is_on_replica && matches!(frame.tag, b'Q' | b'S');
             let taken = match &mut self.held {
@@ -263,6 +268,7 @@ impl Direct {
         match rare {
             Rare::Signals => self.send_signals().await,
             Rare::Attach(frame, reading) => self.attach_for(client, frame, reading, ends).await?,
+            Rare::Leave(frame) => self.leave_replica(client, frame).await,
             Rare::Token(frame) => match self.answer_token(&frame).await {
                 Ok(answer) => {
                     // An answer is neither a signal nor a good-bye.

@@ -52,7 +52,7 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let Some(server) = server else {
-            if self.guard.is_transaction_lost
+            if self.guard.lost.is_some()
                 && let Some(told) = self.tell_lost(&frame, to_client)
             {
                 return Ok(told);

@@ -18,6 +18,7 @@ use super::opening::end_tag;
 use super::owed::{Owed, Quiet, Undo};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, Pumped, ServerSide, Taken, split_text};
+use crate::error::ClientError;
 use crate::session::Ensured;
 use crate::wire::WireError;
 use crate::wire::client_message::{self, Target};
@@ -147,8 +148,8 @@ pub(super) struct Guard {
     is_barrier_due: bool,
     /// So many barriers are under way; nothing is told before they are passed.
     pub(super) barriers: usize,
-    /// A transaction was lost of which the client has not been told.
-    pub(super) is_transaction_lost: bool,
+    /// A transaction was lost of which the client has not been told, and what it is to be told.
+    pub(super) lost: Option<Box<ClientError>>,
     /// How many batches were answered.
     pub(super) answered: u64,
 }

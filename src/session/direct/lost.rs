@@ -66,9 +66,9 @@ pub enum Settling<'a> {
 
 /// What a client is told of a transaction whose connection is lost.
 pub fn lost_transaction() -> ClientError {
-    ClientError::new(ErrorId::PrimaryReplaced, "the transaction was rolled back: the primary of its shard was lost")
+    ClientError::new(ErrorId::PrimaryReplaced, "the transaction was rolled back: a server that it ran on was lost")
         .with_detail(
-            "The primary has failed, or another one has taken its place. Nothing of the transaction was committed.",
+            "The server has failed, or another one has taken its place. Nothing of the transaction was committed.",
         )
         .with_hint("Run the transaction again.")
 }
@@ -161,6 +161,19 @@ impl Machine {
         Some(texts)
     }
 
+    /// The transaction is given up on purpose. True: the answer in front was ended with the error, else the client is told
+    /// at its next message.
+    pub fn give_up(&mut self, error: ClientError, host: &dyn Host, to_client: &mut BytesMut) -> bool {
+        let is_under_way = self.guard.front().is_some();
+        if is_under_way {
+            let _behind = self.settle(&Settling::Failed(&error), host, to_client);
+        } else {
+            let _none = self.settle(&Settling::Quietly, host, to_client);
+            self.guard.lost = Some(Box::new(error));
+        }
+        is_under_way
+    }
+
     /// Lets go of the lost connection and goes on; what is given back is to be given again, in order.
     pub fn settle(&mut self, settling: &Settling<'_>, host: &dyn Host, to_client: &mut BytesMut) -> Vec<Frame> {
         let mut guard = self.guard.take();
@@ -196,7 +209,8 @@ impl Machine {
             host.schema_changed();
         }
         let has_ended = self.go_on(settling, was_inside, is_whole, to_client);
-        self.guard.is_transaction_lost = !has_ended && matches!(settling, Settling::Quietly) && self.status == b'T';
+        let is_unsaid = !has_ended && matches!(settling, Settling::Quietly) && self.status == b'T';
+        self.guard.lost = is_unsaid.then(|| Box::new(lost_transaction()));
         if !is_again && !guard.is_cut {
             let _front = guard.kept.split_to(front_bytes.min(guard.kept.len()));
         }
@@ -273,7 +287,7 @@ impl Machine {
     /// The first message behind a transaction that was lost while the client said nothing; `None`: it goes its
     /// ordinary way.
     pub(super) fn tell_lost(&mut self, frame: &Frame, to_client: &mut BytesMut) -> Option<Taken> {
-        self.guard.is_transaction_lost = false;
+        let error = self.guard.lost.take()?;
         let body = frame.body();
         let kind = match frame.tag {
             b'Q' => kind_of(body.strip_suffix(&[0])?, 1),
@@ -290,7 +304,7 @@ impl Machine {
         if kind == Kind::Rollback {
             return None;
         }
-        write_error(&lost_transaction(), "ERROR", to_client);
+        write_error(&error, "ERROR", to_client);
         self.status = b'E';
         if kind == Kind::Commit {
             self.opening = None;

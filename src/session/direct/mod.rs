@@ -45,6 +45,7 @@ use statements::Origin;
 
 pub use guard::Xid;
 pub use lost::{Loss, Settling, lost_transaction};
+pub use opening::sets_modes;
 pub use shared::SharedStatements;
 pub use statements::Statement;
 
@@ -338,6 +339,11 @@ impl Machine {
     /// In a transaction, and the client has the word.
     pub fn is_idle_in_transaction(&self) -> bool {
         (self.is_attached || self.opening.is_some()) && self.is_quiet() && self.status != b'I'
+    }
+
+    /// Portals are open that the client has named.
+    pub fn has_portals(&self) -> bool {
+        !self.portals.named.is_empty()
     }
 
     /// Nothing of the session is under way anywhere: it may be served in another way from here on.

@@ -69,6 +69,20 @@ impl Machine {
         self.opening.as_ref().map(|opening| (opening.text.as_str(), opening.has_failed))
     }
 
+    /// The text of a transaction that begins in the pipeline which has to be given again.
+    pub fn begun_text(&self) -> Option<&str> {
+        let begun = self.begun.as_ref().filter(|_| self.opening.is_none() && self.status == b'I')?;
+        let is_begun = begun.frames.last().is_some_and(|last| last.tag == b'E');
+        (is_begun && begin_tag(begun.text.as_bytes()).is_some()).then_some(begun.text.as_str())
+    }
+
+    /// The transaction goes on over another connection, where it is begun with this text; what it did on the one that is
+    /// held is of no account, which is let go of.
+    pub fn begin_elsewhere(&mut self, text: String) {
+        self.detach();
+        self.opening = Some(Box::new(Opening { text, bound: None, has_failed: false }));
+    }
+
     /// Messages that were kept back and have to be given again, before the one that needs a server.
     pub fn take_begun(&mut self) -> Vec<Frame> {
         self.begun.take().map(|begun| begun.frames).unwrap_or_default()
@@ -81,6 +95,12 @@ impl Machine {
         }
         if frame.tag == b'Q' && self.begun.is_none() {
             let text = frame.as_body().strip_suffix(&[0]).unwrap_or_default();
+            if self.takes_modes(text) {
+                self.statements.remove(b"");
+                server_message::write_command_complete(to_client, "SET");
+                server_message::write_ready_for_query(to_client, self.status);
+                return Taken::Done;
+            }
             let Some(command_tag) = self.own_tag(text) else { return Taken::NeedsServer(frame) };
             // A simple query throws the unnamed statement away.
             self.statements.remove(b"");
@@ -108,6 +128,20 @@ impl Machine {
             }
             _ => Taken::NeedsServer(frame),
         }
+    }
+
+    /// SET TRANSACTION behind a BEGIN that no server knows of, which no primary can refuse: it travels with it.
+    fn takes_modes(&mut self, text: &[u8]) -> bool {
+        let Some(opening) = self.opening.as_mut().filter(|opening| opening.bound.is_none() && !opening.has_failed)
+        else {
+            return false;
+        };
+        let is_known = sets_modes(text) && opening.text.len() <= 4 * BEGIN_BYTES_MAX;
+        if is_known {
+            let begin = opening.text.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace());
+            opening.text = format!("{begin}; {}", String::from_utf8_lossy(text));
+        }
+        is_known
     }
 
     /// The command tag of a text that is answered here: a BEGIN, or the end of a transaction that no server knows of.
@@ -251,20 +285,41 @@ fn begin_tag(text: &[u8]) -> Option<&'static str> {
         "start" if words.next() == Some("transaction") => "START TRANSACTION",
         _ => return None,
     };
+    let words: Vec<&str> = words.collect();
+    (words.is_empty() || are_modes(&words)).then_some(command_tag)
+}
+
+/// SET TRANSACTION with modes that no primary can refuse.
+pub fn sets_modes(text: &[u8]) -> bool {
+    // Most texts end here.
+    if !text.get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"set ")) || text.len() > BEGIN_BYTES_MAX {
+        return false;
+    }
+    let Some(text) = without_semicolon(text).map(|text| text.replace(',', " , ")) else { return false };
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    matches!(words.as_slice(), ["set", "transaction", modes @ ..] if are_modes(modes))
+}
+
+/// One or more modes of a transaction that no primary can refuse.
+fn are_modes(words: &[&str]) -> bool {
+    let mut words = words.iter().copied();
     let mut is_first = true;
     while let Some(word) = words.next() {
-        let word = if word == "," && !is_first { words.next()? } else { word };
+        let word = match word {
+            "," if !is_first => words.next(),
+            word => Some(word),
+        };
         is_first = false;
-        match (word, words.next()?) {
-            ("read", "only") => {}
-            ("isolation", "level") => match (words.next()?, words.next()?) {
-                ("read", "committed") | ("repeatable", "read") => {}
-                _ => return None,
+        match (word, words.next()) {
+            (Some("read"), Some("only")) => {}
+            (Some("isolation"), Some("level")) => match (words.next(), words.next()) {
+                (Some("read"), Some("committed")) | (Some("repeatable"), Some("read")) => {}
+                _ => return false,
             },
-            _ => return None,
+            _ => return false,
         }
     }
-    Some(command_tag)
+    !is_first
 }
 
 /// The command tag of the end of a transaction; `None` for every other text.
@@ -322,6 +377,28 @@ mod tests {
             "begin -- x",
         ] {
             assert_eq!(begin_tag(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_that_no_primary_refuses_travel_with_the_begin() {
+        for text in [
+            "SET TRANSACTION READ ONLY",
+            "set transaction isolation level repeatable read, read only;",
+            "set transaction read only isolation level read committed",
+        ] {
+            assert!(sets_modes(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "set transaction",
+            "set transaction read write",
+            "set transaction read only,",
+            "set transaction snapshot 'x'",
+            "set transaction isolation level serializable",
+            "set local transaction read only",
+            "start transaction read only",
+        ] {
+            assert!(!sets_modes(text.as_bytes()), "{text}");
         }
     }
 

@@ -626,9 +626,9 @@ fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     body.split(|byte| *byte == 0).filter_map(|field| field.split_first().map(|(kind, value)| (*kind, value)))
 }
 
-/// The server stops, has crashed, or somebody ends the backend.
+/// The server stops, has crashed, somebody ends the backend, or a standby does because its replay has to go on.
 fn is_stopping(body: &[u8]) -> bool {
-    fields(body).any(|(kind, value)| kind == b'C' && matches!(value, b"57P01" | b"57P02"))
+    fields(body).any(|(kind, value)| kind == b'C' && matches!(value, b"57P01" | b"57P02" | b"40001"))
 }
 
 fn is_fatal(body: &[u8]) -> bool {
