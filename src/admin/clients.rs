@@ -63,7 +63,11 @@ impl Clients {
     pub(super) fn list(&self) -> Vec<(Client, u64)> {
         let mut present = self.present.lock();
         let now = present.now();
-        present.clients.values().map(|(client, since)| (client.clone(), u64::from(now.saturating_sub(*since)))).collect()
+        present
+            .clients
+            .values()
+            .map(|(client, since)| (client.clone(), u64::from(now.saturating_sub(*since))))
+            .collect()
     }
 }
 

@@ -363,6 +363,7 @@ impl Framed {
         while !self.output.is_empty() {
             match Pin::new(&mut self.stream).poll_write(context, &self.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(NetError::Closed)),
+                Poll::Ready(Ok(written)) if written == self.output.len() => self.output.clear(),
                 Poll::Ready(Ok(written)) => self.output.advance(written),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => return Poll::Pending,
@@ -385,13 +386,14 @@ impl Framed {
     }
 
     fn poll_fill_empty(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, NetError>> {
-        // What is left of a buffer belongs to frames that were taken from it.
-        self.input = BytesMut::new();
         READ_HERE.with_borrow_mut(|read| {
             let mut read = ReadBuf::new(read);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
-            self.input.extend_from_slice(read.filled());
-            Poll::Ready(Ok(read.filled().len()))
+            let is_there = Pin::new(&mut self.stream).poll_read(context, &mut read);
+            // What is left of a buffer belongs to frames that were taken from it. What has come fills the new one: a
+            // message that came alone needs no other.
+            self.input = if is_there.is_ready() { BytesMut::from(read.filled()) } else { BytesMut::new() };
+            ready!(is_there)?;
+            Poll::Ready(Ok(self.input.len()))
         })
     }
 

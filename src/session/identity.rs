@@ -55,8 +55,8 @@ pub struct Identified {
 
 /// Whether the text may call one of the functions: a scan for a rare letter, to be asked of every
 /// statement before it is taken apart.
-pub fn mentions(text: &str) -> bool {
-    let bytes = text.as_bytes();
+pub fn mentions(text: impl AsRef<[u8]>) -> bool {
+    let bytes = text.as_ref();
     memchr2_iter(b'k', b'K', bytes).any(|at| {
         let word = at.checked_sub(3).and_then(|start| bytes.get(start..start + 7));
         word.is_some_and(|word| word.eq_ignore_ascii_case(b"backend"))

@@ -23,6 +23,11 @@ impl Frame {
     pub fn body(&self) -> Bytes {
         self.bytes.slice(HEADER_BYTES.min(self.bytes.len())..)
     }
+
+    /// The same to look at: nothing is shared, which costs more than most looks.
+    pub fn as_body(&self) -> &[u8] {
+        self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+    }
 }
 
 /// Takes the next whole frame off the front of the buffer, without copying it.
@@ -38,7 +43,9 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
     if buffer.len() < bytes {
         return Ok(None);
     }
-    Ok(Some(Frame { tag, bytes: buffer.split_to(bytes).freeze() }))
+    // Most come alone: nothing has to be shared then.
+    let whole = if buffer.len() == bytes { std::mem::take(buffer) } else { buffer.split_to(bytes) };
+    Ok(Some(Frame { tag, bytes: whole.freeze() }))
 }
 
 /// Takes the whole frames of this tag off the front of the buffer, as one run and without copying; empty when another

@@ -448,20 +448,24 @@ pub(super) async fn client_gone(client: &mut Framed) -> NetError {
 fn is_token_question(frame: &Frame) -> bool {
     /// What is longer is none.
     const TOKEN_TEXT_BYTES_MAX: usize = 96;
-    let nth = match frame.tag {
-        b'Q' => 0,
-        b'P' => 1,
+    let has_name = match frame.tag {
+        b'Q' => false,
+        b'P' => true,
         _ => return false,
     };
-    frame.bytes.len() <= TOKEN_TEXT_BYTES_MAX
-        && frame
-            .body()
+    if frame.bytes.len() > TOKEN_TEXT_BYTES_MAX {
+        return false;
+    }
+    let body = frame.as_body();
+    let start = if has_name { memchr::memchr(0, body).map_or(body.len(), |end| end + 1) } else { 0 };
+    let text = body.get(start..).unwrap_or_default().trim_ascii_start();
+    // Nearly every text ends here.
+    matches!(text, [b's' | b'S', b'h' | b'H', ..])
+        && text
             .split(|byte| *byte == 0)
-            .nth(nth)
-            .map(<[u8]>::trim_ascii_start)
-            // Nearly every text ends here.
-            .filter(|text| matches!(text, [b's' | b'S', b'h' | b'H', ..]))
-            .is_some_and(|text| std::str::from_utf8(text).is_ok_and(crate::executor::reads::asks_for_token))
+            .next()
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .is_some_and(crate::executor::reads::asks_for_token)
 }
 
 fn next_frame(client: &mut Framed) -> Result<Option<Frame>, Failure> {

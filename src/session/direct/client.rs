@@ -57,7 +57,7 @@ impl Machine {
             {
                 return Ok(told);
             }
-            if frame.tag == b'C' && frame.body().first() == Some(&b'S') {
+            if frame.tag == b'C' && frame.as_body().first() == Some(&b'S') {
                 return self.close_statement(&frame, to_client);
             }
             return Ok(self.without_server(frame, host, to_client));
@@ -75,9 +75,9 @@ impl Machine {
             b'Q' => self.query(frame, server, host),
             b'P' => self.parse(frame, server, host, to_client),
             b'B' => self.bind(frame, server, host),
-            b'D' if frame.body().first() == Some(&b'S') => self.describe_statement(frame, server, host),
-            b'C' if frame.body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
-            b'D' if frame.body().first() == Some(&b'P') => {
+            b'D' if frame.as_body().first() == Some(&b'S') => self.describe_statement(frame, server, host),
+            b'C' if frame.as_body().first() == Some(&b'S') => self.close_statement(&frame, to_client),
+            b'D' if frame.as_body().first() == Some(&b'P') => {
                 self.describe_portal(&frame, server, host).map(|()| Taken::Done)
             }
             b'E' => self.execute(&frame, server).map(|()| Taken::Done),
@@ -191,8 +191,7 @@ impl Machine {
     }
 
     fn query(&mut self, frame: Frame, server: &mut ServerSide<'_>, host: &dyn Host) -> Result<Taken, WireError> {
-        let body = frame.body();
-        let (text, rest) = split_text(&body)?;
+        let (text, rest) = split_text(frame.as_body())?;
         if !rest.is_empty() {
             return Err(WireError::Malformed);
         }
@@ -204,7 +203,8 @@ impl Machine {
         if facts.names.iter().any(|used| self.is_open(used.name.as_bytes(), server)) {
             return Ok(Taken::Later(frame));
         }
-        if let Some(found) = self.identified(text, host)
+        let identified = self.identified(text, host);
+        if let Some(found) = &identified
             && !found.signals.is_empty()
             && let Some(held) = self.may_signal(&found.signals, None, server, host)
         {
@@ -223,7 +223,7 @@ impl Machine {
         let mut before = self.statements.remove(b"");
         self.note_open(&Name::UNNAMED);
         *server.unnamed = 0;
-        let renamed = self.rename(text, &facts, Some(server), host);
+        let renamed = self.rename(text, &facts, identified, Some(server), host);
         if self.guard_query(text, &facts, renamed.is_some(), &mut before, server) {
             return Ok(Taken::Done);
         }
@@ -238,7 +238,7 @@ impl Machine {
                 Some(Box::new(Asked { instead, names, made: Some((made, source)) }))
             }
             None => {
-                server.output.extend_from_slice(&frame.bytes);
+                put_whole(frame.bytes, server.output);
                 None
             }
         };
@@ -265,7 +265,10 @@ impl Machine {
     }
 
     fn identified(&self, text: &[u8], host: &dyn Host) -> Option<identity::Identified> {
-        std::str::from_utf8(text).ok().filter(|text| identity::mentions(text)).and_then(|text| host.identify(text))
+        if !identity::mentions(text) {
+            return None;
+        }
+        std::str::from_utf8(text).ok().and_then(|text| host.identify(text))
     }
 
     /// Signals that a statement sends to other sessions; they go out at once if the role may send them. The
@@ -319,17 +322,14 @@ impl Machine {
         &mut self,
         text: &[u8],
         facts: &Facts,
+        identified: Option<identity::Identified>,
         mut server: Option<&mut ServerSide<'_>>,
         host: &dyn Host,
     ) -> Option<Renamed> {
-        let text = std::str::from_utf8(text).ok()?;
         if facts.names.is_empty() {
-            return self.identified(text.as_bytes(), host).map(|found| Renamed {
-                text: found.text,
-                signals: found.signals,
-                ..Renamed::default()
-            });
+            return identified.map(|found| Renamed { text: found.text, signals: found.signals, ..Renamed::default() });
         }
+        let text = std::str::from_utf8(text).ok()?;
         let mut renamed = Renamed::default();
         let mut at = 0;
         for used in &facts.names {
@@ -473,7 +473,7 @@ impl Machine {
         if facts.asks_sequence {
             self.forget_foreign_sequences(server);
         }
-        let renamed = self.rename(text, &facts, None, host);
+        let renamed = self.rename(text, &facts, self.identified(text, host), None, host);
         if let Some(error) = renamed.as_ref().and_then(|renamed| renamed.instead.clone()) {
             self.fail_with(error, server);
             return Ok(Taken::Done);
@@ -745,6 +745,18 @@ impl Machine {
 
     fn is_standard_conforming(&self) -> bool {
         self.reported.is_standard_conforming()
+    }
+}
+
+/// Appends a message; one that nobody else has becomes the output where nothing waits.
+fn put_whole(message: Bytes, output: &mut BytesMut) {
+    if output.is_empty() {
+        match message.try_into_mut() {
+            Ok(message) => *output = message,
+            Err(message) => output.extend_from_slice(&message),
+        }
+    } else {
+        output.extend_from_slice(&message);
     }
 }
 

@@ -94,8 +94,7 @@ impl Machine {
             return Taken::NeedsServer(frame);
         }
         if frame.tag == b'Q' && self.begun.is_none() {
-            let body = frame.body();
-            let text = body.strip_suffix(&[0]).unwrap_or_default();
+            let text = frame.as_body().strip_suffix(&[0]).unwrap_or_default();
             if self.takes_modes(text) {
                 self.statements.remove(b"");
                 server_message::write_command_complete(to_client, "SET");
@@ -155,8 +154,8 @@ impl Machine {
 
     /// The message belongs to a pipeline of nothing but one such text without parameters.
     fn goes_on(&self, begun: &mut Begun, frame: &Frame) -> bool {
-        let body = frame.body();
-        let Ok((first, rest)) = split_text(&body) else { return false };
+        let body = frame.as_body();
+        let Ok((first, rest)) = split_text(body) else { return false };
         match frame.tag {
             b'P' => {
                 let Ok((text, types)) = split_text(rest) else { return false };
@@ -185,7 +184,7 @@ impl Machine {
                 begun.statement = Some(Arc::clone(&known.statement));
                 self.own_tag(text).is_some()
             }
-            b'D' => *body == *b"P\0",
+            b'D' => body == b"P\0",
             b'E' => first.is_empty(),
             _ => false,
         }
@@ -272,7 +271,8 @@ impl Machine {
 /// The command tag of a BEGIN that no primary can refuse; `None` for every other text.
 fn begin_tag(text: &[u8]) -> Option<&'static str> {
     // Most texts end here.
-    if !matches!(text.first(), Some(b'b' | b'B' | b's' | b'S')) || text.len() > BEGIN_BYTES_MAX {
+    let may_begin = matches!(text, [b'b' | b'B', b'e' | b'E', ..] | [b's' | b'S', b't' | b'T', ..]);
+    if !may_begin || text.len() > BEGIN_BYTES_MAX {
         return None;
     }
     let text = without_semicolon(text)?.replace(',', " , ");

@@ -15,35 +15,35 @@ const FIRST_WORDS: &[&str] = &[
 /// Longest word that is looked at; names are no longer.
 const WORD_BYTES_MAX: usize = 63;
 
-/// A word, in lower case.
+/// Bytes of words.
+const IN_WORD: [bool; 256] = {
+    let mut is_in = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        is_in[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_';
+        byte += 1;
+    }
+    is_in
+};
+
+/// A word as it is written, in whatever case; empty: none.
 #[derive(Clone, Copy)]
-struct Word {
-    bytes: [u8; WORD_BYTES_MAX],
-    length: usize,
-}
+struct Word<'t>(&'t [u8]);
 
-impl Word {
-    const NONE: Self = Self { bytes: [0; WORD_BYTES_MAX], length: 0 };
+impl<'t> Word<'t> {
+    const NONE: Self = Self(&[]);
 
-    fn of(written: &[u8]) -> Option<Self> {
-        let mut word = Self { length: written.len(), ..Self::NONE };
-        let bytes = word.bytes.get_mut(..written.len())?;
-        bytes.copy_from_slice(written);
-        bytes.make_ascii_lowercase();
-        Some(word)
+    fn of(written: &'t [u8]) -> Option<Self> {
+        (written.len() <= WORD_BYTES_MAX).then_some(Self(written))
     }
 
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+    fn is_one_of(self, words: &[&str]) -> bool {
+        !self.0.is_empty() && words.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(self.0))
     }
 
-    fn text(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
-
-    fn is_one_of(&self, words: &[&str]) -> bool {
-        let word = self.as_bytes();
-        !word.is_empty() && words.iter().any(|known| known.as_bytes() == word)
+    /// `part` is in lower case.
+    fn begins(self, part: &[u8]) -> bool {
+        self.0.get(..part.len()).is_some_and(|first| first.eq_ignore_ascii_case(part))
     }
 }
 
@@ -61,13 +61,13 @@ pub(super) fn read(text: &[u8], may_leave: MayLeave<'_>) -> Option<Facts> {
                 continue;
             }
             b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
-                let written = run(text, at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                let written = word_at(text, at);
                 at += written.len();
                 if matches!(text.get(at), Some(b'$' | b'\'' | b'"' | b'&')) {
                     return None;
                 }
                 let word = Word::of(written)?;
-                if may_do_something(&word) || (is_first && !word.is_one_of(FIRST_WORDS)) {
+                if may_do_something(word) || (is_first && !word.is_one_of(FIRST_WORDS)) {
                     return None;
                 }
                 (before, last, is_first) = (last, word, false);
@@ -80,8 +80,9 @@ pub(super) fn read(text: &[u8], may_leave: MayLeave<'_>) -> Option<Facts> {
             b'.' => at = end_of_member(text, at + 1)?,
             b'(' => {
                 at += 1;
-                let is_call = last.length > 0 && !last.is_one_of(NO_CALLS) && !before.is_one_of(NOT_CALLED_AFTER);
-                facts.calls_unknown = facts.calls_unknown || (is_call && may_leave(None, last.text()));
+                let is_call = !last.0.is_empty() && !last.is_one_of(NO_CALLS) && !before.is_one_of(NOT_CALLED_AFTER);
+                let leaves = || may_leave(None, &String::from_utf8_lossy(last.0).to_ascii_lowercase());
+                facts.calls_unknown = facts.calls_unknown || (is_call && leaves());
             }
             b'-' if text.get(at + 1) == Some(&b'-') => return None,
             b'/' if text.get(at + 1) == Some(&b'*') => return None,
@@ -120,17 +121,22 @@ fn end_of_string(text: &[u8], at: usize) -> Option<usize> {
 
 /// The name behind a point, unless it is a function's, or one in quotes.
 fn end_of_member(text: &[u8], at: usize) -> Option<usize> {
-    let name = run(text, at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let name = word_at(text, at);
     let end = at + name.len();
     let is_name = name.first().is_some_and(|byte| !byte.is_ascii_digit());
     let next = text.get(end..).unwrap_or_default().iter().find(|byte| !byte.is_ascii_whitespace());
     let is_plain = !matches!(next, Some(b'(' | b'.' | b'$' | b'\'' | b'"' | b'&'));
-    let is_idle = Word::of(name).is_some_and(|word| !may_do_something(&word));
+    let is_idle = Word::of(name).is_some_and(|word| !may_do_something(word));
     (is_name && is_plain && is_idle && !text.get(end).is_some_and(|byte| is_of_name(*byte))).then_some(end)
 }
 
 fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || !byte.is_ascii()
+}
+
+/// As far as the word goes that begins here.
+fn word_at(text: &[u8], from: usize) -> &[u8] {
+    run(text, from, |byte| IN_WORD.get(usize::from(byte)) == Some(&true))
 }
 
 fn run(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> &[u8] {
@@ -140,12 +146,20 @@ fn run(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> &[u8] {
 }
 
 /// Words that mean something wherever they stand, and all that look like them at a glance.
-fn may_do_something(word: &Word) -> bool {
-    match word.as_bytes() {
-        [b't', b'e', b'm', b'p', ..] | [b'p', b'g', b'_', b't', ..] => true,
-        [b's', b'e', b't', b'_', ..] | [b'l', b'a', b's', b't', b'v', ..] | [b'c', b'u', b'r', b'r', b'v', ..] => true,
-        long => long.len() >= 8 && long.windows(8).any(|part| part == b"advisory"),
-    }
+fn may_do_something(word: Word<'_>) -> bool {
+    let begins = match word.0.first().map(u8::to_ascii_lowercase) {
+        Some(b't') => word.begins(b"temp"),
+        Some(b'p') => word.begins(b"pg_t"),
+        Some(b's') => word.begins(b"set_"),
+        Some(b'l') => word.begins(b"lastv"),
+        Some(b'c') => word.begins(b"currv"),
+        _ => false,
+    };
+    begins
+        || word
+            .0
+            .windows(8)
+            .any(|part| matches!(part, [_, _, b'v' | b'V', ..]) && part.eq_ignore_ascii_case(b"advisory"))
 }
 
 #[cfg(test)]

@@ -146,9 +146,15 @@ impl Machine {
                 return Ok(fate);
             }
             tag::READY_FOR_QUERY => {
-                flush_run(input, run, header.start, to_client);
-                run.end = header.start;
-                return self.ready(body, server, host, to_client);
+                let before = to_client.len();
+                let fate = self.ready(body, server, host, to_client)?;
+                if to_client.len() > before {
+                    // What was said goes behind what came before it.
+                    let said = to_client.split_off(before);
+                    flush_run(input, run, header.start, to_client);
+                    to_client.extend_from_slice(&said);
+                }
+                return Ok(fate);
             }
             _ => {}
         }
