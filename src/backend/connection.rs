@@ -398,6 +398,11 @@ impl Connection {
         BackendError::Lost { node: self.target.node, during: self.lost_while(), reason }
     }
 
+    /// Bytes that have come and were not taken.
+    pub fn buffered_input(&self) -> usize {
+        self.framed.buffered_input()
+    }
+
     /// Says that everything which was sent has been answered, if it has.
     pub fn note_settled(&mut self) {
         if self.pending_ready == 0 && self.framed.is_flushed() {

@@ -124,6 +124,11 @@ impl Session {
             None => Err(lost_with_answers(&name)),
         };
         self.is_answer_lost = outcome.is_err();
+        if outcome.is_err()
+            && let Some(link) = self.links.get_mut(&shard).filter(|link| link.lease.is_poisoned())
+        {
+            link.drain().await;
+        }
         self.after_exchange(shard, outcome)
     }
 
@@ -141,6 +146,9 @@ impl Session {
             let name = shard_name(&self.topology, shard);
             let link = self.held(shard)?;
             if link.unsynced {
+                if link.wrote && !link.begun && link.since.is_some() {
+                    link.ask_xid();
+                }
                 client_message::encode_sync(link.lease.output());
                 link.lease.expect_ready();
                 link.expects.push_back(Expect::Ready);
@@ -186,7 +194,7 @@ impl Session {
     }
 
     /// Ends every connection's pipeline; nobody sees the answers.
-    async fn finish_unseen(&mut self) {
+    pub(super) async fn finish_unseen(&mut self) {
         let shards: Vec<ShardId> = self.links.keys().copied().collect();
         for shard in &shards {
             if let Some(link) = self.links.get_mut(shard)
@@ -274,6 +282,9 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
             tag::NOTIFICATION_RESPONSE => continue,
             _ => {}
         }
+        if frame.tag == tag::DATA_ROW && matches!(link.expects.front(), Some(Expect::Xid)) {
+            link.take_xid(&frame);
+        }
         if let Some(expected) = link.expects.front_mut() {
             note_told(expected, &frame);
         }
@@ -301,6 +312,7 @@ fn judge(expected: &Expect, frame_tag: u8) -> (bool, bool) {
             (*forward, true)
         }
         (Expect::Execute { forward }, _) => (*forward, false),
+        (Expect::Xid, _) => (false, frame_tag == tag::COMMAND_COMPLETE),
         _ => (false, true),
     }
 }

@@ -41,6 +41,7 @@ impl Session {
             self.is_setting = false;
             self.reading = self.reading_of_batch(client, message);
         }
+        self.keep(client, message, is_first);
         if self.read_only.is_some() && !self.stays_on_replicas(client, message, is_first) {
             return self.leave_replicas(client, message, is_first).await;
         }

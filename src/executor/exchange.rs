@@ -43,6 +43,7 @@ impl Session {
         write_statement(link, sql, mode, 0);
         let outcome = relay_shown(link, client, &name, show, None).await;
         let (done, columns) = self.after_exchange(shard, outcome)?;
+        self.ran_alone += u32::from(!self.transaction.is_open());
         self.columns_shown = columns.map(|columns| (columns, shard)).or(self.columns_shown);
         Ok(done)
     }
@@ -63,6 +64,7 @@ impl Session {
         let mut rows = Vec::new();
         let outcome = relay_shown(link, client, &name, show, Some(&mut rows)).await;
         let (done, columns) = self.after_exchange(shard, outcome)?;
+        self.ran_alone += u32::from(!self.transaction.is_open());
         self.columns_shown = columns.map(|columns| (columns, shard)).or(self.columns_shown);
         Ok((done, rows))
     }

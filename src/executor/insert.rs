@@ -73,7 +73,13 @@ impl Session {
                 rows: (position == 0 || !insert.everywhere) && !keep_order,
                 notices: position == 0 || !insert.everywhere,
             };
-            let done = if keep_order {
+            let is_alone = parts.len() == 1
+                && !self.transaction.is_open()
+                && !self.is_at_work()
+                && self.cluster.settings.primaries.is_led(*shard);
+            let done = if is_alone {
+                self.exchange_asked(client, *shard, sql.text(), mode, show.header).await.map_err(placed)?
+            } else if keep_order {
                 let (done, frames) =
                     self.exchange_collecting(client, *shard, sql.text(), mode, show).await.map_err(placed)?;
                 collected.push((rows.clone(), frames));

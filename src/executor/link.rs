@@ -9,6 +9,8 @@ use super::{Failure, Session, shard_name};
 use crate::backend::{BackendError, Lease};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
+use crate::failover::Serving;
+use crate::session::direct::Xid;
 use crate::session::encoding::in_ascii;
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
@@ -31,6 +33,12 @@ pub struct Link {
     pub(super) ahead: VecDeque<Frame>,
     /// It leads to a replica.
     pub(super) is_on_replica: bool,
+    /// In which life of its primary it was taken; `None`: the shard is not led, or it is not known.
+    pub(super) since: Option<Serving>,
+    /// The id of what is written outside of a block.
+    pub(super) xid: Xid,
+    /// It is lost, and everything that came of it was looked at.
+    pub(super) is_drained: bool,
     /// The session's encoding is not UTF-8: texts have to be of ASCII.
     pub(super) is_foreign: bool,
 }
@@ -47,6 +55,9 @@ impl Link {
             touched: false,
             ahead: VecDeque::new(),
             is_on_replica: false,
+            since: None,
+            xid: Xid::NotAsked,
+            is_drained: false,
             is_foreign: false,
         }
     }
@@ -88,16 +99,20 @@ impl Session {
         }
         self.note_primary(shard);
         let now = self.routes.checkout_now(&self.cluster, &self.topology, shard, &self.user, |_| {});
-        let lease = match now {
+        let primaries = &self.cluster.settings.primaries;
+        let lease = match now.filter(|lease| primaries.is_in_its_life(shard, lease.node())) {
             Some(lease) => lease,
             None => {
                 // In a box: the future of who waits is large.
-                let taken = Box::pin(self.cluster.checkout(&self.topology, shard, &self.user, |_| {}));
+                let taken = Box::pin(self.cluster.checkout_in_its_life(&self.topology, shard, &self.user, |_| {}));
                 let taken = self.cancel.waits(taken).await?;
                 taken.inspect_err(|failure| self.was_refused |= matches!(failure, Failure::Postgres(_)))?
             }
         };
-        let mut link = Link::new(lease);
+        let node = lease.node();
+        let since = self.cluster.settings.primaries.serving(shard);
+        let since = since.filter(|since| matches!(since, Serving::Open { node: leader, .. } if *leader == node));
+        let mut link = Link { since, ..Link::new(lease) };
         link.lease.notifications = Some(Vec::new());
         self.cancel.add(shard, link.lease.cancel_handle());
         self.cluster.peers.note_user(link.lease.node(), link.lease.pid(), self.cancel.pid());
@@ -243,6 +258,7 @@ impl Session {
         self.cancel.remove(shard);
         if let Some(mut link) = self.links.remove(&shard) {
             self.cluster.settings.steps.abandon(link.lease.node(), link.lease.pid());
+            self.losses.push(link.loss(shard));
             link.lease.poison();
             if link.begun {
                 self.transaction.lose_part();

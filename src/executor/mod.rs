@@ -23,6 +23,7 @@ mod link;
 mod move_rows;
 mod one_time;
 mod one_verifier;
+mod outcome;
 mod peers;
 mod pins;
 mod pipeline;
@@ -44,6 +45,7 @@ mod simple;
 mod snapshots;
 mod statement;
 mod steps;
+mod survive;
 mod told;
 mod touch;
 mod transaction;
@@ -238,7 +240,7 @@ impl Cluster {
             plans: PlanCache::new(settings.plan_cache_bytes_max),
             trees: TreeCache::new(settings.plan_cache_bytes_max),
             ids,
-            coordinator,
+            coordinator: coordinator.with_primaries(settings.primaries.clone()),
             secrets,
             control,
             epoch_gate: Arc::clone(&settings.epoch_gate),

@@ -45,11 +45,15 @@ impl Session {
         }
         match self.extended_message(client, message).await {
             Ok(()) => Ok(()),
-            Err(failure) => self.pipeline_failed(client, failure).await,
+            Err(failure) => Box::pin(self.go_on(client, failure, false)).await,
         }
     }
 
-    async fn extended_message(&mut self, client: &mut Framed, message: ClientMessage) -> Result<(), Failure> {
+    pub(super) async fn extended_message(
+        &mut self,
+        client: &mut Framed,
+        message: ClientMessage,
+    ) -> Result<(), Failure> {
         if !matches!(&message, ClientMessage::Execute { .. }) {
             self.answer_describe(client).await?;
         }
@@ -520,7 +524,7 @@ impl Session {
         if !self.skip_to_sync
             && let Err(failure) = self.end_pipeline(client).await
         {
-            self.pipeline_failed(client, failure).await?;
+            Box::pin(self.go_on(client, failure, true)).await?;
         }
         (self.skip_to_sync, self.bound, self.is_answer_lost) = (false, false, false);
         self.current = None;
@@ -536,7 +540,7 @@ impl Session {
         self.ready(client).await
     }
 
-    async fn end_pipeline(&mut self, client: &mut Framed) -> Result<(), Failure> {
+    pub(super) async fn end_pipeline(&mut self, client: &mut Framed) -> Result<(), Failure> {
         self.answer_describe(client).await?;
         self.validate_waiting(client).await?;
         self.sync_links(client).await?;

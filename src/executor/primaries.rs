@@ -21,6 +21,8 @@ use crate::wire::server_message::read_error;
 /// How long a statement waits for its shard, and how many do.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 10_000;
+/// So many primaries may be lost while a connection is taken.
+const LIVES_MAX: usize = 3;
 /// Pause before a primary that was lost just now is tried again: it takes as long until that is known.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long it takes at most until it is known that a primary is gone whose connections have ended.
@@ -119,6 +121,12 @@ impl Primaries {
         self.by_shard.get(&shard).map(|led| *led.serving.borrow())
     }
 
+    /// The shard is served by this node, or it is not led.
+    pub(super) fn is_in_its_life(&self, shard: ShardId, node: NodeId) -> bool {
+        let serving = self.serving(shard);
+        serving.is_none_or(|serving| matches!(serving, Serving::Open { node: leader, .. } if leader == node))
+    }
+
     /// Waits until the shard is served otherwise than it was, or not at all; false: nothing has changed in time.
     pub(super) async fn moved(&self, shard: ShardId, since: Serving) -> bool {
         let Some(led) = self.by_shard.get(&shard) else { return false };
@@ -136,6 +144,10 @@ impl Primaries {
 
     pub(super) fn keeps_commits(&self) -> bool {
         self.keeps_commits && !self.by_shard.is_empty()
+    }
+
+    pub(super) fn is_any_led(&self) -> bool {
+        !self.by_shard.is_empty()
     }
 
     pub(super) fn is_led(&self, shard: ShardId) -> bool {
@@ -185,6 +197,24 @@ impl Cluster {
             led.held.send_modify(|held| *held += 1);
         }
         Hold { primaries, shard }
+    }
+
+    /// As [`Cluster::checkout`], but a connection that is about to be replaced by the time it is there goes back: what ran
+    /// on it could not be told of afterwards.
+    pub(super) async fn checkout_in_its_life(
+        &self,
+        topology: &Topology,
+        shard: ShardId,
+        user: &str,
+        adjust: impl Fn(&mut ConnectTarget),
+    ) -> Result<Lease, Failure> {
+        for _ in 0..LIVES_MAX {
+            let lease = self.checkout(topology, shard, user, &adjust).await?;
+            if self.settings.primaries.is_in_its_life(shard, lease.node()) {
+                return Ok(lease);
+            }
+        }
+        self.checkout(topology, shard, user, adjust).await
     }
 
     /// A connection to the primary of a shard, as soon as there is one; `adjust` has the last word on the target.

@@ -35,6 +35,8 @@ pub enum Expect {
     LookAgain { of: Telling },
     /// Rows, then CommandComplete, PortalSuspended or EmptyQueryResponse; forwarded or not.
     Execute { forward: bool },
+    /// A transaction id, then CommandComplete, seen by nobody.
+    Xid,
     /// ReadyForQuery after Sync, seen by nobody.
     Ready,
     /// No answer: the client's next message went to another shard.
@@ -140,6 +142,7 @@ impl Session {
         crate::wire::client_message::encode_query(link.lease.output(), &sql);
         link.lease.expect_ready();
         let outcome = relay_query(link, client, &name).await;
+        self.ran_alone += u32::from(outcome.is_ok() && !self.transaction.is_open());
         self.after_exchange(shard, outcome)
     }
 
@@ -159,6 +162,7 @@ impl Session {
         crate::wire::client_message::encode_function_call(link.lease.output(), call);
         link.lease.expect_ready();
         let outcome = relay_query(link, client, &name).await;
+        self.ran_alone += u32::from(outcome.is_ok() && !self.transaction.is_open());
         self.after_exchange(shard, outcome)
     }
 

@@ -15,6 +15,7 @@ use super::pins::Pins;
 use super::reads::{Reading, Seen};
 use super::relay::{Done, is_good_bye};
 use super::routes::Routes;
+use super::survive::{Kept, Loss, Mark};
 use super::{Cluster, Failure, Joined};
 use crate::backend::{CancelHandle, Stay};
 use crate::base::ShardId;
@@ -272,6 +273,20 @@ pub struct Session {
     pub(super) read_only: Option<ReadOnly>,
     /// A transaction had to leave its replicas: the next one does not go to any.
     pub(super) has_left_replicas: bool,
+    /// What is kept of the present batch, to be run again.
+    pub(super) kept: Kept,
+    /// Where it began, if it may be run again.
+    pub(super) mark: Option<Mark>,
+    /// Connections that were lost under it.
+    pub(super) losses: Vec<Loss>,
+    /// How often it was run again.
+    pub(super) repeats: u32,
+    /// Statements of it that ran outside of a block, each for itself.
+    pub(super) ran_alone: u32,
+    /// The block that the proxy opened for it was not committed, for want of a connection.
+    pub(super) is_undone: bool,
+    /// How the statement would have ended that lost its connection.
+    pub(super) done_before: Option<Done>,
     /// A batch has begun and its Sync has not come.
     pub(super) is_in_batch: bool,
     /// Where other sessions find this one.
@@ -328,6 +343,13 @@ impl Session {
             reading: None,
             read_only: None,
             has_left_replicas: false,
+            kept: Kept::default(),
+            mark: None,
+            losses: Vec::new(),
+            repeats: 0,
+            ran_alone: 0,
+            is_undone: false,
+            done_before: None,
             is_in_batch: false,
             _joined: joined,
         };

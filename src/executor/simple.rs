@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::relay::Done;
 use super::statement::Mode;
+use super::survive::Survived;
 use super::{Failure, Session, places};
 use crate::error::{ClientError, ErrorId};
 use crate::net::{Framed, NetError};
@@ -23,7 +24,7 @@ impl Session {
             return Ok(());
         }
         let made = self.text_made.take();
-        match self.run_message(client, text).await {
+        match self.run_surviving(client, text).await {
             Ok(()) => {
                 self.end_message().await;
                 self.ready(client).await
@@ -36,6 +37,25 @@ impl Session {
                 self.refuse_query(client, failure).await
             }
         }
+    }
+
+    /// Runs a message, again if need be.
+    async fn run_surviving(&mut self, client: &mut Framed, text: &str) -> Result<(), Failure> {
+        let mut outcome = self.run_message(client, text).await;
+        while let Err(failure) = outcome {
+            outcome = match Box::pin(self.survive(client, failure)).await {
+                Survived::Failed(failure) => return Err(failure),
+                Survived::Done => {
+                    self.done_before.take().into_iter().for_each(|done| done.write(client));
+                    Ok(())
+                }
+                Survived::Again => {
+                    Box::pin(self.begin_again(client)).await;
+                    self.run_message(client, text).await
+                }
+            };
+        }
+        outcome
     }
 
     /// The end of a Query message that failed.

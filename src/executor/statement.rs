@@ -449,6 +449,9 @@ impl Session {
         mode: Mode<'_>,
     ) -> Result<Done, Failure> {
         let done = match mode {
+            _ if self.writes_alone(parsed, plan, shard) => {
+                self.exchange_asked(client, shard, &parsed.text, mode, mode.describes()).await?
+            }
             Mode::Simple => self.forward_query(client, shard, &parsed.text).await?,
             Mode::Extended { .. } => {
                 let show = Show { header: mode.describes(), rows: true, notices: true };

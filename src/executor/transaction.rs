@@ -2,11 +2,13 @@
 
 use super::link::{Link, failure_of};
 use super::relay::{Done, FirstError, command_tag, fatal};
-use super::two_phase::Branch;
+use super::survive::is_of_loss;
+use super::two_phase::{Branch, CommitError};
 use super::{Failure, Session, shard_name};
 use crate::base::ShardId;
 use crate::error::{ClientError, ErrorId};
 use crate::net::Framed;
+use crate::session::direct::lost_transaction;
 use crate::session::{Parsed, PoolMode};
 use crate::sql::ast::Statement;
 use crate::wire::client_message;
@@ -161,7 +163,11 @@ impl Session {
     /// # Errors
     /// Nothing is committed, or the outcome is unknown (08007). Either way the transaction is over.
     pub(super) async fn commit(&mut self) -> Result<(), Failure> {
+        let was_implicit = self.transaction.is_implicit();
         let outcome = self.commit_links().await;
+        let is_lost = matches!(&outcome, Err(Failure::Ours(error)) if error.id == ErrorId::PrimaryReplaced);
+        self.is_undone = was_implicit && is_lost;
+        self.ran_alone += u32::from(outcome.is_ok());
         let schema_changed = self.schema_changed;
         self.end_transaction(outcome.is_ok());
         if schema_changed {
@@ -179,12 +185,27 @@ impl Session {
         // Readers hold locks and snapshots only. Their COMMIT comes first: if it fails (a serialization
         // failure), nothing has been written yet.
         for shard in readers {
-            self.commit_one(shard).await?;
+            self.commit_reader(shard, writers.is_empty()).await?;
         }
         match writers.as_slice() {
             [] => Ok(()),
+            [one] if self.links.get(one).is_some_and(|link| link.since.is_some() && link.lease.status() == b'T') => {
+                Box::pin(self.commit_asked(*one)).await
+            }
             [one] => self.commit_one(*one).await,
             _ => self.commit_several(writers).await,
+        }
+    }
+
+    /// COMMIT where nothing was written; what is lost there is no loss when nothing was written anywhere.
+    async fn commit_reader(&mut self, shard: ShardId, is_all: bool) -> Result<(), Failure> {
+        let is_known = self.links.get(&shard).is_some_and(|link| link.since.is_some() || link.is_on_replica);
+        match self.commit_one(shard).await {
+            Err(failure) if is_known && is_of_loss(&failure) => {
+                self.drop_link(shard);
+                if is_all { Ok(()) } else { Err(lost_transaction().into()) }
+            }
+            outcome => outcome,
         }
     }
 
@@ -198,11 +219,7 @@ impl Session {
         let outcome = read_answer(link, &name).await;
         match outcome {
             // A block that had failed on the server answers COMMIT with ROLLBACK.
-            Ok(Some(answer)) if answer == "ROLLBACK" => Err(ClientError::new(
-                ErrorId::DistributedCommitFailed,
-                format!("the transaction was rolled back on shard {name}"),
-            )
-            .into()),
+            Ok(Some(answer)) if answer == "ROLLBACK" => Err(was_rolled_back(&name)),
             Ok(_) => Ok(()),
             Err(Failure::Ours(error)) if wrote => Err(ClientError::new(
                 ErrorId::CommitOutcomeUnknown,
@@ -250,9 +267,14 @@ impl Session {
                     link.lease.settings_key = if changes_settings { u64::MAX } else { link.lease.settings_key };
                     self.links.insert(branch.shard, link);
                 }
-                outcome.map(|_| ()).map_err(|error| match error.error_frame() {
-                    Some(frame) => Failure::Postgres(frame.clone()),
-                    None => Failure::Ours(error.to_client_error()),
+                outcome.map(|_| ()).map_err(|error| match &error {
+                    CommitError::Lost { shard, .. } if self.cluster.settings.primaries.is_led(*shard) => {
+                        lost_transaction().into()
+                    }
+                    _ => match error.error_frame() {
+                        Some(frame) => Failure::Postgres(frame.clone()),
+                        None => Failure::Ours(error.to_client_error()),
+                    },
                 })
             }
             Err(_) => Err(ClientError::new(ErrorId::CommitOutcomeUnknown, "the commit was interrupted").into()),
@@ -349,6 +371,12 @@ impl Session {
         }
         first.map_or(Ok(()), Err)
     }
+}
+
+/// The server has rolled back what was to be committed.
+pub(super) fn was_rolled_back(name: &str) -> Failure {
+    let text = format!("the transaction was rolled back on shard {name}");
+    ClientError::new(ErrorId::DistributedCommitFailed, text).into()
 }
 
 /// Sends what is written and reads one answer that nobody sees; gives its command tag.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::Primaries;
 use crate::backend::decision::{
     ActiveTransactions, DECISION_KEPT_MS, Outcome, TransactionKey, decide_sql, read_outcome, resolve_sql,
 };
@@ -28,7 +29,7 @@ pub use crate::backend::decision::DECISION_SCHEMA_SQL;
 const RESOLVE_MS_MAX: u64 = 30_000;
 const _: () = assert!(RESOLVE_MS_MAX < DECISION_KEPT_MS);
 /// Pause between two tries.
-const RESOLVE_PAUSE_MS: u64 = 500;
+const RESOLVE_PAUSE_MS: u64 = 100;
 /// The same while a decided branch is brought to its commit: its old connection may be busy with it.
 const FINISH_PAUSE_MS: u64 = 50;
 /// Limit of one try. The insert waits as long as the decider's own commit is not over.
@@ -137,12 +138,37 @@ pub struct Coordinator {
     active: ActiveTransactions,
     find_primary: FindPrimary,
     interlude: Option<Interlude>,
+    primaries: Primaries,
 }
 
 impl Coordinator {
     /// `id` must be random at each start of the process: identifiers are never used twice.
     pub fn new(cluster: u64, id: u64, active: ActiveTransactions, find_primary: FindPrimary) -> Self {
-        Self { cluster, id, next_number: AtomicU64::new(1), active, find_primary, interlude: None }
+        Self {
+            cluster,
+            id,
+            next_number: AtomicU64::new(1),
+            active,
+            find_primary,
+            interlude: None,
+            primaries: Primaries::default(),
+        }
+    }
+
+    /// Who leads the shards: what is in doubt is asked of a primary that is open, and of no other.
+    #[must_use]
+    pub fn with_primaries(mut self, primaries: Primaries) -> Self {
+        self.primaries = primaries;
+        self
+    }
+
+    /// Where a shard's primary is, if it is open.
+    fn open_primary(&self, shard: ShardId) -> Option<ConnectTarget> {
+        match self.primaries.open_now(shard)? {
+            None => (self.find_primary)(shard),
+            // The topology may be from before.
+            Some(leader) => (self.find_primary)(shard).filter(|target| target.node == leader),
+        }
     }
 
     /// Lets tests in between the phases.
@@ -237,11 +263,16 @@ impl Coordinator {
         notices: &mut Vec<Frame>,
     ) -> Result<(), CommitError> {
         let sql = decide_sql(&key);
+        let since = self.primaries.serving(key.decider);
         let result = decider.lease.simple(&sql).await;
         match completed(decider.shard, result, "COMMIT", notices) {
             Ok(()) => Ok(()),
             // What the server never saw is rolled back with its connection.
             Err(CommitError::Lost { shard, error }) if !error.nothing_ran() => {
+                if let Some(since) = since {
+                    // The word of a primary that is about to be replaced would not be the last one.
+                    self.primaries.moved(key.decider, since).await;
+                }
                 match deadline("the outcome of a commit", RESOLVE_MS_MAX, self.resolve(key)).await {
                     Ok(Outcome::Committed) => Ok(()),
                     Ok(Outcome::Aborted) => Err(CommitError::Lost { shard, error }),
@@ -273,7 +304,7 @@ impl Coordinator {
     async fn commit_prepared(&self, shard: ShardId, gid: &str) {
         let sql = format!("COMMIT PREPARED '{gid}'");
         loop {
-            if let Some(target) = (self.find_primary)(shard) {
+            if let Some(target) = self.open_primary(shard) {
                 let work = async { Connection::connect(&target).await?.simple(&sql).await };
                 match work.await {
                     // 42704: there is none any more. It was decided, so it was committed.
@@ -295,7 +326,8 @@ impl Coordinator {
     async fn resolve(&self, key: TransactionKey) -> Outcome {
         let sql = resolve_sql(&key);
         loop {
-            if let Some(target) = (self.find_primary)(key.decider) {
+            let now = self.primaries.serving(key.decider);
+            if let Some(target) = self.open_primary(key.decider) {
                 let work = async {
                     let mut connection = Connection::connect(&target).await?;
                     connection.simple(&sql).await
@@ -303,7 +335,8 @@ impl Coordinator {
                 match deadline("the outcome of a commit", RESOLVE_TRY_MS, work).await {
                     Ok(Ok(SimpleResult { error: None, rows, .. })) => {
                         let outcome = rows.first().and_then(|row| row.first().cloned().flatten());
-                        if let Some(outcome) = outcome.as_deref().and_then(read_outcome) {
+                        let outcome = outcome.as_deref().and_then(read_outcome);
+                        if let Some(outcome) = outcome.filter(|_| self.primaries.serving(key.decider) == now) {
                             return outcome;
                         }
                     }

@@ -50,6 +50,7 @@ pub struct Framed {
     message_bytes_max: usize,
     /// Output is kept back, up to so many bytes.
     held_bytes_max: Option<usize>,
+    sends: u64,
     peer: Option<SocketAddr>,
     /// The runtime that wakes who waits for the socket.
     home: Option<runtime::Id>,
@@ -85,6 +86,7 @@ impl Framed {
             input: BytesMut::new(),
             output: BytesMut::new(),
             held_bytes_max: None,
+            sends: 0,
             message_bytes_max: MESSAGE_BYTES_MAX,
             peer,
             home: current_runtime(),
@@ -293,6 +295,11 @@ impl Framed {
         (held_bytes_max, std::mem::replace(&mut self.output, output))
     }
 
+    /// How often [`Self::flush`] had anything to send.
+    pub fn sends(&self) -> u64 {
+        self.sends
+    }
+
     /// Sends the whole output buffer.
     ///
     /// # Errors
@@ -304,6 +311,7 @@ impl Framed {
         if let Some(bytes_max) = self.held_bytes_max {
             return if self.output.len() <= bytes_max { Ok(()) } else { Err(NetError::HeldTooMuch) };
         }
+        self.sends += u64::from(!self.output.is_empty());
         while !self.output.is_empty() {
             if self.stream.write_buf(&mut self.output).await? == 0 {
                 return Err(NetError::Closed);

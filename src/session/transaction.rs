@@ -139,11 +139,11 @@ impl Transaction {
     /// ROLLBACK TO: what was said after the savepoint is unsaid, and the block is sound again.
     ///
     /// # Errors
-    /// 3B001 when there is none of that name; 08006 when a part of the block is lost.
+    /// 3B001 when there is none of that name; 40001 when a part of the block is lost.
     pub fn rollback_to(&mut self, name: &str) -> Result<(), ClientError> {
         if self.is_broken {
             let text = "a connection of this transaction was lost";
-            let error = ClientError::new(ErrorId::ShardUnreachable, text);
+            let error = ClientError::new(ErrorId::PrimaryReplaced, text);
             return Err(error.with_hint("Roll the transaction back and run it again."));
         }
         let at = self.find_savepoint(name)?;

@@ -13,5 +13,6 @@ mod nodes;
 mod serve;
 mod servers;
 mod sessions;
+mod several;
 mod simulator;
 mod up;

@@ -18,31 +18,31 @@ const WRITERS: usize = 16;
 
 /// What a writer was told of keys that it wrote together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
+pub enum Told {
     Done,
     RolledBack,
     Nothing,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    keys: Vec<i64>,
-    told: Told,
-    writer: usize,
-    begun: Instant,
-    ended: Instant,
+pub struct Entry {
+    pub keys: Vec<i64>,
+    pub told: Told,
+    pub writer: usize,
+    pub begun: Instant,
+    pub ended: Instant,
 }
 
 #[derive(Default)]
-struct Book {
-    entries: Mutex<Vec<Entry>>,
+pub struct Book {
+    pub entries: Mutex<Vec<Entry>>,
     /// Errors that nobody should see, and what they were told to.
-    complaints: Mutex<Vec<String>>,
+    pub complaints: Mutex<Vec<String>>,
 }
 
 impl Book {
     /// What the tables say against it.
-    fn judge(&self, there: &BTreeMap<i64, i64>) -> Vec<String> {
+    pub fn judge(&self, there: &BTreeMap<i64, i64>) -> Vec<String> {
         let mut wrong = Vec::new();
         for entry in self.entries.lock().iter() {
             let found: Vec<i64> = entry.keys.iter().map(|key| there.get(key).copied().unwrap_or(0)).collect();
@@ -63,12 +63,12 @@ impl Book {
         wrong
     }
 
-    fn count(&self, told: Told) -> usize {
+    pub fn count(&self, told: Told) -> usize {
         self.entries.lock().iter().filter(|entry| entry.told == told).count()
     }
 
     /// The longest time between two answers of one writer that ended after a moment.
-    fn outage(&self, at: Instant) -> Duration {
+    pub fn outage(&self, at: Instant) -> Duration {
         let entries = self.entries.lock();
         let longest = |writer: usize| {
             let own = entries.iter().filter(|entry| entry.writer == writer && entry.told == Told::Done);
@@ -79,14 +79,14 @@ impl Book {
     }
 
     /// Every writer has been told of something since.
-    fn all_go_on(&self, at: Instant) -> bool {
+    pub fn all_go_on(&self, at: Instant, writers: usize) -> bool {
         let entries = self.entries.lock();
         let going: BTreeSet<usize> = entries
             .iter()
             .filter(|entry| entry.told == Told::Done && entry.begun > at)
             .map(|entry| entry.writer)
             .collect();
-        going.len() == WRITERS
+        going.len() == writers
     }
 }
 
@@ -183,7 +183,7 @@ async fn lose_primaries(ground: &Ground, rounds: usize, signal: Signal) -> Vec<D
         let old = ground.primary();
         ground.signal(&old, signal);
         let at = Instant::now();
-        while !book.all_go_on(at) {
+        while !book.all_go_on(at, WRITERS) {
             assert!(at.elapsed() < Duration::from_secs(30), "nobody goes on: {:?}", book.complaints.lock());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -229,7 +229,7 @@ async fn lose_primaries(ground: &Ground, rounds: usize, signal: Signal) -> Vec<D
     outages
 }
 
-fn rounds(usual: usize) -> usize {
+pub fn rounds(usual: usize) -> usize {
     std::env::var("OSTRAKON_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(usual)
 }
 

@@ -21,10 +21,14 @@ pub struct Ground {
 
 impl Ground {
     pub fn up(listen: u16, first_port: u16, replicas: &str) -> Self {
+        Self::of(listen, first_port, "1", replicas)
+    }
+
+    pub fn of(listen: u16, first_port: u16, shards: &str, replicas: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("ostrakon-up-").tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let ground = Self { directory, listen, first_port };
-        ground.run(&["up", "--shards", "1", "--replicas", replicas, "--detach"]);
+        ground.run(&["up", "--shards", shards, "--replicas", replicas, "--detach"]);
         ground
     }
 
@@ -62,10 +66,15 @@ impl Ground {
         connect(self.listen).await
     }
 
-    /// The primary as the status tells it: the first node of the shard.
+    /// The primary of the first shard.
     pub fn primary(&self) -> String {
+        self.primary_of(0)
+    }
+
+    /// The primary of a shard as the status tells it: the first node.
+    pub fn primary_of(&self, shard: usize) -> String {
         let document: serde_json::Value = serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
-        let node = &document["shards"][0]["nodes"][0];
+        let node = &document["shards"][shard]["nodes"][0];
         assert_eq!(node["role"], "primary", "{document}");
         node["name"].as_str().unwrap().to_owned()
     }
@@ -80,7 +89,7 @@ impl Drop for Ground {
             .stdin(Stdio::null())
             .output();
         if !down.is_ok_and(|output| output.status.success()) {
-            for node in ["s1a", "s1b", "s1c"] {
+            for node in ["s1a", "s1b", "s1c", "s2a", "s2b", "s2c"] {
                 self.end(node);
             }
         }

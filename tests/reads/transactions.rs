@@ -177,9 +177,7 @@ fn all(shards: usize) {
     a_transaction_that_only_reads_stays_on_one_replica(&ground, shards);
     what_only_a_primary_does_is_done_there(&ground, shards);
     a_transaction_finds_what_its_session_wrote_and_sees_one_moment(&ground, shards);
-    if shards == 1 {
-        a_replica_that_is_lost_in_the_middle_costs_the_transaction_and_no_more(&ground, shards);
-    }
+    a_replica_that_is_lost_in_the_middle_costs_the_transaction_and_no_more(&ground, shards);
 }
 
 #[test]

@@ -27,7 +27,6 @@ use crate::failover::Serving;
 use crate::net::{Framed, NetError};
 use crate::session::direct::{Host as _, Machine, Pumped};
 use crate::session::{PoolMode, ReadFrom, Settings};
-use crate::topology::Topology;
 use crate::wire::client_message;
 use crate::wire::frame::Frame;
 use crate::wire::server_message;
@@ -38,9 +37,6 @@ const LEFT_ALONE_MS_MAX: u64 = 1_000;
 
 /// How long a rollback at the end of a session may take.
 const ROLLBACK_MS_MAX: u64 = 5_000;
-
-/// So many primaries may be lost while a connection is taken.
-const LIVES_MAX: usize = 3;
 
 /// Why a session is not served any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,7 +296,11 @@ impl Direct {
         self.read_only = self.begins_reading();
         let lease = match lease {
             Some(lease) => lease,
-            None => self.primary_lease(&topology, shard).await?,
+            None => {
+                let to_user =
+                    |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
+                self.cluster.checkout_in_its_life(&topology, shard, self.host.user(), to_user).await?
+            }
         };
         self.is_noted = self.is_on_replica || !topology.has_replicas();
         self.hold(shard, lease, epoch, to_client);
@@ -319,7 +319,8 @@ impl Direct {
         let taken = self.routes.checkout_now(&self.cluster, &topology, shard, self.host.user(), adjust);
         self.is_noted = !topology.has_replicas();
         drop(topology);
-        let Some(lease) = taken.filter(|lease| self.is_in_its_life(shard, lease)) else { return false };
+        let primaries = &self.cluster.settings.primaries;
+        let Some(lease) = taken.filter(|lease| primaries.is_in_its_life(shard, lease.node())) else { return false };
         self.hold(shard, lease, epoch, to_client);
         true
     }
@@ -338,25 +339,6 @@ impl Direct {
         let since = since.filter(is_there);
         self.held = Some(Held { shard, lease, is_cancellable: false, since, _epoch: epoch });
         self.open_to_cancel();
-    }
-
-    /// A connection to the primary. One that is about to be replaced by the time it is there goes back: what ran on it
-    /// could not be told of afterwards.
-    async fn primary_lease(&self, topology: &Topology, shard: ShardId) -> Result<Lease, Failure> {
-        let adjust = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
-        for _ in 0..LIVES_MAX {
-            let lease = self.cluster.checkout(topology, shard, self.host.user(), adjust).await?;
-            if self.is_in_its_life(shard, &lease) {
-                return Ok(lease);
-            }
-        }
-        self.cluster.checkout(topology, shard, self.host.user(), adjust).await
-    }
-
-    /// The shard is served where the connection leads, or it is not led.
-    fn is_in_its_life(&self, shard: ShardId, lease: &Lease) -> bool {
-        let serving = self.cluster.settings.primaries.serving(shard);
-        serving.is_none_or(|serving| matches!(serving, Serving::Open { node, .. } if node == lease.node()))
     }
 
     /// What comes next may belong to a replica, though the connection is still held.

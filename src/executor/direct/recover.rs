@@ -6,28 +6,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::relay::{Ends, Turn, client_gone, ended};
 use super::{Direct, Held, adjust};
 use crate::backend::ConnectTarget;
-use crate::base::ShardId;
-use crate::error::{ClientError, ErrorId};
+use crate::executor::outcome::{Lost, Outcome, completion_unknown, outcome_unknown};
 use crate::executor::{Failure, shard_name};
-use crate::failover::{Beginning, Serving};
 use crate::net::Framed;
 use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
-use crate::wire::server_message::read_error;
 
 /// So often one statement is given again; what loses its server more often may be the reason.
 const REPEATS_MAX: u32 = 2;
 
 /// How long replicas are left alone by a session that lost a connection.
 const REPLICAS_REST: Duration = Duration::from_secs(10);
-
-/// How long an outcome is asked for.
-const OUTCOME_MAX: Duration = Duration::from_secs(10);
-const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 /// Counts how often the present statement was given again.
 #[derive(Debug, Default)]
@@ -50,27 +43,6 @@ impl Repeats {
         *self = Self { last: Some(Instant::now()), answered, count };
         count <= REPEATS_MAX
     }
-}
-
-/// What became of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Committed,
-    NeverCommitted,
-    /// It may be either.
-    Unknown,
-    /// It is not over.
-    Open,
-}
-
-/// What is known of a connection that is lost.
-#[derive(Clone, Copy, Debug)]
-struct Lost {
-    shard: ShardId,
-    /// In which life of the primary it was taken.
-    since: Option<Serving>,
-    /// Everything that the server ever sent has come.
-    has_all: bool,
 }
 
 impl Direct {
@@ -174,146 +146,19 @@ impl Direct {
         lost: Lost,
         xid: Xid,
     ) -> Result<Outcome, Failure> {
+        let to_user = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
         tokio::select! {
             biased;
-            outcome = self.outcome(lost, xid) => Ok(outcome),
+            outcome = self.cluster.outcome(self.host.user(), &to_user, lost, xid) => Ok(outcome),
             () = ends.terminated.as_mut() => Err(ended().into()),
             gone = client_gone(client) => Err(Failure::Client(gone)),
         }
     }
-
-    async fn outcome(&self, lost: Lost, xid: Xid) -> Outcome {
-        let primaries = &self.cluster.settings.primaries;
-        let xid = match xid {
-            Xid::Known(Some(xid)) => xid,
-            // It had nothing to commit.
-            Xid::Known(None) => return Outcome::Committed,
-            // The id is sent before the commit is begun, and everything that was sent has come: it was not begun. A
-            // server that is there still may have been cut off from us by something in between.
-            Xid::Asked | Xid::NotAsked => {
-                let is_gone = match lost.since {
-                    Some(since) if lost.has_all => primaries.moved(lost.shard, since).await,
-                    _ => false,
-                };
-                tracing::info!(shard = %lost.shard, is_gone, has_all = lost.has_all, "a commit's id was not told");
-                return if is_gone { Outcome::NeverCommitted } else { Outcome::Unknown };
-            }
-        };
-        if let Some(since) = lost.since {
-            // The word of a primary that is about to be replaced would not be the last one.
-            primaries.moved(lost.shard, since).await;
-        }
-        let begun = Instant::now();
-        while begun.elapsed() < OUTCOME_MAX {
-            match self.ask_outcome(lost, xid).await {
-                Ok(Outcome::Open) | Err(Failure::Client(_)) => sleep(OUTCOME_PAUSE).await,
-                Ok(outcome) => return outcome,
-                Err(Failure::Ours(error)) if error.id == ErrorId::FailoverInProgress => return Outcome::Unknown,
-                Err(error) => {
-                    tracing::debug!(?error, "the outcome of a commit cannot be asked for");
-                    sleep(OUTCOME_PAUSE).await;
-                }
-            }
-        }
-        Outcome::Unknown
-    }
-
-    /// Asks the present primary.
-    async fn ask_outcome(&self, lost: Lost, xid: u64) -> Result<Outcome, Failure> {
-        let primaries = &self.cluster.settings.primaries;
-        let topology = self.cluster.topology.load_full();
-        let to_user = |target: &mut ConnectTarget| adjust(target, self.database.as_deref(), self.mode, &self.startup);
-        let mut lease = self.cluster.checkout(&topology, lost.shard, self.host.user(), to_user).await?;
-        let now = primaries.serving(lost.shard);
-        let line = match (lost.since, now) {
-            (Some(since), Some(now)) if since == now => Line::Same,
-            (Some(Serving::Open { term, .. }), Some(Serving::Open { term: now, node, .. })) if term < now => {
-                if node != lease.node() {
-                    return Ok(Outcome::Open);
-                }
-                primaries.beginning_after(lost.shard, term, now).await.map_or(Line::Unknown, Line::Replaced)
-            }
-            (_, Some(Serving::Closed)) => return Ok(Outcome::Open),
-            _ => Line::Unknown,
-        };
-        if let Line::Replaced(Beginning { fresh, .. }) = line
-            && xid >= fresh
-        {
-            return Ok(Outcome::NeverCommitted);
-        }
-        let asked = lease.simple(&format!("SELECT pg_catalog.pg_xact_status('{xid}'::pg_catalog.xid8)")).await;
-        let told = asked.map_err(|error| error.to_client_error(&shard_name(&topology, lost.shard)))?;
-        if primaries.serving(lost.shard) != now {
-            return Ok(Outcome::Open);
-        }
-        let is_future =
-            told.error.is_some_and(|error| read_error(&error.body()).is_ok_and(|said| said.code == "22023"));
-        let status = told.rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
-        let outcome = judge(xid, line, is_future, status.as_deref());
-        tracing::info!(shard = %lost.shard, xid, ?line, ?status, ?outcome, "the outcome of a commit was asked for");
-        Ok(outcome)
-    }
-}
-
-/// How the primary that is asked stands to the one that was lost.
-#[derive(Clone, Copy, Debug)]
-enum Line {
-    /// It is the same, in the same life.
-    Same,
-    /// It followed it, and its term began so.
-    Replaced(Beginning),
-    /// It may have given the id to another transaction.
-    Unknown,
-}
-
-/// What the primary's word on an id means.
-fn judge(xid: u64, line: Line, is_future: bool, status: Option<&str>) -> Outcome {
-    let is_its_own = match line {
-        Line::Same => true,
-        Line::Replaced(beginning) => xid < beginning.known,
-        Line::Unknown => false,
-    };
-    match status {
-        // Also when the id was given to another one: then the first was never committed.
-        Some("aborted") => Outcome::NeverCommitted,
-        Some("committed") if is_its_own => Outcome::Committed,
-        Some("in progress") => Outcome::Open,
-        None if is_future => Outcome::NeverCommitted,
-        _ => Outcome::Unknown,
-    }
-}
-
-fn outcome_unknown(shard: &str) -> ClientError {
-    let text = format!("the connection to shard {shard} broke during a commit: it may or may not have been committed");
-    ClientError::new(ErrorId::CommitOutcomeUnknown, text)
-        .with_detail("What became of its transaction cannot be proved on the primary that serves now.")
-        .with_hint("Read the rows back before trying again.")
-}
-
-fn completion_unknown(shard: &str) -> ClientError {
-    let text = format!("connection to shard \"{shard}\" was lost while a statement was running");
-    ClientError::new(ErrorId::StatementCompletionUnknown, text)
-        .with_detail("The primary has failed, or another one has taken its place.")
-        .with_hint("Whether the statement completed is not known; outside of a transaction block it may have.")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Term;
-
-    #[test]
-    fn an_id_that_was_given_anew_is_not_taken_for_the_old_one() {
-        let replaced = Line::Replaced(Beginning { term: Term(2), known: 100, fresh: 104 });
-        assert_eq!(judge(99, replaced, false, Some("committed")), Outcome::Committed);
-        assert_eq!(judge(99, replaced, false, Some("aborted")), Outcome::NeverCommitted);
-        assert_eq!(judge(101, replaced, false, Some("committed")), Outcome::Unknown);
-        assert_eq!(judge(101, replaced, false, Some("aborted")), Outcome::NeverCommitted);
-        assert_eq!(judge(99, Line::Unknown, false, Some("committed")), Outcome::Unknown);
-        assert_eq!(judge(99, Line::Unknown, true, None), Outcome::NeverCommitted);
-        assert_eq!(judge(99, Line::Same, false, None), Outcome::Unknown, "too old to be known");
-        assert_eq!(judge(99, Line::Same, false, Some("in progress")), Outcome::Open);
-    }
 
     #[test]
     fn a_statement_that_loses_its_server_again_and_again_is_given_up() {
