@@ -441,9 +441,16 @@ pub(super) fn is_of_loss(failure: &Failure) -> bool {
         Failure::Ours(error) => {
             matches!(error.id, ErrorId::ShardUnreachable | ErrorId::StatementCompletionUnknown)
         }
-        Failure::Postgres(frame) => is_good_bye(frame) && has_code(frame, &["57P01", "57P02", "57P03", "40001"]),
+        Failure::Postgres(frame) => {
+            is_good_bye(frame) && (has_code(frame, &["57P01", "57P02", "57P03", "40001"]) || is_panic(frame))
+        }
         Failure::Client(_) => false,
     }
+}
+
+/// All of the server ends, whatever the reason: a full disk has a code of its own.
+fn is_panic(frame: &Frame) -> bool {
+    read_error(&frame.body()).is_ok_and(|said| said.severity == "PANIC")
 }
 
 /// The server has seen nothing of what was sent.

@@ -327,7 +327,13 @@ impl Raw {
         let mut current = Answer::default();
         let mut begun = false;
         loop {
-            let (tag, mut body) = self.receive()?;
+            let received = self.receive();
+            let (tag, mut body) = received.map_err(|error| match current.fault.as_ref().or(last_fault(&answers)) {
+                Some(said) => {
+                    io::Error::new(error.kind(), format!("{error} behind {} {}", said.sqlstate, said.message))
+                }
+                None => error,
+            })?;
             match tag {
                 b'T' => {
                     if current.columns.is_some() {
@@ -392,6 +398,10 @@ impl Raw {
         }
         self.stream.write_all(&out)
     }
+}
+
+fn last_fault(answers: &[Answer]) -> Option<&Fault> {
+    answers.last().and_then(|answer| answer.fault.as_ref())
 }
 
 impl Drop for Raw {

@@ -14,5 +14,6 @@ mod serve;
 mod servers;
 mod sessions;
 mod several;
+mod shards;
 mod simulator;
 mod up;
