@@ -1,6 +1,7 @@
 #!/bin/bash
 # Sees to it that a Docker daemon answers: installs it if missing and starts one if none runs. Prints its process id when it
 # was started here, so that whoever asked can end it. Fails when Docker does not work on this machine.
+# The daemon that is started has a data directory of its own, OSTRAKON_DOCKER_DATA: what another one keeps is not touched.
 set -euo pipefail
 if timeout 10 docker info >/dev/null 2>&1; then exit 0; fi
 sudo=$([ "$(id -u)" = 0 ] || echo sudo)
@@ -13,11 +14,17 @@ fi
 if timeout 10 docker info >/dev/null 2>&1; then exit 0; fi
 $sudo mkdir -p /var/run
 log=${DOCKERD_LOG:-/tmp/ostrakon-dockerd.log}
-$sudo setsid dockerd -p /var/run/ostrakon-dockerd.pid >"$log" 2>&1 </dev/null &
+pid_file=/var/run/ostrakon-dockerd.pid
+# One that is about to end is waited for.
 for _ in $(seq 1 100); do
-  if timeout 5 docker info >/dev/null 2>&1; then cat /var/run/ostrakon-dockerd.pid; exit 0; fi
+  [ -e "$pid_file" ] && $sudo kill -0 "$(cat "$pid_file")" 2>/dev/null || break
   sleep 0.3
 done
-[ ! -e /var/run/ostrakon-dockerd.pid ] || $sudo kill "$(cat /var/run/ostrakon-dockerd.pid)" 2>/dev/null || true
+$sudo setsid dockerd -p "$pid_file" --data-root "${OSTRAKON_DOCKER_DATA:-/var/lib/ostrakon-docker}" >"$log" 2>&1 </dev/null &
+for _ in $(seq 1 100); do
+  if timeout 5 docker info >/dev/null 2>&1; then cat "$pid_file"; exit 0; fi
+  sleep 0.3
+done
+[ ! -e "$pid_file" ] || $sudo kill "$(cat "$pid_file")" 2>/dev/null || true
 tail -3 "$log" >&2
 exit 1

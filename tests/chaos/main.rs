@@ -9,6 +9,7 @@ mod cluster;
 mod raw;
 
 mod checker;
+mod clock;
 mod ground;
 mod load;
 mod scenarios;

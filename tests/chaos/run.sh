@@ -9,6 +9,8 @@ missing=()
 command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || missing+=(iproute2)
 command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing+=(iptables)
+# Moves the clock of a proxy (scenario 25).
+compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null || { echo "missing: ${missing[*]}" >&2; exit 1; }
   echo "installing ${missing[*]} from the distribution (apt-get)"
@@ -31,7 +33,16 @@ docker_works() {
 }
 
 daemon=
-trap '[ -z "$daemon" ] || $sudo kill "$daemon" 2>/dev/null || true' EXIT
+# It takes some seconds to end; whoever begins meanwhile would find one that answers and does nothing more.
+end_daemon() {
+  [ -n "$daemon" ] || return 0
+  $sudo kill "$daemon" 2>/dev/null || return 0
+  for _ in $(seq 1 150); do
+    $sudo kill -0 "$daemon" 2>/dev/null || return 0
+    sleep 0.2
+  done
+}
+trap end_daemon EXIT
 if [ "${OSTRAKON_CHAOS_GROUND:-auto}" = auto ]; then
   OSTRAKON_CHAOS_GROUND=namespaces
   if daemon=$(docker/daemon.sh) && docker_works; then

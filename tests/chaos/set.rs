@@ -1,5 +1,6 @@
 //! A production-like set on the ground: two shards of three nodes, three members of etcd, two proxies, HAProxy.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -17,6 +18,10 @@ use crate::raw::Raw;
 pub const SHARDS: [&str; 2] = ["s1", "s2"];
 pub const PROXIES: [&str; 2] = ["p1", "p2"];
 pub const MEMBERS: [&str; 3] = ["e1", "e2", "e3"];
+/// Room for the files of a server of the first shard.
+const DISK_MB: u32 = 1_536;
+/// A replica that is further behind gets no reads.
+pub const LAG_MAX_MS: u64 = 3_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A cluster that does not become whole in this time never does.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,9 +51,21 @@ pub struct NodeRow {
     pub is_sync: bool,
 }
 
+/// How many proxies there are, and where they keep what they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Two, on etcd.
+    Several,
+    /// One, with its own store: moves of buckets need that.
+    Alone,
+}
+
 pub struct Set {
     pub ground: Ground,
     durability: String,
+    layout: Layout,
+    /// Proxies whose clock is moved: see [`Set::move_clock`].
+    moved_clocks: BTreeSet<String>,
 }
 
 pub fn nodes_of(shard: &str) -> [String; 3] {
@@ -59,28 +76,52 @@ pub fn all_nodes() -> Vec<String> {
     SHARDS.iter().flat_map(|shard| nodes_of(shard)).collect()
 }
 
+/// The third server of each shard and the second proxy are somewhere else.
+fn zone(host: &str) -> &'static str {
+    if host.ends_with('c') || host == PROXIES[1] { "far" } else { "near" }
+}
+
+fn proxies(layout: Layout) -> &'static [&'static str] {
+    match layout {
+        Layout::Several => &PROXIES,
+        Layout::Alone => &PROXIES[..1],
+    }
+}
+
+fn members(layout: Layout) -> &'static [&'static str] {
+    match layout {
+        Layout::Several => &MEMBERS,
+        Layout::Alone => &[],
+    }
+}
+
 pub fn shard_of(node: &str) -> &str {
     &node[..2]
 }
 
-fn words(text: &[&str]) -> Vec<String> {
+pub fn words(text: &[&str]) -> Vec<String> {
     text.iter().map(|word| (*word).to_owned()).collect()
 }
 
 impl Set {
     /// Everything, from nothing to whole.
-    pub fn make() -> Self {
-        let plan = |name: &str, replicates| Plan { name: name.to_owned(), replicates };
-        let mut plans: Vec<Plan> = all_nodes().iter().map(|name| plan(name, true)).collect();
-        plans.extend(MEMBERS.iter().chain(&PROXIES).chain(&["lb"]).map(|name| plan(name, false)));
+    pub fn make(layout: Layout) -> Self {
+        let plan = |name: &str, disk_mb| Plan { name: name.to_owned(), replicates: false, disk_mb };
+        let server = |name: &String| {
+            let disk_mb = (shard_of(name) == SHARDS[0]).then_some(DISK_MB);
+            Plan { replicates: true, ..plan(name, disk_mb) }
+        };
+        let mut plans: Vec<Plan> = all_nodes().iter().map(server).collect();
+        plans.extend(members(layout).iter().chain(proxies(layout)).chain(&["lb"]).map(|name| plan(name, None)));
         let began = Instant::now();
-        let set = Self { ground: Ground::make(&plans), durability: "any(1)".to_owned() };
+        let ground = Ground::make(&plans);
+        let set = Self { ground, durability: "any(1)".to_owned(), layout, moved_clocks: BTreeSet::new() };
         println!("hosts after {} ms", began.elapsed().as_millis());
-        MEMBERS.iter().for_each(|member| set.start_member(member));
+        members(layout).iter().for_each(|member| set.start_member(member));
         for shard in SHARDS {
             set.make_servers(shard);
         }
-        PROXIES.iter().for_each(|proxy| set.start_proxy(proxy));
+        set.proxies().iter().for_each(|proxy| set.start_proxy(proxy));
         set.start_balancer();
         set.wait_serving();
         set.make_tables();
@@ -89,7 +130,11 @@ impl Set {
         set
     }
 
-    fn data(&self, node: &str) -> PathBuf {
+    pub fn proxies(&self) -> &'static [&'static str] {
+        proxies(self.layout)
+    }
+
+    pub fn data(&self, node: &str) -> PathBuf {
         self.ground.host(node).directory.join("data")
     }
 
@@ -159,23 +204,31 @@ impl Set {
 
     pub fn start_proxy(&self, proxy: &str) {
         let host = self.ground.host(proxy);
-        let endpoints: Vec<String> = MEMBERS
+        let endpoints: Vec<String> = members(self.layout)
             .iter()
             .map(|member| format!("http://{}:2379", self.ground.host(member).address(Net::Client)))
             .collect();
         let mut text = format!(
             "[proxy]\nlisten = \"0.0.0.0:6432\"\ndata = {:?}\ndatabase = \"app\"\n\n[http]\nlisten = \"0.0.0.0:6480\"\n\n\
-             [store]\nkind = \"etcd\"\nendpoints = {endpoints:?}\nproxy_name = \"{proxy}\"\ntimeout_ms = 3000\n\n\
              [control]\nuser = \"postgres\"\n\n[auth]\nadmin_users = [\"postgres\"]\n\n\
              [[hba]]\ntype = \"host\"\naddress = \"0.0.0.0/0\"\nmethod = \"trust\"\n\n\
+             [replicas]\nzone = \"{}\"\nlag_max_ms = {LAG_MAX_MS}\n\n\
              [failover]\ndurability = \"{}\"\n\n[[users]]\nname = \"app\"\n",
             host.directory.join("data"),
+            zone(proxy),
             self.durability,
         );
+        if self.layout == Layout::Several {
+            let _ = write!(
+                text,
+                "\n[store]\nkind = \"etcd\"\nendpoints = {endpoints:?}\nproxy_name = \"{proxy}\"\ntimeout_ms = 3000\n"
+            );
+        }
         for shard in SHARDS {
             let _ = write!(text, "\n[[shards]]\nname = \"{shard}\"\n");
             for node in nodes_of(shard) {
                 let _ = write!(text, "[[shards.nodes]]\nname = \"{node}\"\nhost = \"{node}\"\nport = 5432\n");
+                let _ = writeln!(text, "zone = \"{}\"", zone(&node));
             }
         }
         for (table, _) in TABLES {
@@ -183,7 +236,10 @@ impl Set {
         }
         let config = host.directory.join("ostrakon.toml");
         fs::write(&config, text).unwrap();
-        let command = words(&[env!("CARGO_BIN_EXE_ostrakon"), "serve", "--config", &config.to_string_lossy()]);
+        let mut command = words(&[env!("CARGO_BIN_EXE_ostrakon"), "serve", "--config", &config.to_string_lossy()]);
+        if self.moved_clocks.contains(proxy) {
+            command.splice(0..0, self.clock_words(proxy));
+        }
         self.ground.machines.start(host, User::Root, &command, &host.directory.join("log"));
     }
 
@@ -194,7 +250,7 @@ impl Set {
                         option redispatch\nlisten ostrakon\n bind 0.0.0.0:6432\n balance roundrobin\n \
                         option httpchk GET /readyz\n"
                 .to_owned();
-        for proxy in PROXIES {
+        for proxy in self.proxies() {
             let address = self.ground.host(proxy).address(Net::Client);
             let _ = writeln!(text, " server {proxy} {address}:6432 check port 6480 inter 500ms fall 2 rise 1");
         }
@@ -202,6 +258,11 @@ impl Set {
         fs::write(&config, text).unwrap();
         let command = words(&["haproxy", "-db", "-f", &config.to_string_lossy()]);
         self.ground.machines.start(host, User::Root, &command, &host.directory.join("log"));
+    }
+
+    /// Where clients of one proxy go.
+    pub fn door(&self, proxy: &str) -> SocketAddr {
+        self.address(proxy, 6432)
     }
 
     fn address(&self, host: &str, port: u16) -> SocketAddr {
@@ -213,10 +274,15 @@ impl Set {
         self.address("lb", 6432)
     }
 
+    /// What a host's programs have said.
+    pub fn log(&self, host: &str) -> String {
+        fs::read_to_string(self.ground.host(host).directory.join("log")).unwrap_or_default()
+    }
+
     /// Ends of logs, for people.
     pub fn last_words(&self) {
         for host in self.ground.hosts.values() {
-            let text = fs::read_to_string(host.directory.join("log")).unwrap_or_default();
+            let text = self.log(&host.name);
             let is_news = |line: &&str| !line.contains("admin session") && !line.contains("etcdserver");
             let count = if host.name.starts_with('p') { 80 } else { 12 };
             let tail: Vec<&str> = text.lines().rev().filter(is_news).take(count).collect();
@@ -229,7 +295,7 @@ impl Set {
         let answers = || {
             app(self.entrance()).and_then(|mut raw| raw.simple("SELECT 1")).is_ok_and(|reply| reply.fault().is_none())
         };
-        if !eventually(PATIENCE, || answers() && PROXIES.iter().all(|proxy| self.nodes(proxy).is_ok())) {
+        if !eventually(PATIENCE, || answers() && self.proxies().iter().all(|proxy| self.nodes(proxy).is_ok())) {
             self.last_words();
             panic!("the set does not serve");
         }
@@ -287,7 +353,7 @@ impl Set {
     pub fn leader(&self, shard: &str) -> (String, u64) {
         let mut known = None;
         let found = eventually(PATIENCE, || {
-            let rows = PROXIES.iter().find_map(|proxy| self.nodes(proxy).ok()).unwrap_or_default();
+            let rows = self.proxies().iter().find_map(|proxy| self.nodes(proxy).ok()).unwrap_or_default();
             known = rows.into_iter().find(|row| row.shard == shard && row.is_primary).map(|row| (row.name, row.term));
             known.is_some()
         });
@@ -301,7 +367,7 @@ impl Set {
 
     /// All nodes stream and count, as every proxy says.
     pub fn is_whole(&self) -> bool {
-        PROXIES.iter().all(|proxy| {
+        self.proxies().iter().all(|proxy| {
             self.nodes(proxy).is_ok_and(|rows| {
                 let is_sync = |row: &NodeRow| row.is_sync || self.durability == "async";
                 let is_well = |row: &NodeRow| match row.is_primary {
@@ -322,12 +388,12 @@ impl Set {
 
     /// Makes everything as it was: networks, processes; whoever leads stays. Former primaries become standbys.
     pub fn repair(&self) {
-        for proxy in PROXIES {
+        for proxy in self.proxies() {
             if !self.ground.processes(proxy).iter().any(|(_, name)| name.starts_with("ostrakon")) {
                 self.start_proxy(proxy);
             }
         }
-        for member in MEMBERS {
+        for member in members(self.layout) {
             if !self.ground.processes(member).iter().any(|(_, name)| name == "etcd") {
                 self.start_member(member);
             }
@@ -411,15 +477,30 @@ impl Set {
         self.start_server(node);
     }
 
+    /// A proxy begins again with a clock that can be moved, or without.
+    pub fn change_clock(&mut self, proxy: &str, is_movable: bool) {
+        self.stop_proxy(proxy);
+        self.move_clock(proxy, "+0");
+        if is_movable {
+            self.moved_clocks.insert(proxy.to_owned());
+        } else {
+            self.moved_clocks.remove(proxy);
+        }
+        self.start_proxy(proxy);
+        self.wait_serving();
+    }
+
+    fn stop_proxy(&self, proxy: &str) {
+        self.ground.signal(proxy, "ostrakon", Signal::SIGTERM);
+        let is_gone = || !self.ground.processes(proxy).iter().any(|(_, name)| name.starts_with("ostrakon"));
+        assert!(eventually(PATIENCE, is_gone), "{proxy} does not end");
+    }
+
     /// Both proxies begin again with another durability.
     pub fn change_durability(&mut self, durability: &str) {
         durability.clone_into(&mut self.durability);
-        for proxy in PROXIES {
-            self.ground.signal(proxy, "ostrakon", Signal::SIGTERM);
-            let is_gone = || !self.ground.processes(proxy).iter().any(|(_, name)| name.starts_with("ostrakon"));
-            assert!(eventually(PATIENCE, is_gone), "{proxy} does not end");
-        }
-        PROXIES.iter().for_each(|proxy| self.start_proxy(proxy));
+        self.proxies().iter().for_each(|proxy| self.stop_proxy(proxy));
+        self.proxies().iter().for_each(|proxy| self.start_proxy(proxy));
         self.wait_serving();
         self.wait_whole();
         let waits = |shard: &&str| {

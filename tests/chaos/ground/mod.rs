@@ -3,6 +3,7 @@
 //! There are two networks: clients, proxies, etcd and servers meet on the one; servers stream to each other on the other.
 //! A name means a host's address on the network that the asker should use, so replication can be cut apart from clients.
 
+mod disks;
 mod docker;
 mod namespaces;
 mod net;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use disks::{Disk, Filler};
 pub use docker::Docker;
 pub use namespaces::Namespaces;
 
@@ -45,6 +47,8 @@ pub struct Plan {
     pub name: String,
     /// It is on the replication network, too, and means others there.
     pub replicates: bool,
+    /// Its files are on a file system of their own, of this size.
+    pub disk_mb: Option<u32>,
 }
 
 /// A host of the ground.
@@ -111,6 +115,8 @@ pub trait Machines {
 pub struct Ground {
     pub hosts: BTreeMap<String, Host>,
     pub machines: Box<dyn Machines>,
+    /// Before the directory that they are in.
+    _disks: Vec<Disk>,
     directory: tempfile::TempDir,
 }
 
@@ -120,11 +126,13 @@ impl Ground {
         let directory = crate::cluster::server_directory("chaos");
         let wanted = std::env::var("OSTRAKON_CHAOS_GROUND").unwrap_or_else(|_| "auto".to_owned());
         let block = net::free_block();
+        let mut disks = Vec::new();
         let host = |(number, plan): (usize, &Plan)| {
             let last = u8::try_from(number + 10).unwrap();
             let at = |net: Net| Ipv4Addr::new(10, block, net.number(), last);
             let path = directory.path().join(&plan.name);
             fs::create_dir_all(&path).unwrap();
+            disks.extend(plan.disk_mb.map(|size_mb| Disk::make(&path, size_mb)));
             crate::cluster::give_to_server(&path);
             let addresses = [at(Net::Client), at(Net::Replication)];
             (
@@ -142,7 +150,7 @@ impl Ground {
         };
         println!("ground: {}", machines.describe());
         machines.create(&hosts);
-        Self { hosts, machines, directory }
+        Self { hosts, machines, _disks: disks, directory }
     }
 
     pub fn host(&self, name: &str) -> &Host {

@@ -4,23 +4,16 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{BEFORE, Moves, Run, Scenario, run};
+use super::{BEFORE, PLAIN, Run, Scenario, report, run};
 use crate::checker::Invariant;
 use crate::ground::Net;
 use crate::set::Set;
 
 /// Scenarios 1, 7 and 12 with `durability = "async"`, each with standbys that lag for a moment first.
-pub fn lose_what_they_must(set: &mut Set, first: i64) {
+pub fn lose_what_they_must(set: &mut Set, first: i64) -> Vec<String> {
+    let mut rows = Vec::new();
     set.change_durability("async");
-    let plain = |number, name, fault| Scenario {
-        number,
-        name,
-        fault,
-        is_core: false,
-        outage_max_ms: None,
-        keeps_connections: false,
-        term: Moves::Grows,
-    };
+    let plain = |number, name, fault| Scenario { number, name, fault, ..PLAIN };
     let controls: [Scenario; 3] = [
         plain(1, "control: the primary is killed, nothing waited for standbys", kill),
         plain(7, "control: the primary is off all networks, nothing waited for standbys", isolate),
@@ -30,10 +23,12 @@ pub fn lose_what_they_must(set: &mut Set, first: i64) {
         let verdict = run(set, control, place);
         let lost = verdict.findings.iter().filter(|finding| finding.invariant == Invariant::I1).count();
         println!("{}: {}", verdict.line, if lost > 0 { "LOSES, as it must" } else { "NOTHING IS FOUND" });
+        rows.push(report::row(control, &verdict, if lost > 0 { "loses, as it must" } else { "FINDS NOTHING" }));
         verdict.findings.iter().take(2).for_each(|finding| println!("    {finding}"));
         assert!(lost > 0 && verdict.complaints.is_empty(), "the checker finds no loss: {:?}", verdict.complaints);
     }
     set.change_durability("any(1)");
+    rows
 }
 
 /// Standbys receive nothing for a moment in which writes are acknowledged.

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Moves, Run, Scenario};
+use super::{Moves, PLAIN, Run, Scenario};
 use crate::ground::Net;
 use crate::set::nodes_of;
 
@@ -11,16 +11,6 @@ use crate::set::nodes_of;
 const LOST_MS: Option<u64> = Some(3_000);
 /// One that begins with silence.
 const SILENT_MS: Option<u64> = Some(8_000);
-
-const PLAIN: Scenario = Scenario {
-    number: 0,
-    name: "",
-    fault: |_| {},
-    is_core: false,
-    outage_max_ms: None,
-    keeps_connections: false,
-    term: Moves::Grows,
-};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -49,6 +39,7 @@ pub fn scenarios() -> Vec<Scenario> {
             outage_max_ms: SILENT_MS,
             keeps_connections: true,
             term: Moves::MayGrow,
+            ..PLAIN
         },
         Scenario { number: 4, name: "the primary's host ends", fault: kill_host, outage_max_ms: SILENT_MS, ..PLAIN },
         Scenario {

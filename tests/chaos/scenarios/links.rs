@@ -1,21 +1,13 @@
 //! Networks that are cut, wholly or in part.
 
-use super::{Moves, Run, Scenario};
+use super::{Moves, PLAIN, Run, Scenario};
 use crate::ground::Net;
 use crate::set::{MEMBERS, PROXIES};
 
 const SILENT_MS: Option<u64> = Some(8_000);
 
 pub fn scenarios() -> Vec<Scenario> {
-    let plain = |number, name, fault| Scenario {
-        number,
-        name,
-        fault,
-        is_core: false,
-        outage_max_ms: SILENT_MS,
-        keeps_connections: false,
-        term: Moves::Grows,
-    };
+    let plain = |number, name, fault| Scenario { number, name, fault, outage_max_ms: SILENT_MS, ..PLAIN };
     vec![
         Scenario {
             is_core: true,

@@ -2,18 +2,23 @@
 //!
 //! One set serves all of them, one after the other; making it takes as long as a scenario. Each prints a line.
 
+mod clocks;
 mod controls;
+mod disks;
 mod kills;
 mod links;
+mod moves;
 mod orders;
+mod report;
+mod zones;
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::checker::{Finding, History, Limits, Outcome, check, worst_outage};
 use crate::load::Load;
-use crate::set::Set;
+use crate::set::{Layout, Set};
 use crate::state;
+use report::Report;
 
 /// How long there is load before something happens.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -37,7 +42,21 @@ pub struct Scenario {
     pub keeps_connections: bool,
     /// What the term of the first shard does.
     pub term: Moves,
+    /// The set that it needs.
+    pub layout: Layout,
 }
+
+/// What most have in common.
+const PLAIN: Scenario = Scenario {
+    number: 0,
+    name: "",
+    fault: |_| {},
+    is_core: false,
+    outage_max_ms: None,
+    keeps_connections: false,
+    term: Moves::Grows,
+    layout: Layout::Several,
+};
 
 /// What the term of the first shard does in a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +158,12 @@ fn slack() -> u64 {
     std::env::var("OSTRAKON_CHAOS_SLACK").ok().and_then(|slack| slack.parse().ok()).unwrap_or(1)
 }
 
+fn count_of(history: &History, outcome: Outcome) -> usize {
+    history.operations.iter().filter(|operation| operation.outcome == outcome).count()
+}
+
 fn describe(scenario: &Scenario, history: &History, terms: (u64, u64), took: Duration) -> String {
-    let count = |outcome| history.operations.iter().filter(|operation| operation.outcome == outcome).count();
+    let count = |outcome| count_of(history, outcome);
     let (outage, shard) = worst_outage(history).unwrap_or_default();
     format!(
         "{:2} {}: {} acknowledged, {} rolled back, {} unknown, {} connections dropped, worst outage {} ms ({shard}), \
@@ -158,20 +181,15 @@ fn describe(scenario: &Scenario, history: &History, terms: (u64, u64), took: Dur
     )
 }
 
-/// Those that belong to what is not there yet, and why. They are told, not faked.
-const NOT_YET: &[(u32, &str)] = &[
-    (13, "zones: preferred candidates are not configured in this set"),
-    (20, "`pg_rewind` is not used: former primaries are copied anew"),
-    (22, "needs file systems of limited size on the ground"),
-    (25, "clocks are shared by all hosts of the ground; the simulator jumps them"),
-    (26, "reshard jobs while a shard fails over; the simulator of the reshard machine has crashes"),
-];
-
 fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(kills::scenarios());
     all.extend(links::scenarios());
     all.extend(orders::scenarios());
+    all.extend(zones::scenarios());
+    all.extend(disks::scenarios());
+    all.extend(clocks::scenarios());
+    all.extend(moves::scenarios());
     all.sort_by_key(|scenario| scenario.number);
     all
 }
@@ -191,39 +209,45 @@ fn wanted() -> Vec<Scenario> {
 #[ignore = "`make chaos` runs it: it takes minutes, and containers or namespaces"]
 fn scenarios_hold_what_is_promised() {
     let began = Instant::now();
-    let scenarios = wanted();
-    let mut set = Set::make();
-    let mut failed = Vec::new();
+    let (wanted, alone): (Vec<Scenario>, Vec<Scenario>) =
+        wanted().into_iter().partition(|scenario| scenario.layout == Layout::Several);
+    let mut report = Report::default();
+    for (layout, scenarios) in [(Layout::Several, wanted), (Layout::Alone, alone)] {
+        if !scenarios.is_empty() {
+            run_on(layout, &scenarios, &mut report);
+        }
+    }
+    println!("{} scenarios (controls included), {} s", report.rows.len(), began.elapsed().as_secs());
+    report.write_table();
+    assert!(report.failed.is_empty(), "{}", report.failed.join("\n"));
+}
+
+/// All scenarios that need a set of this kind, one after the other.
+fn run_on(layout: Layout, scenarios: &[Scenario], report: &mut Report) {
+    let mut set = Set::make(layout);
+    report.ground = set.ground.machines.describe();
     let mut all = History::default();
+    let failed_before = report.failed.len();
     for (place, scenario) in scenarios.iter().enumerate() {
         let verdict = run(&mut set, scenario, i64::try_from(place).unwrap() + 1);
-        let said = if verdict.is_well() { "holds" } else { "BROKEN" };
-        println!("{}: {said}", verdict.line);
-        let mut words = String::new();
-        verdict.findings.iter().for_each(|finding| _ = writeln!(words, "    {finding}"));
-        verdict.complaints.iter().for_each(|complaint| _ = writeln!(words, "    {complaint}"));
-        print!("{words}");
-        if !verdict.is_well() {
-            failed.push(format!("{}\n{words}", verdict.line));
-        }
+        report.note(scenario, &verdict);
         all.operations.extend(verdict.history.operations);
     }
     // What one left sound the next ones may not break. Clients of different scenarios are not the same ones, so their
     // times are not compared.
     set.repair();
     let later = state::read(&set, 1, i64::try_from(scenarios.len()).unwrap());
-    let findings = check(&sequential(&all), &later, Limits::default());
-    findings.iter().for_each(|finding| println!("    in the end: {finding}"));
-    let controls = std::env::var("OSTRAKON_CHAOS_CONTROLS").is_ok_and(|wanted| wanted != "0");
-    if controls {
-        controls::lose_what_they_must(&mut set, i64::try_from(scenarios.len()).unwrap() + 1);
+    for finding in check(&sequential(&all), &later, Limits::default()) {
+        println!("    in the end: {finding}");
+        report.failed.push(format!("in the end: {finding}"));
     }
-    NOT_YET.iter().for_each(|(number, why)| println!("{number:2} is not run: {why}"));
-    println!("{} scenarios, {} s", scenarios.len(), began.elapsed().as_secs());
-    if !failed.is_empty() {
+    let controls = std::env::var("OSTRAKON_CHAOS_CONTROLS").is_ok_and(|wanted| wanted != "0");
+    if controls && layout == Layout::Several {
+        report.rows.extend(controls::lose_what_they_must(&mut set, i64::try_from(scenarios.len()).unwrap() + 1));
+    }
+    if report.failed.len() > failed_before {
         set.last_words();
     }
-    assert!(failed.is_empty() && findings.is_empty(), "{}", failed.join("\n"));
 }
 
 /// Only what is compared with contents: sessions and terms were judged with their scenario.

@@ -4,19 +4,11 @@ use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
 
-use super::{Moves, Run, Scenario};
+use super::{Moves, PLAIN, Run, Scenario};
 use crate::set::{PROXIES, app};
 
 pub fn scenarios() -> Vec<Scenario> {
-    let plain = |number, name, fault| Scenario {
-        number,
-        name,
-        fault,
-        is_core: false,
-        outage_max_ms: Some(8_000),
-        keeps_connections: false,
-        term: Moves::Grows,
-    };
+    let plain = |number, name, fault| Scenario { number, name, fault, outage_max_ms: Some(8_000), ..PLAIN };
     vec![
         Scenario {
             outage_max_ms: Some(15_000),
