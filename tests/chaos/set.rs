@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -121,6 +121,7 @@ impl Set {
         for shard in SHARDS {
             set.make_servers(shard);
         }
+        set.wait_members();
         set.proxies().iter().for_each(|proxy| set.start_proxy(proxy));
         set.start_balancer();
         set.wait_serving();
@@ -288,6 +289,23 @@ impl Set {
             let tail: Vec<&str> = text.lines().rev().filter(is_news).take(count).collect();
             eprintln!("--- {} ---", host.name);
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+
+    /// A proxy that finds no etcd with a leader ends, and nobody starts it again here.
+    fn wait_members(&self) {
+        let is_well = |member: &str| -> io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&self.address(member, 2379), Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said)?;
+            Ok(said.contains("\"health\":\"true\""))
+        };
+        let are_well = || members(self.layout).iter().all(|member| is_well(member).unwrap_or(false));
+        if !eventually(PATIENCE, are_well) {
+            self.last_words();
+            panic!("etcd has no leader");
         }
     }
 
