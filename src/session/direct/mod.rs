@@ -24,6 +24,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -49,8 +50,16 @@ pub use opening::sets_modes;
 pub use shared::SharedStatements;
 pub use statements::Statement;
 
-/// Answers for which a session that has no connection keeps room.
-const OWED_KEPT: usize = 2;
+/// Room for what most statements owe, and the most that is kept of it.
+const OWED_USUAL: usize = 8;
+const OWED_MAX: usize = 64;
+/// Rooms that a thread keeps: as many as connections are in use at once.
+const ROOMS_MAX: usize = 64;
+
+thread_local! {
+    /// Rooms of sessions that are at rest, for those that are not.
+    static ROOMS: RefCell<Vec<VecDeque<Owed>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What is known of the server connection that a session holds; it belongs to the connection and stays
 /// with it.
@@ -377,6 +386,7 @@ impl Machine {
     /// Takes over a connection: gives it the session's settings if it has others.
     pub fn attach(&mut self, server: &mut ServerSide<'_>, host: &dyn Host, to_client: &mut BytesMut) {
         self.is_attached = true;
+        take_room(&mut self.owed);
         let last_session = std::mem::replace(server.last_session, host.own_pid());
         self.has_foreign_sequences = last_session != host.own_pid();
         if self.is_transparent() {
@@ -420,9 +430,7 @@ impl Machine {
         self.is_ready_held = false;
         self.all_answered();
         self.passing_bytes = 0;
-        self.owed.clear();
-        // A session at rest keeps what most need for one statement.
-        self.owed.shrink_to(OWED_KEPT);
+        leave_room(&mut self.owed);
         self.portals.clear();
         self.effects = Effects::default();
     }
@@ -468,6 +476,26 @@ fn write_error(error: &ClientError, severity: &str, output: &mut BytesMut) {
 }
 
 /// A message body up to its first NUL, and what follows.
+/// Room for what is owed on a connection, if there is none.
+fn take_room(owed: &mut VecDeque<Owed>) {
+    if owed.capacity() == 0 {
+        *owed = ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| VecDeque::with_capacity(OWED_USUAL));
+    }
+}
+
+/// Nothing is owed any more; the room is for the next session.
+fn leave_room(owed: &mut VecDeque<Owed>) {
+    let mut room = std::mem::take(owed);
+    room.clear();
+    if (1..=OWED_MAX).contains(&room.capacity()) {
+        ROOMS.with_borrow_mut(|rooms| {
+            if rooms.len() < ROOMS_MAX {
+                rooms.push(room);
+            }
+        });
+    }
+}
+
 fn split_text(body: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     let end = memchr::memchr(0, body).ok_or(WireError::Malformed)?;
     let (text, rest) = body.split_at_checked(end).ok_or(WireError::Malformed)?;

@@ -118,9 +118,13 @@ pub(super) fn write_close(id: u64, output: &mut BytesMut) {
     client_message::encode_close(output, &Target::Statement(server_name(id)));
 }
 
+/// Room for the messages of most statements.
+const ROOM_BYTES: usize = 512;
+
 pub(super) fn put_message(output: &mut BytesMut, tag: u8, parts: &[&[u8]]) {
     let bytes = 4 + parts.iter().map(|part| part.len()).sum::<usize>();
-    output.reserve(bytes + 1);
+    // The first of several as a rule: none of them has to make room for itself then.
+    output.reserve(if output.capacity() == 0 { (bytes + 1).max(ROOM_BYTES) } else { bytes + 1 });
     output.put_u8(tag);
     // A frame that was received within the limit grows by a name of a few bytes.
     output.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
