@@ -11,6 +11,7 @@ use super::agents::{Asked, read_agent};
 use super::control::Drain;
 use super::leading::{Change, ChangeKind};
 use super::nodes::{NodeChange, read_node};
+use super::pins::{PinChange, read_pin};
 use super::reference::{COMMANDS, VIEWS};
 use super::reshard::{read_reshard, read_shard};
 
@@ -22,7 +23,7 @@ pub(super) enum Command {
     /// SHOW view [FORMAT JSON]
     Show { view: String, json: bool },
     /// TABLE SHARD name KEY (a, b) · TABLE REFERENCE name · TABLE SINGLE name [HOME shard]
-    Table { name: TableName, placement: Wanted },
+    Table { name: TableName, placement: Wanted, dry_run: bool },
     /// EXPLAIN statement
     Explain(String),
     /// NODE ADD … · NODE REMOVE node · NODE REBUILD node · NODE RESTART node
@@ -47,21 +48,31 @@ pub(super) enum Command {
     Reload { json: bool },
     /// SHARD ADD … · RESHARD …
     Reshard(Reshard),
+    /// PIN KEY (…) TO shard … · UNPIN KEY (…) …
+    Pin(PinChange),
+    /// REBALANCE [DRY RUN]
+    Rebalance { dry_run: bool },
 }
 
 /// What is wanted of shards and of the resharding job; a shard that is to be emptied by its name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reshard {
-    Add(NewShard),
+    Add { shard: NewShard, dry_run: bool },
     Remove { name: String, dry_run: bool },
     Plan { empty: Option<String> },
-    Start { empty: Option<String> },
+    Start { empty: Option<String>, hold_max: Option<Duration>, dry_run: bool },
+    Job { command: JobCommand, dry_run: bool },
+    Verify,
+}
+
+/// What is said of the job that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobCommand {
     Pause,
     Resume,
     Reverse,
     Finish,
     Cancel,
-    Verify,
 }
 
 /// How long a pause lasts that names no time.
@@ -107,6 +118,12 @@ pub(super) fn read(text: &str) -> Result<Command, ClientError> {
         Command::Reshard(read_reshard(&mut words)?)
     } else if words.take("SHARD") {
         Command::Reshard(read_shard(&mut words)?)
+    } else if words.take("PIN") {
+        Command::Pin(read_pin(&mut words, true)?)
+    } else if words.take("UNPIN") {
+        Command::Pin(read_pin(&mut words, false)?)
+    } else if words.take("REBALANCE") {
+        Command::Rebalance { dry_run: words.dry_run()? }
     } else if words.take("FORGET") {
         words.expect("PROXY")?;
         Command::ForgetProxy { name: words.name()? }
@@ -140,7 +157,7 @@ fn read_change(words: &mut Words<'_>, kind: ChangeKind) -> Result<Change, Client
     let to = if words.take("TO") { Some(words.name()?) } else { None };
     let allows = kind == ChangeKind::Lost && words.take("ALLOW") && words.expect("DATA")? && words.expect("LOSS")?;
     let kind = if allows { ChangeKind::LossAllowed } else { kind };
-    let dry_run = words.take("DRY") && words.expect("RUN")?;
+    let dry_run = words.dry_run()?;
     Ok(Change { shard, to, kind, dry_run })
 }
 
@@ -154,15 +171,16 @@ fn read_table(words: &mut Words<'_>) -> Result<Command, ClientError> {
             key.push(words.name()?);
         }
         words.expect(")")?;
-        return Ok(Command::Table { name, placement: Wanted::Shard { key } });
+        return Ok(Command::Table { name, placement: Wanted::Shard { key }, dry_run: words.dry_run()? });
     }
     if words.take("REFERENCE") {
-        return Ok(Command::Table { name: words.table_name()?, placement: Wanted::Reference });
+        let name = words.table_name()?;
+        return Ok(Command::Table { name, placement: Wanted::Reference, dry_run: words.dry_run()? });
     }
     words.expect("SINGLE")?;
     let name = words.table_name()?;
     let home = if words.take("HOME") { Some(words.name()?) } else { None };
-    Ok(Command::Table { name, placement: Wanted::Single { home } })
+    Ok(Command::Table { name, placement: Wanted::Single { home }, dry_run: words.dry_run()? })
 }
 
 /// Tokens with a place among them.
@@ -207,7 +225,7 @@ impl Words<'_> {
         self.word().is_some_and(|word| word.parse::<u64>().is_ok())
     }
 
-    fn number(&mut self, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, ClientError> {
+    pub(super) fn number(&mut self, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, ClientError> {
         let number = self.word().and_then(|word| word.parse().ok()).filter(|number| bounds.contains(number));
         let number = number.ok_or_else(|| self.unknown())?;
         self.at += 1;
@@ -234,6 +252,25 @@ impl Words<'_> {
         Ok(text)
     }
 
+    /// A string literal, or a number.
+    pub(super) fn value(&mut self) -> Result<String, ClientError> {
+        let sign = if self.take("-") { "-" } else { "" };
+        let is_number = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
+        match self.word().filter(|word| is_number(word)).map(str::to_owned) {
+            Some(number) => {
+                self.at += 1;
+                Ok(format!("{sign}{number}"))
+            }
+            None if sign.is_empty() => self.text(),
+            None => Err(self.unknown()),
+        }
+    }
+
+    /// Whether it ends with DRY RUN.
+    pub(super) fn dry_run(&mut self) -> Result<bool, ClientError> {
+        Ok(self.take("DRY") && self.expect("RUN")?)
+    }
+
     /// A port number.
     pub(super) fn port(&mut self) -> Result<u16, ClientError> {
         let port = self.word().and_then(|word| word.parse().ok()).ok_or_else(|| self.unknown())?;
@@ -241,7 +278,7 @@ impl Words<'_> {
         Ok(port)
     }
 
-    fn table_name(&mut self) -> Result<TableName, ClientError> {
+    pub(super) fn table_name(&mut self) -> Result<TableName, ClientError> {
         let first = self.name()?;
         if self.take(".") {
             return Ok(TableName { schema: first, name: self.name()? });
@@ -276,18 +313,23 @@ mod tests {
         let shard = Wanted::Shard { key: vec!["tenant_id".to_owned(), "Id".to_owned()] };
         assert_eq!(
             read("table shard Users key (tenant_id, \"Id\");"),
-            Ok(Command::Table { name: table("users"), placement: shard })
+            Ok(Command::Table { name: table("users"), placement: shard, dry_run: false })
         );
         assert_eq!(
             read("TABLE REFERENCE s.countries"),
             Ok(Command::Table {
                 name: TableName { schema: "s".to_owned(), name: "countries".to_owned() },
-                placement: Wanted::Reference
+                placement: Wanted::Reference,
+                dry_run: false
             })
         );
         assert_eq!(
-            read("TABLE SINGLE settings HOME s2"),
-            Ok(Command::Table { name: table("settings"), placement: Wanted::Single { home: Some("s2".to_owned()) } })
+            read("TABLE SINGLE settings HOME s2 DRY RUN"),
+            Ok(Command::Table {
+                name: table("settings"),
+                placement: Wanted::Single { home: Some("s2".to_owned()) },
+                dry_run: true
+            })
         );
     }
 
@@ -297,16 +339,41 @@ mod tests {
         let shard = NewShard { name: "s3".to_owned(), nodes: vec![node("s3a", 5_433), node("s3b", 5_434)] };
         assert_eq!(
             read("SHARD ADD s3 NODES (s3a '127.0.0.1' 5433, s3b '127.0.0.1' 5434)"),
-            Ok(Command::Reshard(Reshard::Add(shard)))
+            Ok(Command::Reshard(Reshard::Add { shard, dry_run: false }))
         );
         assert_eq!(
-            read("reshard start empty s2;"),
-            Ok(Command::Reshard(Reshard::Start { empty: Some("s2".to_owned()) }))
+            read("reshard start empty s2 hold 5;"),
+            Ok(Command::Reshard(Reshard::Start {
+                empty: Some("s2".to_owned()),
+                hold_max: Some(Duration::from_secs(5)),
+                dry_run: false
+            }))
         );
         assert!(read("SHARD ADD s3 NODES (s3a 5433)").is_err());
         let remove = |dry_run| Ok(Command::Reshard(Reshard::Remove { name: "s3".to_owned(), dry_run }));
         assert_eq!(read("SHARD REMOVE s3"), remove(false));
         assert_eq!(read("SHARD REMOVE s3 DRY RUN"), remove(true));
+    }
+
+    #[test]
+    fn a_key_is_pinned_by_its_values() {
+        let change = |values: &[&str], name: Option<&str>, to: Option<&str>, dry_run| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            let (table, to) = (name.map(table), to.map(str::to_owned));
+            Ok(Command::Pin(PinChange { values, table, to, hold_max: None, dry_run }))
+        };
+        assert_eq!(read("PIN KEY (42) TO s2"), change(&["42"], None, Some("s2"), false));
+        assert_eq!(
+            read("pin key ('it''s', -7) to s2 table orders dry run;"),
+            change(&["it's", "-7"], Some("orders"), Some("s2"), true)
+        );
+        assert_eq!(read("UNPIN KEY ('a') DRY RUN"), change(&["a"], None, None, true));
+        assert_eq!(read("REBALANCE DRY RUN"), Ok(Command::Rebalance { dry_run: true }));
+        for text in
+            ["PIN KEY 42 TO s2", "PIN KEY (42)", "PIN KEY (a) TO s2", "UNPIN KEY (1) TO s2", "PIN KEY (- 'a') TO s2"]
+        {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ mod control;
 mod drift;
 pub mod leading;
 mod nodes;
+mod pins;
 mod pool_views;
 mod proxies;
+mod rebalance;
 mod reference;
 mod reshard;
 pub mod status_document;
@@ -110,11 +112,13 @@ impl Admin {
         match command::read(text)? {
             Command::Empty => Ok(Answer::Done("")),
             Command::Show { view, json } => self.show(&view, json).await.map(Answer::View),
-            Command::Table { name, placement } => {
-                self.declare(name, placement).await?;
+            Command::Table { name, placement, dry_run } => {
+                self.declare(name, placement, dry_run).await?;
                 Ok(Answer::Done("TABLE"))
             }
             Command::Reshard(command) => self.obey_reshard(command).await,
+            Command::Pin(change) => self.change_pin(&change).await,
+            Command::Rebalance { dry_run } => self.rebalance(dry_run).await,
             Command::ForgetProxy { name } => {
                 self.forget_proxy(&name).await?;
                 Ok(Answer::Done("FORGET PROXY"))

@@ -20,6 +20,7 @@ impl Admin {
                 "user": pool.user, "size": pool.size, "idle": counts.idle, "used": counts.used, "opening": counts.opening,
                 "resetting": counts.resetting, "waiting": counts.waiting, "longest_wait_ms": counts.longest_wait_ms,
                 "opened_total": counts.opened_total, "resets_total": counts.resets_total,
+                "turns_total": counts.turns_total,
             })
         };
         Value::Array(self.cluster.pools.stats().into_iter().map(row).collect())

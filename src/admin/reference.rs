@@ -12,6 +12,7 @@ const SHARD_COLUMNS: &[(&str, &str)] = &[
     ("id", "the shard's number"),
     ("name", "its name"),
     ("buckets", "how many of the 16,384 buckets it owns"),
+    ("pins", "how many keys are pinned to it"),
     ("term", "version of its leadership; only grows"),
     ("weight", "its share of the ring relative to the others"),
 ];
@@ -82,6 +83,7 @@ pub(super) const VIEWS: &[ViewSpec] = &[
             ("buckets_left", "those that have still to move"),
             ("rows_moved", "rows that were moved"),
             ("rows_left", "rows in the buckets left, as they were counted at the start"),
+            ("bytes_moved", "bytes of the rows moved, as they went over the wire, since this proxy was started"),
             ("steps", "steps that counted"),
             ("pause_longest_ms", "the longest time that what reads moving buckets, or all, waited for a step"),
             ("pause_mean_ms", "the same on average"),
@@ -92,6 +94,18 @@ pub(super) const VIEWS: &[ViewSpec] = &[
             ("wait_median_ms", "half of those that waited waited no longer"),
             ("rows_next", "rows that the next step takes"),
             ("trouble", "why it does not get on at the moment"),
+        ],
+    },
+    ViewSpec {
+        name: "pins",
+        about: "Pinned keys: each has a bucket of its own.",
+        columns: &[
+            ("key", "its values"),
+            ("shard", "where it lives now"),
+            ("bucket", "its own"),
+            ("hash_slot", "the bucket that it would be in"),
+            ("hash_slot_shard", "where that is"),
+            ("settled", "no job brings it elsewhere"),
         ],
     },
     ViewSpec {
@@ -111,6 +125,7 @@ pub(super) const VIEWS: &[ViewSpec] = &[
             ("longest_wait_ms", "how long the first of them has waited"),
             ("opened_total", "connections opened since the pool was made"),
             ("resets_total", "connections wiped since the pool was made"),
+            ("turns_total", "transactions, and statements outside of them, that ended since the pool was made"),
         ],
     },
     ViewSpec {
@@ -161,23 +176,44 @@ pub(super) const VIEWS: &[ViewSpec] = &[
 
 /// Commands beside SHOW: text and meaning.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("TABLE SHARD name KEY (columns)", "spreads a table over the shards by a key"),
-    ("TABLE REFERENCE name", "keeps a copy of a table on every shard"),
-    ("TABLE SINGLE name [HOME shard]", "keeps a table whole on one shard"),
     (
-        "SHARD ADD name NODES (node 'host' port, …)",
+        "TABLE SHARD name KEY (columns) [DRY RUN]",
+        "spreads a table over the shards by a key; DRY RUN: only looks whether it may be",
+    ),
+    ("TABLE REFERENCE name [DRY RUN]", "keeps a copy of a table on every shard"),
+    ("TABLE SINGLE name [HOME shard] [DRY RUN]", "keeps a table whole on one shard"),
+    (
+        "SHARD ADD name NODES (node 'host' port, …) [DRY RUN]",
         "takes a shard into the cluster, without buckets; the primary comes first",
     ),
     (
         "SHARD REMOVE name [DRY RUN]",
         "takes a shard out of the cluster that owns no bucket and has no row of a sharded table",
     ),
+    (
+        "PIN KEY (value, …) TO shard [TABLE table] [HOLD seconds] [DRY RUN]",
+        "gives one key a bucket of its own and moves it to a shard; DRY RUN: only what would move. TABLE says whose key it is, \
+         where tables have keys of several types; HOLD lets writes to it wait so long when the key has many rows",
+    ),
+    (
+        "UNPIN KEY (value, …) [TABLE table] [HOLD seconds] [DRY RUN]",
+        "moves a pinned key back to the shard of its hash slot",
+    ),
+    (
+        "REBALANCE [DRY RUN]",
+        "measures rows and bytes of all buckets and the shards' work, and moves as little as gives every shard its share; \
+         refused when nothing is gained. Work is counted in turns: transactions, and statements outside of them",
+    ),
     ("RESHARD PLAN [EMPTY shard]", "says what a job would move, and what would stop it"),
-    ("RESHARD START [EMPTY shard]", "begins to move buckets: to shards that have too few, or all away from one"),
-    ("RESHARD PAUSE", "no further step for now; RESHARD RESUME goes on"),
-    ("RESHARD REVERSE", "moves buckets back to where they were when the job began"),
-    ("RESHARD FINISH", "ends a job whose buckets have all moved"),
-    ("RESHARD CANCEL", "ends a job where it is: buckets that have moved stay where they are"),
+    (
+        "RESHARD START [EMPTY shard] [HOLD seconds] [DRY RUN]",
+        "begins to move buckets: to shards that have too few, or all away from one. HOLD lets writes to moving buckets wait so \
+         long for a step, so that big buckets can be moved; usual are 0.3 s",
+    ),
+    ("RESHARD PAUSE [DRY RUN]", "no further step for now; RESHARD RESUME [DRY RUN] goes on"),
+    ("RESHARD REVERSE [DRY RUN]", "moves buckets back to where they were when the job began"),
+    ("RESHARD FINISH [DRY RUN]", "ends a job whose buckets have all moved"),
+    ("RESHARD CANCEL [DRY RUN]", "ends a job where it is: buckets that have moved stay where they are"),
     ("RESHARD VERIFY", "looks at every row of every shard: is it where it belongs?"),
     ("EXPLAIN statement", "says where a statement goes and why, without running it"),
     ("FORGET PROXY name", "no longer waits for a proxy that shared the store and is gone for good"),

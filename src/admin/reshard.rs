@@ -1,13 +1,15 @@
 //! SHARD and RESHARD: the cluster grows, buckets move.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use super::command::{Reshard, Words};
+use super::command::{JobCommand, Reshard, Words};
 use super::{Admin, Answer, View};
 use crate::base::ShardId;
-use crate::control::reshard::{Handle, NewNode, NewShard};
+use crate::control::reshard::{Handle, NewNode, NewShard, PlannedMove};
 use crate::error::{ClientError, ErrorId};
-use crate::reshard::Command;
+use crate::reshard::{Command, Manner};
 use crate::topology::{BucketMap, Topology, ring};
 
 /// Reads what stands behind RESHARD.
@@ -17,29 +19,41 @@ pub(super) fn read_reshard(words: &mut Words<'_>) -> Result<Reshard, ClientError
         return Ok(Reshard::Plan { empty: empty(words)? });
     }
     if words.take("START") {
-        return Ok(Reshard::Start { empty: empty(words)? });
+        return Ok(Reshard::Start { empty: empty(words)?, hold_max: read_hold(words)?, dry_run: words.dry_run()? });
     }
     for (word, command) in [
-        ("PAUSE", Reshard::Pause),
-        ("RESUME", Reshard::Resume),
-        ("REVERSE", Reshard::Reverse),
-        ("FINISH", Reshard::Finish),
-        ("CANCEL", Reshard::Cancel),
-        ("VERIFY", Reshard::Verify),
+        ("PAUSE", JobCommand::Pause),
+        ("RESUME", JobCommand::Resume),
+        ("REVERSE", JobCommand::Reverse),
+        ("FINISH", JobCommand::Finish),
+        ("CANCEL", JobCommand::Cancel),
     ] {
         if words.take(word) {
-            return Ok(command);
+            return Ok(Reshard::Job { command, dry_run: words.dry_run()? });
         }
     }
+    if words.take("VERIFY") {
+        return Ok(Reshard::Verify);
+    }
     Err(words.unknown())
+}
+
+/// Most seconds that writes to moving buckets may be made to wait for a step.
+const HOLD_S_MAX: u64 = 50;
+
+/// Reads how long writes to moving buckets may wait for a step.
+pub(super) fn read_hold(words: &mut Words<'_>) -> Result<Option<Duration>, ClientError> {
+    if !words.take("HOLD") {
+        return Ok(None);
+    }
+    words.number(1..=HOLD_S_MAX).map(|seconds| Some(Duration::from_secs(seconds)))
 }
 
 /// Reads what stands behind SHARD.
 pub(super) fn read_shard(words: &mut Words<'_>) -> Result<Reshard, ClientError> {
     if words.take("REMOVE") {
         let name = words.name()?;
-        let dry_run = words.take("DRY") && words.expect("RUN")?;
-        return Ok(Reshard::Remove { name, dry_run });
+        return Ok(Reshard::Remove { name, dry_run: words.dry_run()? });
     }
     words.expect("ADD")?;
     let name = words.name()?;
@@ -54,11 +68,11 @@ pub(super) fn read_shard(words: &mut Words<'_>) -> Result<Reshard, ClientError> 
         }
     }
     words.expect(")")?;
-    Ok(Reshard::Add(NewShard { name, nodes }))
+    Ok(Reshard::Add { shard: NewShard { name, nodes }, dry_run: words.dry_run()? })
 }
 
 impl Admin {
-    fn reshard(&self) -> Result<&Handle, ClientError> {
+    pub(super) fn resharding(&self) -> Result<&Handle, ClientError> {
         self.reshard.as_ref().ok_or_else(|| {
             ClientError::refused(
                 "resharding is not possible here",
@@ -72,63 +86,60 @@ impl Admin {
     /// # Errors
     /// It makes no sense now, or something would stop the job halfway; nothing has changed then.
     pub(super) async fn obey_reshard(&self, command: Reshard) -> Result<Answer, ClientError> {
-        let handle = self.reshard()?;
-        let command = match command {
+        let handle = self.resharding()?;
+        match command {
             Reshard::Plan { empty } => {
                 let wanted = self.wanted(empty.as_deref())?;
-                let planned = handle.plan(wanted).await.map_err(refused)?;
-                let rows = planned.into_iter().map(|one| {
-                    let numbers = [one.buckets as u64, one.rows, one.bytes].map(|number| Some(number.to_string()));
-                    [Some(one.from), Some(one.to)].into_iter().chain(numbers).collect()
-                });
-                let columns = vec!["from", "to", "buckets", "rows", "bytes"];
-                return Ok(Answer::View(View { columns, rows: rows.collect() }));
+                Ok(Answer::View(plan_view(handle.plan(wanted).await.map_err(refused)?)))
             }
             Reshard::Verify => {
                 let verified = handle.verify().await.map_err(refused)?;
                 let document = serde_json::to_string(&verified).unwrap_or_default();
-                return Ok(Answer::View(View { columns: vec!["document"], rows: vec![vec![Some(document)]] }));
+                Ok(Answer::View(View { columns: vec!["document"], rows: vec![vec![Some(document)]] }))
             }
-            Reshard::Add(shard) => {
-                handle.join(shard).await.map_err(refused)?;
-                return Ok(Answer::Done("SHARD"));
+            Reshard::Add { shard, dry_run } => {
+                handle.join(shard, dry_run).await.map_err(refused)?;
+                Ok(Answer::Done("SHARD"))
             }
             Reshard::Remove { name, dry_run } => {
-                self.check_unled(&name)?;
                 handle.leave(name, dry_run).await.map_err(refused)?;
-                return Ok(Answer::Done("SHARD"));
+                Ok(Answer::Done("SHARD"))
             }
-            Reshard::Start { empty } => {
+            Reshard::Start { empty, hold_max, dry_run } => {
                 let wanted = self.wanted(empty.as_deref())?;
-                if handle.plan(wanted.clone()).await.map_err(refused)?.is_empty() {
+                let planned = handle.plan(wanted.clone()).await.map_err(refused)?;
+                if planned.is_empty() {
                     let error = ClientError::new(ErrorId::PrerequisiteMissing, "no bucket has to move");
                     return Err(error.with_hint("Add a shard first, or name one that is to be emptied: EMPTY shard."));
                 }
-                let id = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-                Command::Start { id: id.map_or(1, |since| since.as_secs()), wanted }
+                if dry_run {
+                    return Ok(Answer::View(plan_view(planned)));
+                }
+                self.start_job(wanted, Manner { ends_itself: false, hold_max }).await?;
+                Ok(Answer::Done("RESHARD"))
             }
-            Reshard::Pause => Command::Pause,
-            Reshard::Resume => Command::Resume,
-            Reshard::Reverse => Command::Reverse,
-            Reshard::Finish => Command::Finish,
-            Reshard::Cancel => Command::Cancel,
-        };
-        handle.command(command).await.map_err(refused)?;
-        Ok(Answer::Done("RESHARD"))
+            Reshard::Job { command, dry_run } => {
+                let command = match command {
+                    JobCommand::Pause => Command::Pause,
+                    JobCommand::Resume => Command::Resume,
+                    JobCommand::Reverse => Command::Reverse,
+                    JobCommand::Finish => Command::Finish,
+                    JobCommand::Cancel => Command::Cancel,
+                };
+                handle.command(command, dry_run).await.map_err(refused)?;
+                Ok(Answer::Done("RESHARD"))
+            }
+        }
     }
 
-    /// Whoever leads a shard would go on leading its servers.
-    fn check_unled(&self, name: &str) -> Result<(), ClientError> {
-        let topology = self.cluster.topology.load_full();
-        let shard = topology.shards.iter().find(|shard| shard.name == name).map(|shard| shard.id);
-        let is_led = |shard| self.leaders.get().is_some_and(|leaders| leaders.contains_key(&shard));
-        if shard.is_none_or(|shard| !is_led(shard)) {
-            return Ok(());
-        }
-        Err(ClientError::refused(
-            format!("shard \"{name}\" has replicas that may lead it, so it cannot be removed"),
-            "Only shards without replicas, or added since the proxy was started, can be removed.",
-        ))
+    /// Begins a job that brings about these owners.
+    ///
+    /// # Errors
+    /// There is one already.
+    pub(super) async fn start_job(&self, wanted: BucketMap, manner: Manner) -> Result<(), ClientError> {
+        let id = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let command = Command::Start { id: id.map_or(1, |since| since.as_secs()), wanted, manner };
+        self.resharding()?.command(command, false).await.map_err(refused)
     }
 
     /// Owners as the ring proposes them, with as few moves as possible.
@@ -146,7 +157,13 @@ impl Admin {
         if shards.iter().all(|(_, weight)| *weight == 0) {
             return Err(ClientError::new(ErrorId::PrerequisiteMissing, "no shard would be left"));
         }
-        Ok(ring::propose(&shards, Some(&topology.buckets)))
+        let mut wanted = ring::propose(&shards, Some(&topology.buckets));
+        let empty = topology.shards.iter().find(|shard| Some(shard.name.as_str()) == empty).map(|shard| shard.id);
+        // Pinned keys leave only a shard that is to be empty, for where their hash slots are.
+        for (bucket, pin) in topology.pins.iter().filter(|(bucket, _)| Some(topology.buckets.owner(*bucket)) == empty) {
+            wanted = wanted.with_owner(bucket, wanted.owner(pin.slot()));
+        }
+        Ok(wanted)
     }
 
     /// The job as SHOW RESHARD tells it.
@@ -156,7 +173,8 @@ impl Admin {
         json!([{
             "phase": status.phase, "paused": status.paused, "reversed": status.reversed,
             "buckets_total": status.buckets_total, "buckets_left": status.buckets_left,
-            "rows_moved": status.rows_moved, "rows_left": status.rows_left, "steps": status.steps,
+            "rows_moved": status.rows_moved, "rows_left": status.rows_left, "bytes_moved": status.bytes_moved,
+            "steps": status.steps,
             "pause_longest_ms": (status.pause_longest_ms * 10.0).round() / 10.0,
             "pause_mean_ms": (status.pause_mean_ms * 10.0).round() / 10.0,
             "hold_longest_ms": (status.hold_longest_ms * 10.0).round() / 10.0,
@@ -169,6 +187,15 @@ impl Admin {
     }
 }
 
-fn refused(reason: String) -> ClientError {
+/// What a job moves.
+pub(super) fn plan_view(planned: Vec<PlannedMove>) -> View {
+    let rows = planned.into_iter().map(|one| {
+        let numbers = [one.buckets as u64, one.rows, one.bytes].map(|number| Some(number.to_string()));
+        [Some(one.from), Some(one.to)].into_iter().chain(numbers).collect()
+    });
+    View { columns: vec!["from", "to", "buckets", "rows", "bytes"], rows: rows.collect() }
+}
+
+pub(super) fn refused(reason: String) -> ClientError {
     ClientError::new(ErrorId::PrerequisiteMissing, reason)
 }

@@ -7,6 +7,7 @@ use super::command::Wanted;
 use super::{Admin, store_error};
 use crate::backend::Connection;
 use crate::base::{Epoch, ShardId};
+use crate::control::client::quote_identifier;
 use crate::error::{ClientError, ErrorId};
 use crate::executor::shard_name;
 use crate::planner;
@@ -22,12 +23,19 @@ const QUIET_MS_MAX: u64 = 2_000;
 const TRIES_MAX: usize = 5;
 
 impl Admin {
-    /// Declares a table.
+    /// Declares a table; `dry_run`: only looks whether that may be.
     ///
     /// # Errors
     /// The key does not fit the table, it holds rows that would be on the wrong shard, transactions
     /// stay open, or the store cannot be written. Nothing has changed then.
-    pub(super) async fn declare(&self, name: TableName, wanted: Wanted) -> Result<(), ClientError> {
+    pub(super) async fn declare(&self, name: TableName, wanted: Wanted, dry_run: bool) -> Result<(), ClientError> {
+        // Without the gate first: what is refused stops nobody.
+        let topology = self.cluster.topology.load_full();
+        let next = declared(&topology, &name, resolve(&wanted, &topology)?);
+        self.check(&topology, &next, &name).await?;
+        if dry_run {
+            return Ok(());
+        }
         let gate = Arc::clone(&self.cluster.epoch_gate);
         let quiet = tokio::time::timeout(Duration::from_millis(QUIET_MS_MAX), gate.write_owned());
         let _quiet = quiet.await.map_err(|_| {
@@ -42,9 +50,7 @@ impl Admin {
             if topology.tables.declared.get(&name) == Some(&placement) {
                 return Ok(());
             }
-            let mut next = topology.clone();
-            next.epoch = Epoch(topology.epoch.0 + 1);
-            next.tables.declared.insert(name.clone(), placement);
+            let next = declared(&topology, &name, placement);
             // One shard takes every row, whatever a proxy thinks of its table.
             if topology.shards.len() > 1 {
                 self.bring_others_to_rest(revision).await?;
@@ -84,12 +90,14 @@ impl Admin {
         check_key(after, &schema, relation)?;
         planner::check_placed(after, &schema, name)?;
         let moves = schema.placement(before, relation) != schema.placement(after, relation);
+        drop(home);
         if moves && before.shards.len() > 1 {
             for shard in before.shard_ids() {
                 self.check_empty(before, shard, name).await?;
             }
+        } else if let (true, Placement::Sharded { key }) = (moves, schema.placement(after, relation)) {
+            self.check_keys(before, relation, &key).await?;
         }
-        drop(home);
         self.cluster.publish_schema(schema);
         Ok(())
     }
@@ -99,11 +107,35 @@ impl Admin {
         Connection::connect(&target).await.map_err(|error| error.to_client_error(&shard_name(topology, shard)))
     }
 
+    /// A row without a key has no bucket: it could never move.
+    async fn check_keys(&self, topology: &Topology, relation: &Relation, key: &[String]) -> Result<(), ClientError> {
+        let shard = topology.home();
+        let mut connection = self.connect(topology, shard).await?;
+        let may_be_null = |column: &&String| relation.column(column).is_some_and(|column| !column.not_null);
+        for column in key.iter().filter(may_be_null) {
+            let (table, quoted) = (quoted_table(&relation.name), quote_identifier(column));
+            let sql = format!("SELECT EXISTS (SELECT FROM {table} WHERE {quoted} IS NULL)");
+            let answer = connection.simple(&sql).await;
+            let answer = answer.map_err(|error| error.to_client_error(&shard_name(topology, shard)))?;
+            let has_none =
+                answer.rows.first().and_then(|row| row.first()).is_some_and(|value| *value == Some("f".into()));
+            if !has_none {
+                let (table, message) = (&relation.name.name, "has rows in which its key column");
+                return Err(ClientError::new(
+                    ErrorId::PrerequisiteMissing,
+                    format!("table \"{table}\" {message} \"{column}\" is NULL"),
+                )
+                .with_hint("Give them a key, or delete them; best make the column NOT NULL."));
+            }
+        }
+        connection.close().await;
+        Ok(())
+    }
+
     async fn check_empty(&self, topology: &Topology, shard: ShardId, name: &TableName) -> Result<(), ClientError> {
         let shard_text = shard_name(topology, shard);
         let mut connection = self.connect(topology, shard).await?;
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let sql = format!("SELECT EXISTS (SELECT FROM {}.{})", quoted(&name.schema), quoted(&name.name));
+        let sql = format!("SELECT EXISTS (SELECT FROM {})", quoted_table(name));
         let answer = connection.simple(&sql).await.map_err(|error| error.to_client_error(&shard_text))?;
         let holds_rows = match (&answer.error, answer.rows.first().and_then(|row| row.first())) {
             // It does not exist on this shard: there are no rows either.
@@ -123,6 +155,17 @@ impl Admin {
         }
         Ok(())
     }
+}
+
+fn quoted_table(name: &TableName) -> String {
+    format!("{}.{}", quote_identifier(&name.schema), quote_identifier(&name.name))
+}
+
+fn declared(topology: &Topology, name: &TableName, placement: Placement) -> Topology {
+    let mut next = topology.clone();
+    next.epoch = Epoch(topology.epoch.0 + 1);
+    next.tables.declared.insert(name.clone(), placement);
+    next
 }
 
 fn resolve(wanted: &Wanted, topology: &Topology) -> Result<Placement, ClientError> {

@@ -33,6 +33,7 @@ impl Admin {
             "drift" => self.drift_rows(&topology).await?,
             "pools" => self.pool_rows(),
             "reshard" => self.reshard_rows(),
+            "pins" => Self::pin_rows(&topology),
             "help" => help_rows(),
             "proxies" => self.proxy_rows().await?,
             "servers" => self.server_rows(&topology),
@@ -130,6 +131,7 @@ impl Admin {
         json!({
             "epoch": topology.epoch.0, "database": topology.database, "key_columns": topology.tables.key_columns,
             "shards": shard_rows(topology), "nodes": nodes, "tables": self.table_rows(topology),
+            "pins": Self::pin_rows(topology),
         })
     }
 
@@ -180,8 +182,8 @@ fn shard_rows(topology: &Topology) -> Vec<Value> {
         .iter()
         .map(|shard| {
             json!({
-                "id": shard.id.0, "name": shard.name, "buckets": topology.bucket_count(shard.id), "term": shard.term.0,
-                "weight": shard.weight,
+                "id": shard.id.0, "name": shard.name, "buckets": topology.bucket_count(shard.id),
+                "pins": topology.pin_count(shard.id), "term": shard.term.0, "weight": shard.weight,
             })
         })
         .collect()

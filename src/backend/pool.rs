@@ -127,6 +127,8 @@ pub struct Counts {
     pub opened_total: u64,
     /// Connections reset since the pool was made.
     pub resets_total: u64,
+    /// Turns of sessions that ended since the pool was made: transactions, and statements outside of them.
+    pub turns_total: u64,
 }
 
 /// What a connection is doing.

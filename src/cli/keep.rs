@@ -7,7 +7,7 @@ use super::Failure;
 use crate::base::{Epoch, NodeId, ShardId, Term};
 use crate::host::port;
 use crate::store::{self, EmbeddedStore, Store};
-use crate::topology::{Node, Role, Shard, TableRules, Topology, ring};
+use crate::topology::{Node, Pins, Role, Shard, TableRules, Topology, ring};
 
 /// The database that applications use.
 const DATABASE: &str = "app";
@@ -120,6 +120,7 @@ pub fn new_topology(shards: u32, replicas: u32, ports: &[u16]) -> Topology {
             .collect(),
         nodes,
         buckets: ring::propose(&weights, None),
+        pins: Pins::default(),
         tables: TableRules::default(),
     }
 }

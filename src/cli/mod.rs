@@ -20,6 +20,7 @@ mod lead;
 mod node;
 mod output;
 mod passwords;
+mod pin;
 mod progress;
 mod proxy;
 mod reshard;
@@ -80,6 +81,12 @@ enum Command {
     Shard(shard::ShardArguments),
     /// Move buckets between shards while the cluster serves.
     Reshard(reshard::ReshardArguments),
+    /// Give one key a place of its own, on a shard of your choice; without a key, list those that have one.
+    Pin(pin::PinArguments),
+    /// Let a pinned key go back to where its hash puts it.
+    Unpin(pin::UnpinArguments),
+    /// Move buckets by what was measured: rows, bytes and work of every shard.
+    Rebalance(pin::RebalanceArguments),
     /// Add, remove, rebuild and restart nodes, list them.
     Node(node::NodeArguments),
     /// Restart the servers of a shard one by one, without an error.
@@ -128,6 +135,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Table(arguments) => table::run(&arguments, output).await,
         Command::Shard(arguments) => shard::run(&arguments, output).await,
         Command::Reshard(arguments) => reshard::run(&arguments, output).await,
+        Command::Pin(arguments) => pin::pin(&arguments, output).await,
+        Command::Unpin(arguments) => pin::unpin(&arguments, output).await,
+        Command::Rebalance(arguments) => pin::rebalance(&arguments, output).await,
         Command::Node(arguments) => node::run(&arguments, output).await,
         Command::Restart(arguments) => node::restart(&arguments, output).await,
         Command::Drain(arguments) => drain::run(&arguments, output).await,

@@ -29,6 +29,8 @@ enum Action {
         #[command(flatten)]
         wanted: Wanted,
         #[command(flatten)]
+        hold: Hold,
+        #[command(flatten)]
         how: How,
     },
     /// Show the job.
@@ -59,13 +61,28 @@ struct Wanted {
     empty: Option<String>,
 }
 
+/// How long writes may wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Hold {
+    /// Let writes to moving buckets wait so long for a step (else 0.3 s), so that buckets with many rows can be moved.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=50))]
+    hold_max: Option<u64>,
+}
+
+impl Hold {
+    /// As it stands in the command of the admin database.
+    pub(super) fn sql(self) -> String {
+        self.hold_max.map(|seconds| format!(" HOLD {seconds}")).unwrap_or_default()
+    }
+}
+
 /// How a command that changes something runs.
 #[derive(Clone, Copy, Debug, Args)]
-struct How {
+pub(super) struct How {
     /// Do it; without this it is only said what would be done.
     #[arg(long)]
-    yes: bool,
-    /// Stay until it is done.
+    pub(super) yes: bool,
+    /// Stay until it is done; rows, bytes, rate and the time that is left are shown.
     #[arg(long)]
     wait: bool,
     /// Only say what would be done: no error, as without --yes.
@@ -73,9 +90,33 @@ struct How {
     dry_run: bool,
 }
 
+/// A job that another command begins: what it says, then the job itself.
+pub(super) async fn begin(
+    admin: &Admin,
+    command: &str,
+    how: How,
+    show: impl Fn(&[Vec<Option<String>>]) -> Result<(), Failure>,
+    output: Output,
+    until: &str,
+) -> Result<(), Failure> {
+    if !how.yes {
+        show(&admin.rows(&format!("{command} DRY RUN")).await?)?;
+        return not_done(how);
+    }
+    let rows = admin.rows(command).await?;
+    if how.wait {
+        wait_for(admin, until).await?;
+    }
+    show(&rows)?;
+    if output == Output::Table && !how.wait && !rows.is_empty() {
+        show_job(job(admin).await?.as_ref(), output)?;
+    }
+    Ok(())
+}
+
 /// One line of a plan.
 #[derive(Debug, Serialize)]
-struct PlanRow {
+pub(super) struct PlanRow {
     from: String,
     to: String,
     buckets: u64,
@@ -93,6 +134,7 @@ struct Job {
     buckets_left: u64,
     rows_moved: u64,
     rows_left: Option<u64>,
+    bytes_moved: u64,
     steps: u64,
     pause_longest_ms: f64,
     pause_mean_ms: f64,
@@ -128,12 +170,12 @@ pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Fai
     let admin = Admin::connect(&arguments.connect).await?;
     match &arguments.action {
         Action::Plan(wanted) => show_plan(&plan(&admin, wanted).await?, output),
-        Action::Start { wanted, how } => {
+        Action::Start { wanted, hold, how } => {
             if !how.yes {
                 show_plan(&plan(&admin, wanted).await?, output)?;
                 return not_done(*how);
             }
-            admin.rows(&format!("RESHARD START{}", empty(wanted))).await?;
+            admin.rows(&format!("RESHARD START{}{}", empty(wanted), hold.sql())).await?;
             finish_or_wait(&admin, *how, "moved", output).await
         }
         Action::Status { watch } => status(&admin, *watch, output).await,
@@ -146,7 +188,7 @@ pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Fai
     }
 }
 
-fn not_done(how: How) -> Result<(), Failure> {
+pub(super) fn not_done(how: How) -> Result<(), Failure> {
     if how.dry_run { Ok(()) } else { Err(Failure::new("nothing was done: add --yes to do it")) }
 }
 
@@ -164,6 +206,7 @@ async fn simple(admin: &Admin, command: &str, output: Output) -> Result<(), Fail
 
 async fn change(admin: &Admin, command: &str, how: How, until: &str, output: Output) -> Result<(), Failure> {
     if !how.yes {
+        admin.rows(&format!("{command} DRY RUN")).await?;
         show_job(job(admin).await?.as_ref(), output)?;
         return not_done(how);
     }
@@ -171,7 +214,7 @@ async fn change(admin: &Admin, command: &str, how: How, until: &str, output: Out
     finish_or_wait(admin, how, until, output).await
 }
 
-async fn finish_or_wait(admin: &Admin, how: How, until: &str, output: Output) -> Result<(), Failure> {
+pub(super) async fn finish_or_wait(admin: &Admin, how: How, until: &str, output: Output) -> Result<(), Failure> {
     if how.wait {
         wait_for(admin, until).await?;
     }
@@ -179,17 +222,21 @@ async fn finish_or_wait(admin: &Admin, how: How, until: &str, output: Output) ->
 }
 
 async fn plan(admin: &Admin, wanted: &Wanted) -> Result<Vec<PlanRow>, Failure> {
-    let rows = admin.rows(&format!("RESHARD PLAN{}", empty(wanted))).await?;
+    Ok(plan_rows(admin.rows(&format!("RESHARD PLAN{}", empty(wanted))).await?))
+}
+
+/// Rows of a plan as the proxy sends them.
+pub(super) fn plan_rows(rows: Vec<Vec<Option<String>>>) -> Vec<PlanRow> {
     let rows = rows.into_iter().map(|row| {
         let mut cells = row.into_iter().map(Option::unwrap_or_default);
         let mut cell = || cells.next().unwrap_or_default();
         let number = |text: String| text.parse().unwrap_or(0);
         PlanRow { from: cell(), to: cell(), buckets: number(cell()), rows: number(cell()), bytes: number(cell()) }
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
-fn show_plan(rows: &[PlanRow], output: Output) -> Result<(), Failure> {
+pub(super) fn show_plan(rows: &[PlanRow], output: Output) -> Result<(), Failure> {
     if output == Output::Json {
         return output::json(&rows);
     }
@@ -286,21 +333,35 @@ async fn wait_for(admin: &Admin, until: &str) -> Result<(), Failure> {
                     "the job has stopped: {trouble}\n  when that is settled go on with: ostrakon reshard resume"
                 )));
             }
-            let first = *first.get_or_insert(job.rows_moved);
+            let first = first.get_or_insert_with(|| job.clone());
             if told.elapsed() > Duration::from_secs(1) {
                 told = Instant::now();
-                let rate = job.rows_moved.saturating_sub(first) as f64 / begun.elapsed().as_secs_f64().max(0.001);
-                let left = job
-                    .rows_left
-                    .filter(|_| rate > 0.0)
-                    .map(|rows| format!(", about {:.0} s left", rows as f64 / rate));
-                let line = format!("{}; {rate:.0} rows/s{}\n", describe(job), left.unwrap_or_default());
+                let line = format!("{}\n", progress(first, job, begun.elapsed()));
                 // Progress is never worth failing for.
                 let _closed = std::io::stderr().write_all(line.as_bytes());
             }
         }
         sleep(LOOK).await;
     }
+}
+
+/// Rows, bytes, how fast, how much longer.
+fn progress(first: &Job, now: &Job, took: Duration) -> String {
+    let seconds = took.as_secs_f64().max(0.001);
+    let rate = now.rows_moved.saturating_sub(first.rows_moved) as f64 / seconds;
+    let bytes = now.bytes_moved.saturating_sub(first.bytes_moved) as f64 / seconds;
+    let left = now.rows_left.map(|rows| format!(" of {}", now.rows_moved + rows)).unwrap_or_default();
+    let eta = now.rows_left.filter(|_| rate > 0.0).map(|rows| format!(", about {:.0} s left", rows as f64 / rate));
+    format!(
+        "{}: {}{left} rows, {:.1} MB, {rate:.0} rows/s, {:.1} MB/s{}; writes to moving buckets wait for {:.0} ms{}",
+        now.phase,
+        now.rows_moved,
+        now.bytes_moved as f64 / 1e6,
+        bytes / 1e6,
+        eta.unwrap_or_default(),
+        now.hold_mean_ms,
+        now.trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default()
+    )
 }
 
 async fn verify(admin: &Admin, output: Output) -> Result<(), Failure> {

@@ -70,6 +70,8 @@ struct ShardRow {
     id: u32,
     name: String,
     buckets: u32,
+    #[serde(default)]
+    pins: u32,
     term: u64,
     weight: u32,
 }
@@ -144,9 +146,11 @@ async fn list(admin: &Admin, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
         return output::json(&rows);
     }
-    let cells =
-        |row: &ShardRow| vec![row.name.clone(), row.buckets.to_string(), row.term.to_string(), row.weight.to_string()];
-    output::table(&["shard", "buckets", "term", "weight"], rows.iter().map(cells).collect())
+    let cells = |row: &ShardRow| {
+        let numbers = [u64::from(row.buckets), u64::from(row.pins), row.term, u64::from(row.weight)];
+        [row.name.clone()].into_iter().chain(numbers.map(|number| number.to_string())).collect()
+    };
+    output::table(&["shard", "buckets", "pinned keys", "term", "weight"], rows.iter().map(cells).collect())
 }
 
 fn tell(servers: &ShardServers, verb: &str, output: Output) -> Result<(), Failure> {

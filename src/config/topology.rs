@@ -3,7 +3,7 @@
 use super::error::{Position, error_at};
 use super::{Config, ConfigError, ShardConfig, TableConfig, TablePlacement};
 use crate::base::{Epoch, NodeId, ShardId, Term};
-use crate::topology::{Node, Placement, Role, Shard, TableRules, Topology, ring};
+use crate::topology::{Node, Pins, Placement, Role, Shard, TableRules, Topology, ring};
 
 impl Config {
     /// The topology of a new cluster: ids in the order of the file, buckets as the ring proposes.
@@ -26,6 +26,7 @@ impl Config {
             database: self.proxy.database.clone(),
             nodes: nodes.collect(),
             buckets: ring::propose(&weights, None),
+            pins: Pins::default(),
             tables: self.table_rules(&shards),
             shards,
         }

@@ -147,7 +147,7 @@ impl ControlClient {
         Ok(rows.first().map(columns))
     }
 
-    /// Sends what `COPY … TO STDOUT` gives here into `COPY … FROM STDIN` there; tells how many rows arrived.
+    /// Sends what `COPY … TO STDOUT` gives here into `COPY … FROM STDIN` there; tells how many bytes that were.
     ///
     /// # Errors
     /// Refused or lost, on either side: neither connection is of any more use.
@@ -159,11 +159,14 @@ impl ControlClient {
         let sink = there.client.copy_in::<_, bytes::Bytes>(into).await;
         let sink = sink.map_err(|error| translate(there.node(), &error))?;
         let (mut out, mut sink) = (std::pin::pin!(out), std::pin::pin!(sink));
+        let mut bytes = 0;
         while let Some(chunk) = out.next().await {
             let chunk = chunk.map_err(|error| translate(self.node(), &error))?;
+            bytes += chunk.len() as u64;
             sink.feed(chunk).await.map_err(|error| translate(there.node(), &error))?;
         }
-        sink.finish().await.map_err(|error| translate(there.node(), &error))
+        sink.finish().await.map_err(|error| translate(there.node(), &error))?;
+        Ok(bytes)
     }
 
     /// Where it is connected to.

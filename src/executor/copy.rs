@@ -19,7 +19,7 @@ use crate::plan::{CopyPlan, Fill, FillSource, Plan, Route, Several};
 use crate::planner::{BoundShards, rewrite};
 use crate::session::Parsed;
 use crate::sql::ast;
-use crate::topology::{KeyType, KeyValue, Topology, hash};
+use crate::topology::{KeyType, KeyValue, Pins, Topology};
 use crate::wire::client_message;
 use crate::wire::copy::{
     CopyError, CopyEvent, CopyFormat, CopyJoiner, CopyKey, CopyPiece, CopyShape, CopySplitter, append_field,
@@ -519,13 +519,15 @@ struct Chunks<'s> {
     /// Places in `shards` by bucket; one that is none where the owner is not among them. Looked at for every row: small
     /// enough to stay near the processor, which the topology's own is not.
     by_bucket: Vec<u16>,
+    pins: Pins,
 }
 
 impl<'s> Chunks<'s> {
     fn new(shape: CopyShape, shards: &'s [ShardId], topology: &Topology) -> Self {
         let place = |shard: &ShardId| shards.binary_search(shard).ok().and_then(|place| u16::try_from(place).ok());
         let by_bucket = topology.buckets.owners().iter().map(|owner| place(owner).unwrap_or(u16::MAX)).collect();
-        Self { shape, shards, bytes: shards.iter().map(|_| Chunk::default()).collect(), by_bucket }
+        let pins = topology.pins.clone();
+        Self { shape, shards, bytes: shards.iter().map(|_| Chunk::default()).collect(), by_bucket, pins }
     }
 
     fn put_everywhere(&mut self, bytes: &[u8]) {
@@ -537,7 +539,7 @@ impl<'s> Chunks<'s> {
     /// Puts a row with the shard of its key; `false`: the key is not plain, or has no shard here.
     fn put_plain(&mut self, row: &[u8], key: &[u8], key_type: KeyType) -> bool {
         let Some(key) = key_type.read_text(key) else { return false };
-        let bucket = hash::bucket(std::slice::from_ref(&key));
+        let bucket = self.pins.bucket_of(std::slice::from_ref(&key));
         let place = self.by_bucket.get(usize::from(bucket.0)).copied().map(usize::from);
         let Some(chunk) = place.and_then(|place| self.bytes.get_mut(place)) else { return false };
         chunk.rows().extend_from_slice(row);

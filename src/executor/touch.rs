@@ -135,7 +135,7 @@ impl Session {
         let Ok(statement) = &*parsed.statement else { return Touch::EVERYTHING };
         let schema = self.schema();
         let writes_by_itself = self.own_schema.is_some() || self.cluster.writes_by_itself(&schema);
-        planner::touch(plan, &schema, writes_by_itself, statement, values)
+        planner::touch(plan, &self.topology, &schema, writes_by_itself, statement, values)
     }
 }
 

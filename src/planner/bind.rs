@@ -6,7 +6,6 @@ use crate::base::{BucketId, ShardId};
 use crate::error::{ClientError, ErrorId};
 use crate::plan::{Filled, InsertPlan, KeyPart, KeyTuple, Plan, Route, Several, Slot};
 use crate::sql::{Literal, LiteralKind};
-use crate::topology::hash::bucket;
 use crate::topology::{KeyType, KeyValue, Topology};
 use crate::wire::Format;
 
@@ -146,14 +145,15 @@ fn bind_keys(
 }
 
 /// The buckets of the keys that one execution names; `None`: not all of them can be told.
-pub(super) fn buckets_of(plan: &Plan, values: &dyn Values) -> Option<Vec<BucketId>> {
+pub(super) fn buckets_of(plan: &Plan, topology: &Topology, values: &dyn Values) -> Option<Vec<BucketId>> {
+    let bucket = |key: &Vec<KeyValue>| topology.pins.bucket_of(key);
     let mut buckets = Vec::new();
     let mut unreadable = Vec::new();
     match (&plan.route, &plan.insert) {
         (Route::Keys(keys), _) => {
             for key in keys {
                 if key.parts.iter().any(|part| part.is_array) {
-                    buckets.extend(keys_of_arrays(&key.parts, values)?.iter().map(|key| bucket(key)));
+                    buckets.extend(keys_of_arrays(&key.parts, values)?.iter().map(bucket));
                 } else if let Some(key) = read_key(&key.parts, values, None, &mut unreadable)? {
                     buckets.push(bucket(&key));
                 }

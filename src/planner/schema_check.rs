@@ -30,12 +30,12 @@ pub fn check_schema(topology: &Topology, before: &Schema, after: &Schema) -> Res
     changed.iter().try_for_each(|relation| check_foreign_keys(topology, after, relation, true))
 }
 
-/// Checks a table that is about to be placed otherwise.
+/// Checks a table that is about to be placed otherwise, also while there is one shard: more are to come.
 ///
 /// # Errors
 /// 0A000 with the constraint and what to do.
 pub fn check_placed(topology: &Topology, schema: &Schema, name: &TableName) -> Result<(), ClientError> {
-    let Some(relation) = schema.relations.get(name).filter(|_| topology.shards.len() > 1) else { return Ok(()) };
+    let Some(relation) = schema.relations.get(name) else { return Ok(()) };
     check_relation(topology, schema, relation)?;
     // Tables are declared one after the other: what is not declared yet may still be.
     check_foreign_keys(topology, schema, relation, false)?;

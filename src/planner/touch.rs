@@ -9,11 +9,13 @@ use crate::plan::{Class, Plan, Route, Several, Slot};
 use crate::reshard::{Buckets, Touch};
 use crate::sql::ast::Statement;
 use crate::sql::walk;
+use crate::topology::Topology;
 use crate::topology::schema::{ColumnDefault, RelationKind, Schema, Volatility};
 
 /// What this execution may touch; `writes_by_itself`: of this schema.
 pub fn touch(
     plan: &Plan,
+    topology: &Topology,
     schema: &Schema,
     writes_by_itself: bool,
     statement: &Statement,
@@ -32,7 +34,7 @@ pub fn touch(
         // The new place of a row that moves is found out on the way.
         _ if matches!(plan.several, Several::Steps(_)) => Buckets::All,
         Route::All => Buckets::All,
-        Route::Keys(_) | Route::ByRow => buckets_of(plan, values).map_or(Buckets::All, Buckets::of),
+        Route::Keys(_) | Route::ByRow => buckets_of(plan, topology, values).map_or(Buckets::All, Buckets::of),
     };
     match plan.class {
         Class::Read => Touch::reads(buckets),

@@ -268,6 +268,8 @@ impl Machine {
             self.rows.clear();
             self.trouble = None;
             self.pace = Pace::new(&self.settings);
+            // What ends a job may change the topology, too.
+            self.is_stale = true;
             return;
         };
         let begins = record.step.clone().filter(|step| record.phase == Phase::Moving && !is_done(step, &self.owners));
@@ -358,7 +360,7 @@ impl Machine {
 
     fn begin_moving(&mut self, step: Step, effects: &mut Vec<Effect>) {
         let spent = self.closed_at.map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
-        let limit = self.settings.hold_max.saturating_sub(spent);
+        let limit = self.limits().hold_max.saturating_sub(spent);
         effects.push(Effect::Move { step: step.clone(), limit });
         if !self.settings.rules.prepare_first {
             effects.push(Effect::Decide { step: step.clone() });
@@ -406,7 +408,8 @@ impl Machine {
         effects.push(Effect::OpenGate);
         if let Some(since) = self.closed_at.take() {
             let pause = self.turned_at.take().map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
-            let rest = self.pace.note_done(&self.settings, rows, self.now.saturating_sub(since), pause);
+            let limits = self.limits();
+            let rest = self.pace.note_done(&limits, rows, self.now.saturating_sub(since), pause);
             self.not_before = self.now + rest;
             if let Some(record) = &mut self.record {
                 // Written with the next step; a crash makes these figures a little too small.
@@ -426,6 +429,15 @@ impl Machine {
         }
         self.owners = BucketMap::from_owners(owners).unwrap_or_else(|| self.owners.clone());
         self.epoch = epoch;
+    }
+
+    /// Those of this job: its operator may have allowed it more.
+    fn limits(&self) -> Settings {
+        let mut limits = self.settings.clone();
+        if let Some(hold_max) = self.record.as_ref().and_then(|record| record.manner.hold_max) {
+            (limits.hold_max, limits.hold_aim) = (hold_max, limits.hold_aim.max(hold_max / 2));
+        }
+        limits
     }
 
     fn fail(&mut self, reason: String, pause: Option<Duration>) {
@@ -463,7 +475,10 @@ impl Machine {
                     let record = Record { begun: step.number, step: Some(step), ..record };
                     self.write(Some(record), effects);
                 }
-                None => self.write(Some(Record { phase: Phase::Moved, step: None, ..record }), effects),
+                None => {
+                    let phase = if record.manner.ends_itself { Phase::Cleaning } else { Phase::Moved };
+                    self.write(Some(Record { phase, step: None, ..record }), effects);
+                }
             },
             Phase::Moving | Phase::Moved => {}
             Phase::Cleaning if self.settings.rules.clean => {
@@ -484,7 +499,9 @@ impl Machine {
             return self.proceed(effects);
         }
         let record = match (command, self.record.clone()) {
-            (Command::Start { id, wanted }, _) => Record::new(id, self.owners.clone(), wanted),
+            (Command::Start { id, wanted, manner }, _) => {
+                Record { manner, ..Record::new(id, self.owners.clone(), wanted) }
+            }
             (_, None) => return,
             (Command::Pause, Some(record)) => Record { is_paused: true, ..record },
             (Command::Resume, Some(record)) => Record { is_paused: false, ..record },
@@ -526,6 +543,7 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reshard::Manner;
 
     fn halves() -> BucketMap {
         let owner = |bucket: usize| if bucket.is_multiple_of(2) { ShardId(1) } else { ShardId(2) };
@@ -548,7 +566,11 @@ mod tests {
         let mut machine = machine();
         let mut effects = Vec::new();
         let mut told = Vec::new();
-        machine.step(Duration::ZERO, Event::Command(Command::Start { id: 1, wanted: halves() }), &mut effects);
+        machine.step(
+            Duration::ZERO,
+            Event::Command(Command::Start { id: 1, wanted: halves(), manner: Manner::default() }),
+            &mut effects,
+        );
         for _ in 0..9 {
             let event = match effects.pop() {
                 Some(Effect::Write { ask, record, .. }) => {
@@ -612,6 +634,6 @@ mod tests {
     fn commands_that_make_no_sense_are_refused() {
         let machine = machine();
         assert_eq!(machine.check(&Command::Cancel), Err("there is no job"));
-        assert_eq!(machine.check(&Command::Start { id: 1, wanted: halves() }), Ok(()));
+        assert_eq!(machine.check(&Command::Start { id: 1, wanted: halves(), manner: Manner::default() }), Ok(()));
     }
 }

@@ -85,6 +85,15 @@ impl Default for Settings {
     }
 }
 
+/// How a job is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// It does not wait for `finish` when all has moved.
+    pub ends_itself: bool,
+    /// Writes to its buckets may wait longer for a step than usual, so that big buckets can be moved.
+    pub hold_max: Option<Duration>,
+}
+
 /// What an operator wants of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -94,6 +103,8 @@ pub enum Command {
         id: u64,
         /// Owners at the end.
         wanted: BucketMap,
+        /// How it is done.
+        manner: Manner,
     },
     /// No further step for now.
     Pause,

@@ -1,5 +1,6 @@
 //! What is known of a job by all who might go on with it.
 
+use super::Manner;
 use crate::base::{BucketId, Epoch, ShardId};
 use crate::topology::BucketMap;
 
@@ -70,6 +71,8 @@ pub struct Record {
     pub steps: u64,
     /// Rows that they moved.
     pub rows: u64,
+    /// How it is done.
+    pub manner: Manner,
 }
 
 impl Record {
@@ -86,6 +89,7 @@ impl Record {
             begun: 0,
             steps: 0,
             rows: 0,
+            manner: Manner::default(),
         }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::base::{Epoch, NodeId, ShardId, Term};
     use crate::store::{BoxFuture, Entry, Lease, MemoryStore, Revision, Watch, save_topology};
-    use crate::topology::{BucketMap, Node, Role, Shard, TableRules};
+    use crate::topology::{BucketMap, Node, Pins, Role, Shard, TableRules};
     use std::time::Duration;
 
     /// A store that nobody reaches.
@@ -183,6 +183,7 @@ mod tests {
                 .collect(),
             nodes: (1..=shards).map(node).collect(),
             buckets: BucketMap::all_to(ShardId(1)),
+            pins: Pins::default(),
             tables: TableRules::default(),
         }
     }

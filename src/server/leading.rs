@@ -176,6 +176,10 @@ pub(super) async fn follow_nodes(leaders: Arc<Leaders>, cluster: Arc<Cluster>, r
         }
         for (shard, handle) in leaders.iter() {
             let nodes = nodes_of(&topology, *shard);
+            if nodes.is_empty() {
+                handle.end();
+                continue;
+            }
             let place = |node: &&Node| (node.id, node.host.clone(), node.port, node.zone.clone());
             let before: Vec<_> = nodes_of(&known, *shard).iter().map(place).collect();
             if nodes.iter().map(place).collect::<Vec<_>>() != before {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Revision, Store, StoreError};
 use crate::base::{Epoch, NodeId, ShardId, Term};
+use crate::topology::pin::PINS_MAX;
 use crate::topology::validate::{validate, validate_succession};
-use crate::topology::{BucketMap, Node, Placement, Role, Shard, TableName, TableRules, Topology};
+use crate::topology::{BucketMap, Node, Pin, Pins, Placement, Role, Shard, TableName, TableRules, Topology};
 
 /// Key of the topology.
 pub const TOPOLOGY_KEY: &str = "topology";
@@ -93,8 +94,19 @@ struct TopologyRecord {
     nodes: Vec<NodeRecord>,
     /// Run lengths in order of buckets: (shard, number of buckets).
     buckets: Vec<(u32, u32)>,
+    /// Left out when there are none: builds that do not know them read such a record, and refuse any other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pins: Vec<PinRecord>,
     tables: Vec<TableRecord>,
     key_columns: Vec<Vec<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PinRecord {
+    hashes: Vec<u64>,
+    values: Vec<String>,
+    settled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,6 +162,7 @@ impl From<&Topology> for TopologyRecord {
             shards: topology.shards.iter().map(ShardRecord::from).collect(),
             nodes: topology.nodes.iter().map(NodeRecord::from).collect(),
             buckets: run_lengths(&topology.buckets),
+            pins: topology.pins.iter().map(|(_, pin)| PinRecord::from(pin)).collect(),
             tables: topology.tables.declared.iter().map(TableRecord::from).collect(),
             key_columns: topology.tables.key_columns.clone(),
         }
@@ -171,6 +184,7 @@ impl TopologyRecord {
             shards: self.shards.into_iter().map(Shard::from).collect(),
             nodes: self.nodes.into_iter().map(Node::from).collect(),
             buckets: expand(&self.buckets)?,
+            pins: Pins::new(self.pins.into_iter().map(Pin::from).collect()),
             tables,
         })
     }
@@ -186,7 +200,8 @@ pub(super) fn run_lengths(buckets: &BucketMap) -> Vec<(u32, u32)> {
 pub(super) fn expand(runs: &[(u32, u32)]) -> Result<BucketMap, StoreError> {
     let total: u64 = runs.iter().map(|(_, length)| u64::from(*length)).sum();
     // Asked before anything is allocated.
-    if total != crate::topology::BUCKETS as u64 {
+    let least = crate::topology::BUCKETS as u64;
+    if !(least..=least + PINS_MAX as u64).contains(&total) {
         return Err(unreadable(&format!("it has owners for {total} buckets")));
     }
     let owners = runs.iter().flat_map(|(owner, length)| std::iter::repeat_n(ShardId(*owner), *length as usize));
@@ -202,6 +217,18 @@ impl From<&Shard> for ShardRecord {
 impl From<ShardRecord> for Shard {
     fn from(record: ShardRecord) -> Self {
         Self { id: ShardId(record.id), name: record.name, term: Term(record.term), weight: record.weight }
+    }
+}
+
+impl From<&Pin> for PinRecord {
+    fn from(pin: &Pin) -> Self {
+        Self { hashes: pin.hashes.clone(), values: pin.values.clone(), settled: pin.is_settled }
+    }
+}
+
+impl From<PinRecord> for Pin {
+    fn from(record: PinRecord) -> Self {
+        Self { hashes: record.hashes, values: record.values, is_settled: record.settled }
     }
 }
 

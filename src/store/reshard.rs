@@ -1,11 +1,13 @@
 //! The record of a resharding job, as it is written.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::records::{expand, run_lengths};
 use crate::base::{BucketId, Epoch, ShardId};
-use crate::reshard::{Phase, Record, Step};
+use crate::reshard::{Manner, Phase, Record, Step};
 
 /// Version of the record that this build writes and reads.
 const VERSION: u32 = 1;
@@ -41,6 +43,8 @@ pub fn encode_reshard(record: &Record) -> Result<Vec<u8>, StoreError> {
         begun: record.begun,
         steps: record.steps,
         rows: record.rows,
+        ends_itself: record.manner.ends_itself,
+        hold_max_ms: record.manner.hold_max.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
     };
     serde_json::to_vec(&kept).map_err(|error| unreadable(&error))
 }
@@ -77,6 +81,7 @@ pub fn decode_reshard(bytes: &[u8]) -> Result<Record, StoreError> {
         begun: kept.begun,
         steps: kept.steps,
         rows: kept.rows,
+        manner: Manner { ends_itself: kept.ends_itself, hold_max: kept.hold_max_ms.map(Duration::from_millis) },
     })
 }
 
@@ -99,6 +104,10 @@ struct JobRecord {
     begun: u64,
     steps: u64,
     rows: u64,
+    #[serde(default)]
+    ends_itself: bool,
+    #[serde(default)]
+    hold_max_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,7 +149,9 @@ mod tests {
         };
         for phase in [Phase::Preparing, Phase::Moving, Phase::Moved, Phase::Cleaning] {
             let first = Record::new(3, before.clone(), wanted.clone());
-            let record = Record { phase, step: Some(step.clone()), begun: 9, rows: 5, is_paused: true, ..first };
+            let manner = Manner { ends_itself: true, hold_max: Some(Duration::from_secs(5)) };
+            let record =
+                Record { phase, step: Some(step.clone()), begun: 9, rows: 5, is_paused: true, manner, ..first };
             assert_eq!(decode_reshard(&encode_reshard(&record).unwrap()), Ok(record));
         }
     }

@@ -5,7 +5,7 @@ use crate::base::{BucketId, ShardId};
 /// Owner of every bucket.
 ///
 /// # Invariants
-/// Exactly [`super::BUCKETS`] entries: one owner per bucket per epoch.
+/// [`super::BUCKETS`] entries, and one more for each pinned key ([`super::Pins`]): one owner per bucket per epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketMap {
     owners: Box<[ShardId]>,
@@ -17,17 +17,28 @@ impl BucketMap {
         Self { owners: vec![shard; super::BUCKETS].into_boxed_slice() }
     }
 
-    /// From a list of owners; `None` unless it has exactly one entry a bucket.
+    /// From a list of owners; `None` unless it has an entry for each hash slot, and no more than there may be pinned keys.
     pub fn from_owners(owners: Vec<ShardId>) -> Option<Self> {
-        (owners.len() == super::BUCKETS).then(|| Self { owners: owners.into_boxed_slice() })
+        let lengths = super::BUCKETS..=super::BUCKETS + super::pin::PINS_MAX;
+        lengths.contains(&owners.len()).then(|| Self { owners: owners.into_boxed_slice() })
     }
 
     /// The owner of a bucket. Buckets are taken modulo their number.
     pub fn owner(&self, bucket: BucketId) -> ShardId {
-        self.owners.get(usize::from(bucket.0) % super::BUCKETS).copied().unwrap_or_default()
+        self.owners.get(usize::from(bucket.0) % self.owners.len().max(1)).copied().unwrap_or_default()
     }
 
-    /// Owners in order of buckets.
+    /// The same owners, but for one bucket.
+    #[must_use]
+    pub fn with_owner(&self, bucket: BucketId, owner: ShardId) -> Self {
+        let mut owners = self.owners.clone();
+        if let Some(slot) = owners.get_mut(usize::from(bucket.0)) {
+            *slot = owner;
+        }
+        Self { owners }
+    }
+
+    /// Owners in order of buckets, pinned keys' last.
     pub fn owners(&self) -> &[ShardId] {
         &self.owners
     }

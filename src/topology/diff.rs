@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Node, Placement, Role, Shard, TableName, Topology};
-use crate::base::ShardId;
+use super::{BUCKETS, Node, Placement, Role, Shard, TableName, Topology};
+use crate::base::{BucketId, ShardId};
 
 /// The differences, one a line, in a fixed order; empty when the two are equal.
 pub fn diff(before: &Topology, after: &Topology) -> Vec<String> {
@@ -19,6 +19,7 @@ pub fn diff(before: &Topology, after: &Topology) -> Vec<String> {
     diff_shards(before, after, &mut lines);
     diff_nodes(before, after, &mut lines);
     diff_buckets(before, after, &mut lines);
+    diff_pins(before, after, &mut lines);
     diff_tables(before, after, &mut lines);
     lines
 }
@@ -71,13 +72,29 @@ fn diff_nodes(before: &Topology, after: &Topology, lines: &mut Vec<String>) {
 
 fn diff_buckets(before: &Topology, after: &Topology, lines: &mut Vec<String>) {
     let mut moves: BTreeMap<(ShardId, ShardId), usize> = BTreeMap::new();
-    for (old, new) in before.buckets.owners().iter().zip(after.buckets.owners()) {
+    let slots = before.buckets.owners().iter().zip(after.buckets.owners()).take(BUCKETS);
+    for (old, new) in slots {
         if old != new {
             *moves.entry((*old, *new)).or_default() += 1;
         }
     }
     for ((old, new), count) in moves {
         lines.push(format!("{count} buckets {} -> {}", shard_name(before, old), shard_name(after, new)));
+    }
+}
+
+fn diff_pins(before: &Topology, after: &Topology, lines: &mut Vec<String>) {
+    let shard = |topology: &Topology, bucket: BucketId| shard_name(topology, topology.buckets.owner(bucket));
+    for (_, pin) in before.pins.iter().filter(|(_, pin)| after.pins.find(&pin.hashes).is_none()) {
+        lines.push(format!("- pinned key {}", pin.name()));
+    }
+    for (bucket, pin) in after.pins.iter() {
+        let there = shard(after, bucket);
+        match before.pins.find(&pin.hashes).map(|bucket| shard(before, bucket)) {
+            None => lines.push(format!("+ pinned key {} on {there}", pin.name())),
+            Some(old) if old != there => lines.push(format!("~ pinned key {}: {old} -> {there}", pin.name())),
+            Some(_) => {}
+        }
     }
 }
 
@@ -147,7 +164,7 @@ fn placement_text(topology: &Topology, placement: &Placement) -> String {
 mod tests {
     use super::*;
     use crate::base::{Epoch, NodeId, Term};
-    use crate::topology::{BucketMap, TableRules, ring};
+    use crate::topology::{BucketMap, KeyValue, Pin, Pins, TableRules, ring};
 
     fn one_shard() -> Topology {
         Topology {
@@ -164,6 +181,7 @@ mod tests {
                 role: Role::Primary,
             }],
             buckets: BucketMap::all_to(ShardId(1)),
+            pins: Pins::default(),
             tables: TableRules::default(),
         }
     }
@@ -171,6 +189,20 @@ mod tests {
     #[test]
     fn equal_topologies_have_no_differences() {
         assert_eq!(diff(&one_shard(), &one_shard()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn pinned_keys_come_move_and_go() {
+        let before = one_shard();
+        let pinned = Topology { epoch: Epoch(2), ..before.with_pin(Pin::new(&[KeyValue::Int(42)], vec!["42".into()])) };
+        assert_eq!(diff(&before, &pinned), ["epoch 1 -> 2", "+ pinned key 42 on s1"]);
+        let shards =
+            vec![before.shards[0].clone(), Shard { id: ShardId(2), name: "s2".into(), ..before.shards[0].clone() }];
+        let pinned = Topology { shards, ..pinned };
+        let moved = Topology { buckets: pinned.buckets.with_owner(BucketId(16_384), ShardId(2)), ..pinned.clone() };
+        assert_eq!(diff(&pinned, &moved), ["~ pinned key 42: s1 -> s2"]);
+        let gone = moved.with_pins(|_, _| false);
+        assert_eq!((diff(&moved, &gone), gone.buckets.owners().len()), (vec!["- pinned key 42".to_owned()], BUCKETS));
     }
 
     #[test]

@@ -30,7 +30,16 @@ pub fn bucket(key: &[KeyValue]) -> BucketId {
 
 /// The bucket under another seed; only for negative controls of tests.
 pub fn bucket_with_seed(key: &[KeyValue], seed: u64) -> BucketId {
-    let row = key.iter().fold(0, |row, value| hash_combine64(row, hash_value(value, seed)));
+    combine(key.iter().map(|value| hash_value(value, seed)))
+}
+
+/// The bucket of a key whose columns have these hashes.
+pub fn bucket_of_hashes(hashes: &[u64]) -> BucketId {
+    combine(hashes.iter().copied())
+}
+
+fn combine(hashes: impl Iterator<Item = u64>) -> BucketId {
+    let row = hashes.fold(0, hash_combine64);
     BucketId((row & (BUCKETS as u64 - 1)) as u16)
 }
 

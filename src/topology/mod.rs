@@ -3,10 +3,12 @@
 //!
 //! Must not know: how it is stored, who is reachable, SQL text.
 
+pub mod balance;
 pub mod bucket;
 pub mod diff;
 pub mod hash;
 pub mod key;
+pub mod pin;
 pub mod ring;
 pub mod schema;
 pub mod table;
@@ -16,6 +18,7 @@ use crate::base::{BucketId, Epoch, NodeId, ShardId, Term};
 
 pub use bucket::BucketMap;
 pub use key::{KeyType, KeyValue};
+pub use pin::{Pin, Pins};
 pub use table::{Placement, TableName, TableRules};
 
 /// Number of buckets of the keyspace.
@@ -75,6 +78,8 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// Owner of every bucket.
     pub buckets: BucketMap,
+    /// Keys with buckets of their own.
+    pub pins: Pins,
     /// How tables are placed.
     pub tables: TableRules,
 }
@@ -109,10 +114,41 @@ impl Topology {
 
     /// The owner of the bucket of a key.
     pub fn shard_of_key(&self, key: &[KeyValue]) -> ShardId {
-        self.buckets.owner(hash::bucket(key))
+        self.buckets.owner(self.pins.bucket_of(key))
     }
 
-    /// Buckets owned by a shard.
+    /// The topology with a key pinned that is not, which stays where it is.
+    #[must_use]
+    pub fn with_pin(&self, pin: Pin) -> Self {
+        let mut owners = self.buckets.owners().to_vec();
+        owners.push(self.buckets.owner(pin.slot()));
+        let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| self.buckets.clone());
+        let pins = self.pins.iter().map(|(_, pin)| pin.clone()).chain([pin]).collect();
+        Self { buckets, pins: Pins::new(pins), ..self.clone() }
+    }
+
+    /// The topology without the pins that do not hold; those that do may change.
+    #[must_use]
+    pub fn with_pins(&self, mut holds: impl FnMut(BucketId, &mut Pin) -> bool) -> Self {
+        let mut owners: Vec<ShardId> = self.buckets.owners().iter().take(BUCKETS).copied().collect();
+        let mut pins = Vec::new();
+        for (bucket, pin) in self.pins.iter() {
+            let mut pin = pin.clone();
+            if holds(bucket, &mut pin) {
+                owners.push(self.buckets.owner(bucket));
+                pins.push(pin);
+            }
+        }
+        let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| self.buckets.clone());
+        Self { buckets, pins: Pins::new(pins), ..self.clone() }
+    }
+
+    /// Pinned keys of a shard.
+    pub fn pin_count(&self, shard: ShardId) -> usize {
+        self.pins.iter().filter(|(bucket, _)| self.buckets.owner(*bucket) == shard).count()
+    }
+
+    /// Hash slots owned by a shard.
     pub fn bucket_count(&self, shard: ShardId) -> usize {
         (0..BUCKETS).filter(|bucket| self.buckets.owner(BucketId(*bucket as u16)) == shard).count()
     }

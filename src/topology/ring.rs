@@ -55,7 +55,9 @@ pub fn propose(shards: &[(ShardId, u32)], current: Option<&BucketMap>) -> Bucket
             None => ring.natural_owner(BucketId(bucket)),
         })
         .collect();
-    let owners = Rebalance::new(&shards, start).run(&ring);
+    let mut owners = Rebalance::new(&shards, start).run(&ring);
+    // Pinned keys stay where they are.
+    owners.extend(current.iter().flat_map(|map| map.owners().iter().skip(BUCKETS)));
     BucketMap::from_owners(owners).unwrap_or_else(unchanged)
 }
 

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Placement, Role, TableName, Topology};
+use super::pin::PINS_MAX;
+use super::{BUCKETS, Placement, Role, TableName, Topology};
 use crate::base::ShardId;
 
 /// One thing that is wrong with a topology.
@@ -45,6 +46,7 @@ pub fn validate(topology: &Topology) -> Result<(), Vec<Problem>> {
     check_shards(topology, &mut problems);
     check_nodes(topology, &mut problems);
     check_buckets(topology, &mut problems);
+    check_pins(topology, &mut problems);
     check_tables(topology, &mut problems);
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
@@ -181,6 +183,23 @@ fn check_buckets(topology: &Topology, problems: &mut Vec<Problem>) {
     }
 }
 
+fn check_pins(topology: &Topology, problems: &mut Vec<Problem>) {
+    let (pins, owners) = (&topology.pins, topology.buckets.owners().len());
+    if owners != BUCKETS + pins.len() || pins.len() > PINS_MAX {
+        let message = format!("{owners} owners do not belong to {BUCKETS} buckets and {} pinned keys", pins.len());
+        problems.push(Problem::new("topology", message));
+    }
+    for (_, pin) in pins.iter() {
+        if pin.hashes.is_empty() || pin.hashes.len() != pin.values.len() {
+            problems.push(Problem::new(format!("pinned key {}", pin.name()), "it has no value, or not one a column"));
+        }
+    }
+    let keys = pins
+        .iter()
+        .map(|(_, pin)| (pin.hashes.clone(), Problem::new(format!("pinned key {}", pin.name()), "it is pinned twice")));
+    report_repeated(keys, problems);
+}
+
 fn check_tables(topology: &Topology, problems: &mut Vec<Problem>) {
     for (table, placement) in &topology.tables.declared {
         let subject = format!("table {}.{}", table.schema, table.name);
@@ -223,7 +242,7 @@ fn check_key(subject: &str, key: &[String], problems: &mut Vec<Problem>) {
 mod tests {
     use super::*;
     use crate::base::{Epoch, NodeId, Term};
-    use crate::topology::{BucketMap, Node, Shard, TableRules};
+    use crate::topology::{BucketMap, KeyValue, Node, Pin, Pins, Shard, TableRules};
 
     fn sound() -> Topology {
         let shard = |id: u32| Shard { id: ShardId(id), name: format!("s{id}"), term: Term(1), weight: 100 };
@@ -242,6 +261,7 @@ mod tests {
             shards: vec![shard(1), shard(2)],
             nodes: vec![node(1, 1, Role::Primary), node(2, 1, Role::Replica), node(3, 2, Role::Primary)],
             buckets: BucketMap::all_to(ShardId(1)),
+            pins: Pins::default(),
             tables: TableRules::default(),
         }
     }
@@ -283,6 +303,17 @@ mod tests {
         assert_eq!(
             problems(|t| drop(t.tables.declared.insert(name, home))),
             ["table public.t: its home s9 does not exist"]
+        );
+    }
+
+    #[test]
+    fn each_pinned_key_has_one_owner() {
+        let pin = |key| Pin::new(&[KeyValue::Int(key)], vec![key.to_string()]);
+        assert_eq!(validate(&sound().with_pin(pin(7))), Ok(()));
+        assert_eq!(problems(|t| *t = t.with_pin(pin(7)).with_pin(pin(7))), ["pinned key 7: it is pinned twice"]);
+        assert_eq!(
+            problems(|t| t.pins = Pins::new(vec![pin(7)])),
+            ["topology: 16384 owners do not belong to 16384 buckets and 1 pinned keys"]
         );
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use ostrakon::base::ShardId;
+use ostrakon::base::{BucketId, ShardId};
 use ostrakon::error::ErrorId;
 use ostrakon::plan::Filled;
 use ostrakon::planner::{self, BindError, Bound, BoundShards, Context, ParamValue, Values};
 use ostrakon::reshard::{Buckets, Touch};
 use ostrakon::sql::{self, Lexed, Literal};
 use ostrakon::topology::hash::bucket;
-use ostrakon::topology::{KeyType, KeyValue, Topology};
+use ostrakon::topology::{KeyType, KeyValue, Pin, Topology};
 use ostrakon::wire::Format;
 
 use super::demo;
@@ -35,8 +35,15 @@ impl Values for Given<'_> {
 }
 
 fn bind(text: &str, params: &[(u32, Format, Option<&[u8]>)]) -> (Topology, Result<Bound, BindError>) {
-    let (schema, tables) = demo::schema();
-    let topology = demo::topology(4, tables);
+    bind_under(demo::topology(4, demo::schema().1), text, params)
+}
+
+fn bind_under(
+    topology: Topology,
+    text: &str,
+    params: &[(u32, Format, Option<&[u8]>)],
+) -> (Topology, Result<Bound, BindError>) {
+    let (schema, _) = demo::schema();
     let search_path = ["public".to_owned()];
     let context = Context { topology: &topology, schema: &schema, search_path: &search_path, text };
     let lexed = sql::lex(text).unwrap();
@@ -53,15 +60,18 @@ fn bind(text: &str, params: &[(u32, Format, Option<&[u8]>)]) -> (Topology, Resul
 
 /// What an execution may touch, with parameter 1.
 fn touch(text: &str, param: i64, writes_by_itself: bool) -> Touch {
-    let (schema, tables) = demo::schema();
-    let topology = demo::topology(4, tables);
+    touch_under(&demo::topology(4, demo::schema().1), text, param, writes_by_itself)
+}
+
+fn touch_under(topology: &Topology, text: &str, param: i64, writes_by_itself: bool) -> Touch {
+    let (schema, _) = demo::schema();
     let search_path = ["public".to_owned()];
-    let context = Context { topology: &topology, schema: &schema, search_path: &search_path, text };
+    let context = Context { topology, schema: &schema, search_path: &search_path, text };
     let lexed = sql::lex(text).unwrap();
     let statement = sql::parse(text, &lexed).unwrap();
     let plan = planner::plan(&context, &lexed, &statement).unwrap();
     let params = HashMap::from([(1, (20, Format::Text, Some(param.to_string().into_bytes())))]);
-    planner::touch(&plan, &schema, writes_by_itself, &statement, &Given { lexed: &lexed, params })
+    planner::touch(&plan, topology, &schema, writes_by_itself, &statement, &Given { lexed: &lexed, params })
 }
 
 #[test]
@@ -92,6 +102,38 @@ fn owner(topology: &Topology, key: i64) -> ShardId {
 
 fn many() -> BoundShards {
     BoundShards::Many((1..=4).map(ShardId).collect())
+}
+
+/// Key 9, apart from the other keys of its hash slot.
+fn with_nine_pinned(to: ShardId) -> Topology {
+    let topology = demo::topology(4, demo::schema().1).with_pin(Pin::new(&[KeyValue::Int(9)], vec!["9".to_owned()]));
+    let buckets = topology.buckets.with_owner(BucketId(16_384), to);
+    Topology { buckets, ..topology }
+}
+
+#[test]
+fn a_pinned_key_goes_to_its_own_shard_and_no_other_does() {
+    let usual = demo::topology(4, demo::schema().1);
+    let slot = bucket(&[KeyValue::Int(9)]);
+    let neighbour = (10..).find(|key| bucket(&[KeyValue::Int(*key)]) == slot).unwrap();
+    let here = owner(&usual, 9);
+    let there = (1..=4).map(ShardId).find(|shard| *shard != here).unwrap();
+    let bound = |text: &str, key: i64| {
+        let text = text.replace("$key", &key.to_string());
+        bind_under(with_nine_pinned(there), &text, &[]).1.unwrap()
+    };
+    for text in ["SELECT * FROM users WHERE id = $key", "DELETE FROM users WHERE id IN ($key)"] {
+        assert_eq!(bound(text, 9).shards, BoundShards::One(there), "{text}");
+        assert_eq!(bound(text, neighbour).shards, BoundShards::One(here), "{text}");
+    }
+    let mut both = vec![here, there];
+    both.sort_unstable();
+    let text = format!("SELECT * FROM users WHERE id IN ($key, {neighbour})");
+    assert_eq!(bound(&text, 9).shards, BoundShards::Many(both));
+    // What moves its bucket does not hold up its neighbour, nor the other way round.
+    let text = "SELECT * FROM users WHERE id = $1";
+    let reads = |key| touch_under(&with_nine_pinned(there), text, key, false).reads;
+    assert_eq!((reads(9), reads(neighbour)), (Buckets::of(vec![BucketId(16_384)]), Buckets::of(vec![slot])));
 }
 
 #[test]

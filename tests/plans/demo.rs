@@ -7,7 +7,7 @@ use ostrakon::base::{BucketId, Epoch, ShardId, Term};
 use ostrakon::topology::schema::{
     Column, ColumnDefault, Relation, RelationKind, Schema, Travel, UniqueKey, ViewDefinition, Volatility, WrittenType,
 };
-use ostrakon::topology::{BUCKETS, BucketMap, Placement, Shard, TableName, TableRules, Topology};
+use ostrakon::topology::{BUCKETS, BucketMap, Pins, Placement, Shard, TableName, TableRules, Topology};
 
 /// Tables as `name placement: column type options, ...; unique keys`.
 ///
@@ -202,6 +202,7 @@ pub fn topology(shards: u32, tables: TableRules) -> Topology {
             .collect(),
         nodes: Vec::new(),
         buckets: BucketMap::from_owners(owners).unwrap(),
+        pins: Pins::default(),
         tables,
     }
 }

@@ -4,6 +4,7 @@ mod business;
 mod failover;
 mod ground;
 mod history;
+mod placing;
 mod speed;
 
 use std::time::Duration;

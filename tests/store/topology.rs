@@ -4,7 +4,9 @@ use ostrakon::base::{Epoch, NodeId, ShardId, Term};
 use ostrakon::store::{
     EmbeddedStore, StoreError, TOPOLOGY_KEY, decode_topology, encode_topology, load_topology, save_topology,
 };
-use ostrakon::topology::{BucketMap, Node, Placement, Role, Shard, TableName, TableRules, Topology, ring};
+use ostrakon::topology::{
+    BucketMap, KeyValue, Node, Pin, Pins, Placement, Role, Shard, TableName, TableRules, Topology, ring,
+};
 
 use crate::every_kind;
 
@@ -33,6 +35,7 @@ pub fn sample(epoch: u64) -> Topology {
         shards: vec![shard(1), shard(2)],
         nodes: vec![node(1, 1, Role::Primary), node(2, 1, Role::Replica), node(3, 2, Role::Primary)],
         buckets: ring::propose(&[(ShardId(1), 100), (ShardId(2), 200)], None),
+        pins: Pins::default(),
         tables: TableRules { declared: declared.into(), key_columns: vec![vec!["tenant_id".into()]] },
     }
 }
@@ -44,8 +47,10 @@ async fn a_topology_comes_back_as_it_was() {
         assert_eq!(load_topology(store).await.unwrap(), None, "{kind}");
         let first = save_topology(store, &sample(1), None).await.unwrap();
         assert_eq!(load_topology(store).await.unwrap(), Some((sample(1), first)), "{kind}");
-        let second = save_topology(store, &sample(2), Some(first)).await.unwrap();
-        assert_eq!(load_topology(store).await.unwrap(), Some((sample(2), second)), "{kind}");
+        let key = [KeyValue::Text(b"big".to_vec()), KeyValue::Int(7)];
+        let pinned = sample(2).with_pin(Pin::new(&key, vec!["big".into(), "7".into()]));
+        let second = save_topology(store, &pinned, Some(first)).await.unwrap();
+        assert_eq!(load_topology(store).await.unwrap(), Some((pinned, second)), "{kind}");
     }
 }
 
@@ -96,7 +101,7 @@ fn a_record_that_is_not_understood_is_refused() {
     let (owner, length) = run.split_once(',').unwrap();
     let longer = format!("{owner},{}", length.parse::<u32>().unwrap() + 1);
     let wrong = text.replacen(&format!("[[{run}]"), &format!("[[{longer}]"), 1);
-    assert!(reason(&wrong).contains("owners for 16385 buckets"));
+    assert!(reason(&wrong).contains("16385 owners do not belong to 16384 buckets and 0 pinned keys"));
     let huge = text.replacen(&format!("[[{run}]"), &format!("[[{owner},4294967295]"), 1);
     assert!(reason(&huge).contains("buckets"));
 }

@@ -110,6 +110,7 @@ pub(super) struct Places<C, K, E> {
     refusal: Option<(K, E, Instant)>,
     opened_total: u64,
     resets_total: u64,
+    puts_total: u64,
     /// What is known of each connection from outside, by its number.
     known: BTreeMap<u64, Known>,
 }
@@ -142,6 +143,7 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
             refusal: None,
             opened_total: 0,
             resets_total: 0,
+            puts_total: 0,
             known: BTreeMap::new(),
         }
     }
@@ -341,6 +343,7 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
     /// Hands a clean connection on, or keeps it, or closes it for one of another kind.
     pub(super) fn put(&mut self, mut pooled: Pooled<C, K>, now: Instant) -> Effects<C, K> {
         self.alive_at = Some(now);
+        self.puts_total += 1;
         if self.is_expired(&pooled, now) || self.taken > self.limits.size {
             return self.close(pooled);
         }
@@ -499,6 +502,8 @@ impl<C, K: Clone + PartialEq, E: Clone> Places<C, K, E> {
             longest_wait_ms: longest.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             opened_total: self.opened_total,
             resets_total: self.resets_total,
+            // A connection that was opened is put here too, before its first turn.
+            turns_total: self.puts_total.saturating_sub(self.opened_total),
         }
     }
 }

@@ -90,7 +90,7 @@ pub struct Handle {
     pub hands: Arc<dyn Hands>,
     shared: Arc<Shared>,
     asking: Mutex<BTreeMap<NodeId, Asking>>,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// Asks one node until it is dropped.
@@ -134,6 +134,13 @@ impl Handle {
             ask_all(&self.shared, &mut asking);
         }
         self.shared.tell(Event::Members(members)).await;
+    }
+
+    /// The shard has left the cluster: nobody is asked or told anything any more. Its record stays, so that no later shard
+    /// takes it for its own.
+    pub fn end(&self) {
+        self.asking.lock().clear();
+        self.tasks.lock().abort_all();
     }
 
     /// Where the nodes are now.
@@ -192,7 +199,7 @@ impl Driver {
         let machine = Machine::new(self.settings.machine, self.members);
         tasks.spawn(lead(Arc::clone(&shared), machine, taken, serving, record));
         let (serving, record, hands, asking) = (shows_serving, shows_record, self.hands, Mutex::new(asking));
-        Handle { serving, record, hands, shared, asking, _tasks: tasks }
+        Handle { serving, record, hands, shared, asking, tasks: Mutex::new(tasks) }
     }
 }
 

@@ -31,8 +31,29 @@ fn combined(key: &[(String, KeyType)], bits: u32) -> String {
     format!("((({before} & {mask}) # ({sum} + ({before} >> 7))) & {mask})")
 }
 
+/// The condition that the columns of a key have these hashes: the rows of a pinned key. `None`: the key has other columns
+/// than that, so that none of its rows is the pinned key's.
+pub fn pinned_sql(key: &[(String, KeyType)], hashes: &[u64]) -> Option<String> {
+    if key.len() != hashes.len() || key.is_empty() {
+        return None;
+    }
+    let columns = key.iter().zip(hashes).map(|((name, kind), hash)| {
+        let (sql, more) = hash_sql(name, *kind);
+        format!("{sql} = '{}'::bigint", hash.wrapping_add(more) as i64)
+    });
+    Some(columns.collect::<Vec<_>>().join(" AND "))
+}
+
 /// The low bits of a column's hash.
 fn masked_hash(name: &str, kind: KeyType, mask: u64) -> String {
+    match hash_sql(name, kind) {
+        (hash, 0) => format!("({hash} & {mask})"),
+        (hash, more) => format!("((({hash} & {mask}) + {}) & {mask})", mask + 1 - more),
+    }
+}
+
+/// A column's hash in SQL, and how much more than the hash that is.
+fn hash_sql(name: &str, kind: KeyType) -> (String, u64) {
     let (column, seed) = (quote_identifier(name), PARTITION_SEED);
     let hash = match kind {
         KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => format!("hashint8extended({column}::bigint, {seed})"),
@@ -44,12 +65,9 @@ fn masked_hash(name: &str, kind: KeyType, mask: u64) -> String {
         KeyType::TimestampTz => format!("timestamp_hash_extended({column} AT TIME ZONE 'UTC', {seed})"),
         KeyType::Numeric => format!("hash_numeric_extended({column}, {seed})"),
         // The hash of bytes takes an internal argument; that of an array of one is 31 more.
-        KeyType::Bytea => {
-            let of_array = format!("hash_array_extended(ARRAY[{column}], {seed})");
-            return format!("(((pg_catalog.{of_array} & {mask}) + {}) & {mask})", mask + 1 - 31);
-        }
+        KeyType::Bytea => return (format!("pg_catalog.hash_array_extended(ARRAY[{column}], {seed})"), 31),
     };
-    format!("(pg_catalog.{hash} & {mask})")
+    (format!("pg_catalog.{hash}"), 0)
 }
 
 #[cfg(test)]
@@ -62,6 +80,17 @@ mod tests {
             bucket_sql(&[("id".to_owned(), KeyType::Int4)]).unwrap(),
             "(((pg_catalog.hashint8extended(\"id\"::bigint, 8816678312871386365) & 16383) + 10467) & 16383)"
         );
+    }
+
+    #[test]
+    fn a_pinned_key_is_told_by_the_hashes_of_its_columns() {
+        let key = [("id".to_owned(), KeyType::Int8), ("b".to_owned(), KeyType::Bytea)];
+        assert_eq!(
+            pinned_sql(&key, &[7, u64::MAX]).unwrap(),
+            "pg_catalog.hashint8extended(\"id\"::bigint, 8816678312871386365) = '7'::bigint AND \
+             pg_catalog.hash_array_extended(ARRAY[\"b\"], 8816678312871386365) = '30'::bigint"
+        );
+        assert_eq!(pinned_sql(&key, &[7]), None);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::links::{Links, SHORT_MS};
-use super::rows::{self, NotMoved, Stamps, gid, read_stamps};
+use super::rows::{self, Moved, NotMoved, Stamps, gid, read_stamps};
 use super::tables::{Tables, read_tables};
 use super::verify::{Verified, verify};
-use super::{Context, NewShard, PlannedMove, join, leave, plan, ready};
-use crate::base::{Epoch, ShardId};
+use super::{Context, Measured, NewShard, PinWish, PlannedMove, join, leave, measure, pin, plan, ready};
+use crate::base::{BucketId, Epoch, ShardId};
 use crate::control::client::quote_literal;
 use crate::reshard::{Command, Effect, Event, Level, Machine, Record, Settings, Step};
 use crate::store::{
@@ -22,10 +22,12 @@ use crate::store::{
     load_topology, save_topology,
 };
 use crate::topology::validate::validate;
-use crate::topology::{BucketMap, TableRules, Topology};
+use crate::topology::{BucketMap, Pins, TableRules, Topology};
 
 /// Requests that wait; who has one more waits.
 const REQUESTS_MAX: usize = 16;
+/// Why shards do not come and go, and keys are not pinned.
+const AT_WORK: &str = "a resharding job is at work: end it first";
 /// Pause before the store, or a shard, is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -46,6 +48,8 @@ pub struct Status {
     pub buckets_left: usize,
     /// Rows that were moved.
     pub rows_moved: u64,
+    /// Bytes of them as they went over the wire, since this process leads the job.
+    pub bytes_moved: u64,
     /// Rows that were in the buckets left when they were counted.
     pub rows_left: Option<u64>,
     /// Steps that counted.
@@ -72,10 +76,12 @@ pub struct Status {
 
 /// What is asked of the driver.
 enum Request {
-    Command(Command, oneshot::Sender<Result<(), String>>),
+    Command(Command, bool, oneshot::Sender<Result<(), String>>),
+    Measure(oneshot::Sender<Result<Measured, String>>),
     Verify(oneshot::Sender<Result<Verified, String>>),
-    Plan(BucketMap, oneshot::Sender<Result<Vec<PlannedMove>, String>>),
-    Join(NewShard, oneshot::Sender<Result<Topology, String>>),
+    Plan(Option<PinWish>, BucketMap, oneshot::Sender<Result<Vec<PlannedMove>, String>>),
+    Pin(PinWish, oneshot::Sender<Result<Option<BucketMap>, String>>),
+    Join(NewShard, bool, oneshot::Sender<Result<Topology, String>>),
     Leave(String, bool, oneshot::Sender<Result<(), String>>),
 }
 
@@ -101,15 +107,26 @@ impl Handle {
         self.status.borrow().clone()
     }
 
-    /// Has a command obeyed; what it begins goes on after this returns.
+    /// Has a command obeyed; what it begins goes on after this returns. `dry_run`: only looks whether it makes sense now.
     ///
     /// # Errors
     /// Why it makes no sense now.
     ///
     /// # Cancel safety
     /// Dropped, it may be obeyed all the same.
-    pub async fn command(&self, command: Command) -> Result<(), String> {
-        self.ask(|reply| Request::Command(command, reply)).await
+    pub async fn command(&self, command: Command, dry_run: bool) -> Result<(), String> {
+        self.ask(|reply| Request::Command(command, dry_run, reply)).await
+    }
+
+    /// How much is in each bucket.
+    ///
+    /// # Errors
+    /// In words; also while a job is at work.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn measure(&self) -> Result<Measured, String> {
+        self.ask(Request::Measure).await
     }
 
     /// Looks at every row of every shard; no step counts meanwhile.
@@ -131,18 +148,43 @@ impl Handle {
     /// # Cancel safety
     /// Safe.
     pub async fn plan(&self, wanted: BucketMap) -> Result<Vec<PlannedMove>, String> {
-        self.ask(|reply| Request::Plan(wanted, reply)).await
+        self.ask(|reply| Request::Plan(None, wanted, reply)).await
     }
 
-    /// Takes a shard into the cluster, without buckets. Gives the topology that has it.
+    /// What it takes to have a key where it is wanted, as [`Self::plan`].
+    ///
+    /// # Errors
+    /// All that would stop it.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn plan_pin(&self, wish: PinWish) -> Result<Vec<PlannedMove>, String> {
+        // Owners follow from the wish.
+        let wanted = BucketMap::all_to(ShardId::default());
+        self.ask(|reply| Request::Plan(Some(wish), wanted, reply)).await
+    }
+
+    /// Makes ready for a key to be where it is wanted; the owners that a job has to bring about, if one is needed.
+    ///
+    /// # Errors
+    /// In words; nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be done all the same; it changes nothing but what is listed.
+    pub async fn pin(&self, wish: PinWish) -> Result<Option<BucketMap>, String> {
+        self.ask(|reply| Request::Pin(wish, reply)).await
+    }
+
+    /// Takes a shard into the cluster, without buckets. Gives the topology that has it. `dry_run`: only looks whether that is
+    /// possible.
     ///
     /// # Errors
     /// In words; it is not part of the cluster then.
     ///
     /// # Cancel safety
     /// Dropped, it may be done all the same.
-    pub async fn join(&self, shard: NewShard) -> Result<Topology, String> {
-        self.ask(|reply| Request::Join(shard, reply)).await
+    pub async fn join(&self, shard: NewShard, dry_run: bool) -> Result<Topology, String> {
+        self.ask(|reply| Request::Join(shard, dry_run, reply)).await
     }
 
     /// Takes a shard out of the cluster that owns nothing; `dry_run`: only looks whether that is possible.
@@ -182,6 +224,7 @@ pub fn start(context: Context, settings: Settings) -> Handle {
         links: Links::default(),
         tables: None,
         decision: None,
+        bytes_moved: 0,
         begun: Instant::now(),
         tasks: JoinSet::new(),
         replies: Vec::new(),
@@ -197,6 +240,7 @@ struct Known {
     tables: Arc<Tables>,
     stamps: Arc<Stamps>,
     rules: TableRules,
+    pins: Pins,
     /// On every shard, when nothing is said of it.
     is_read_committed: bool,
 }
@@ -205,10 +249,11 @@ struct Driver {
     context: Context,
     machine: Machine,
     links: Links,
-    tables: Option<Known>,
+    tables: Option<Box<Known>>,
     decision: Option<Decision>,
+    bytes_moved: u64,
     begun: Instant,
-    tasks: JoinSet<(Event, Option<Known>)>,
+    tasks: JoinSet<(Event, Option<Box<Known>>)>,
     /// Of commands that were taken in; told when the record says so, too.
     replies: Vec<oneshot::Sender<Result<(), String>>>,
     shows: watch::Sender<Status>,
@@ -242,7 +287,7 @@ impl Driver {
     async fn wait(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<Event> {
         enum Happened {
             Asked(Option<Request>),
-            Ended(Event, Option<Known>),
+            Ended(Event, Option<Box<Known>>),
             Woken,
         }
         for reply in self.replies.drain(..) {
@@ -271,9 +316,13 @@ impl Driver {
     async fn answer(&mut self, request: Request) -> Option<Event> {
         // Who asked may have left meanwhile; that is no matter.
         match request {
-            Request::Command(command, reply) => {
+            Request::Command(command, dry_run, reply) => {
                 if let Err(reason) = self.machine.check(&command) {
                     let _left = reply.send(Err(reason.to_owned()));
+                    return Some(Event::Tick);
+                }
+                if dry_run {
+                    let _left = reply.send(Ok(()));
                     return Some(Event::Tick);
                 }
                 self.replies.push(reply);
@@ -282,21 +331,39 @@ impl Driver {
             Request::Verify(reply) => {
                 let _left = reply.send(self.verify().await);
             }
-            Request::Plan(wanted, reply) => {
-                let topology = self.context.topology.load_full();
-                let _left = reply.send(plan::plan(&self.context.find_primary(), &topology, &wanted).await);
+            Request::Plan(wish, wanted, reply) => {
+                let _left = reply.send(self.plan(wish, wanted).await);
             }
-            Request::Join(shard, reply) => {
+            Request::Pin(wish, reply) => {
+                let pinned = match self.machine.record() {
+                    Some(_) => Err(AT_WORK.to_owned()),
+                    None => pin::make_ready(&self.context, &wish).await,
+                };
+                let wanted = |(topology, moves): (Topology, Option<(BucketId, ShardId)>)| {
+                    moves.map(|(bucket, to)| topology.buckets.with_owner(bucket, to))
+                };
+                let _left = reply.send(pinned.map(wanted));
+                self.forget_shards();
+            }
+            Request::Measure(reply) => {
+                let topology = self.context.topology.load_full();
+                let measured = match self.machine.record() {
+                    Some(_) => Err(AT_WORK.to_owned()),
+                    None => measure::measure(&self.context.find_primary(), &topology).await,
+                };
+                let _left = reply.send(measured);
+            }
+            Request::Join(shard, dry_run, reply) => {
                 let joined = match self.machine.record() {
-                    Some(_) => Err("a resharding job is at work: end it first".to_owned()),
-                    None => join::join(&self.context, shard).await,
+                    Some(_) => Err(AT_WORK.to_owned()),
+                    None => join::join(&self.context, shard, dry_run).await,
                 };
                 let _left = reply.send(joined);
                 self.forget_shards();
             }
             Request::Leave(name, dry_run, reply) => {
                 let left = match self.machine.record() {
-                    Some(_) => Err("a resharding job is at work: end it first".to_owned()),
+                    Some(_) => Err(AT_WORK.to_owned()),
                     None => leave::leave(&self.context, &name, dry_run).await,
                 };
                 let _left = reply.send(left);
@@ -312,6 +379,15 @@ impl Driver {
         if self.machine.record().is_none() {
             self.machine = Machine::new(self.machine.settings().clone());
         }
+    }
+
+    async fn plan(&self, wish: Option<PinWish>, wanted: BucketMap) -> Result<Vec<PlannedMove>, String> {
+        let topology = self.context.topology.load_full();
+        let find = self.context.find_primary();
+        let Some(wish) = wish else { return plan::plan(&find, &topology, &wanted).await };
+        let (topology, moves) = pin::wished(&topology, &wish)?;
+        let Some((bucket, to)) = moves else { return Ok(Vec::new()) };
+        plan::plan(&find, &topology, &topology.buckets.with_owner(bucket, to)).await
     }
 
     async fn verify(&self) -> Result<Verified, String> {
@@ -334,7 +410,7 @@ impl Driver {
                 let (context, record) = (self.context.clone(), self.machine.record()?.clone());
                 self.tasks.spawn(async move {
                     match prepare(&context, &record).await {
-                        Ok((known, rows)) => (Event::Ready { ask, rows }, Some(known)),
+                        Ok((known, rows)) => (Event::Ready { ask, rows }, Some(Box::new(known))),
                         Err(reason) => (Event::NotReady { ask, reason }, None),
                     }
                 });
@@ -359,6 +435,7 @@ impl Driver {
                 let replicas = self.context.replicas();
                 let cleaned = async {
                     ready::clean(&find, &shards).await?;
+                    pin::settle(&self.context).await?;
                     ready::await_replicas(&find, &replicas).await
                 };
                 let cleaned = cleaned.await;
@@ -426,6 +503,7 @@ impl Driver {
         match written {
             Ok(revision) => {
                 if record.is_none() {
+                    self.bytes_moved = 0;
                     self.context.replicas_rest.store(false, Ordering::Release);
                     self.context.steps.disarm();
                 }
@@ -452,8 +530,9 @@ impl Driver {
                 tracing::debug!(%shard, %error, "no connection");
             }
         }
-        if self.tables.as_ref().is_none_or(|known| known.rules != topology.tables) {
-            self.tables = know_tables(&self.context, &topology).await.ok();
+        let is_known = |known: &Known| known.rules == topology.tables && known.pins == topology.pins;
+        if !self.tables.as_deref().is_some_and(is_known) {
+            self.tables = know_tables(&self.context, &topology).await.ok().map(Box::new);
         }
         if let Some(known) = self.tables.as_ref().filter(|_| self.context.steps.is_armed()) {
             self.context.steps.arm(known.is_read_committed);
@@ -464,7 +543,8 @@ impl Driver {
         let number = step.number;
         let moved = timeout(limit, self.try_move(&step)).await;
         match moved {
-            Ok(Ok(rows)) => {
+            Ok(Ok(Moved { rows, bytes })) => {
+                self.bytes_moved += bytes;
                 self.decision = ready_decision(self.context.store.as_ref(), &step).await.ok().flatten();
                 Event::Moved { number, rows }
             }
@@ -483,11 +563,11 @@ impl Driver {
         }
     }
 
-    async fn try_move(&self, step: &Step) -> Result<u64, NotMoved> {
+    async fn try_move(&self, step: &Step) -> Result<Moved, NotMoved> {
         let job = self.machine.record().map(|record| record.id).ok_or("there is no job".to_owned())?;
         let known = self.tables.as_ref().ok_or("the tables are not known".to_owned())?;
         let topology = self.context.topology.load();
-        if topology.epoch != step.epoch || topology.tables != known.rules {
+        if topology.epoch != step.epoch || topology.tables != known.rules || topology.pins != known.pins {
             return Err("the topology has changed".to_owned().into());
         }
         rows::move_rows(&self.links, job, step, &known.tables, &known.stamps, topology.home()).await
@@ -566,6 +646,7 @@ impl Driver {
             buckets_left: left,
             rows_moved: record.rows,
             rows_left: self.machine.rows_left(),
+            bytes_moved: self.bytes_moved,
             steps: record.steps,
             pause_longest_ms: ms(pace.pauses.longest),
             pause_mean_ms: ms(pace.pauses.total) / pace.pauses.count.max(1) as f64,
@@ -642,7 +723,8 @@ async fn know_tables(context: &Context, topology: &Topology) -> Result<Known, St
     if read_stamps(&find, topology.shard_ids()).await? != stamps {
         return Err("the schema changed while it was read".to_owned());
     }
-    Ok(Known { tables: Arc::new(tables), stamps: Arc::new(stamps), rules: topology.tables.clone(), is_read_committed })
+    let (rules, pins) = (topology.tables.clone(), topology.pins.clone());
+    Ok(Known { tables: Arc::new(tables), stamps: Arc::new(stamps), rules, pins, is_read_committed })
 }
 
 /// Shards that give or take.
@@ -658,6 +740,6 @@ async fn prepare(context: &Context, record: &Record) -> Result<(Known, Vec<u64>)
     let shards = involved(&topology.buckets, &record.wanted);
     ready::check(&find, &shards, &known.tables).await?;
     ready::make_indexes(&find, &shards, &known.tables).await?;
-    let rows = ready::count(&find, &shards, &known.tables).await?;
+    let rows = ready::count(&find, &shards, &known.tables, topology.buckets.owners().len()).await?;
     Ok((known, rows))
 }

@@ -8,12 +8,16 @@ use std::time::Duration;
 use super::Context;
 use super::links::{FindPrimary, SHORT_MS, connect, value};
 use super::tables::{MovedTable, read_tables};
+use crate::backend::Connection;
+use crate::backend::schema::read_schema;
 use crate::base::{Epoch, NodeId, ShardId, Term};
 use crate::control::client::ControlClient;
 use crate::control::drift::differences;
 use crate::control::recovery::prepare_database;
-use crate::store::{load_topology, save_topology};
+use crate::planner;
+use crate::store::{Entry, leadership_key, load_topology, save_topology};
 use crate::topology::ring::WEIGHT_NORMAL;
+use crate::topology::schema::Schema;
 use crate::topology::{Node, Role, Shard, Topology};
 
 /// A server of a new shard.
@@ -46,17 +50,25 @@ const LONG_MS: u64 = 3_600_000;
 const SERVER_SQL: &str = "SELECT current_setting('server_version_num')::int / 10000 || ' ' || \
     pg_encoding_to_char(encoding) || ' ' || datcollate || ' ' || datctype FROM pg_database WHERE datname = current_database()";
 
-/// Takes the shard in.
+/// Takes the shard in; `dry_run`: only looks whether its servers and its schema are like the others'.
 ///
 /// # Errors
 /// In words; it is not part of the cluster then.
-pub(super) async fn join(context: &Context, shard: NewShard) -> Result<Topology, String> {
+pub(super) async fn join(context: &Context, shard: NewShard, dry_run: bool) -> Result<Topology, String> {
     let words = |error: crate::store::StoreError| error.to_string();
     let (topology, _) = load_topology(context.store.as_ref()).await.map_err(words)?.ok_or("there is no topology")?;
-    let (next, id) = with_shard(&topology, &shard)?;
+    let free = free_id(context, &topology).await?;
+    let (next, id) = with_shard(&topology, &shard, free)?;
     let find = context.find_in(next.clone());
     let (home, new) = (connect(&find, topology.home()).await?, connect(&find, id).await?);
     compare_servers(&home, &new).await?;
+    if topology.shards.len() == 1 {
+        check_tables(&find, &next).await?;
+    }
+    if dry_run {
+        compare_schemas(&find, topology.home(), id).await?;
+        return Ok(next);
+    }
     for shard in next.shard_ids().filter(|shard| *shard == id || topology.shards.len() == 1) {
         let target = find(shard).ok_or("a shard has no primary")?;
         prepare_database(&target).await.map_err(|error| error.to_string())?;
@@ -71,7 +83,7 @@ pub(super) async fn join(context: &Context, shard: NewShard) -> Result<Topology,
         };
         let (now, revision) =
             load_topology(context.store.as_ref()).await.map_err(words)?.ok_or("there is no topology")?;
-        let (next, id) = with_shard(&now, &shard)?;
+        let (next, id) = with_shard(&now, &shard, free_id(context, &now).await?)?;
         compare_schemas(&find, now.home(), id).await?;
         copy_references(&find, &home, &new, &now, true).await?;
         save_topology(context.store.as_ref(), &next, Some(revision)).await.map_err(words)?;
@@ -82,8 +94,17 @@ pub(super) async fn join(context: &Context, shard: NewShard) -> Result<Topology,
         .to_owned())
 }
 
-fn with_shard(topology: &Topology, shard: &NewShard) -> Result<(Topology, ShardId), String> {
-    let id = ShardId(topology.shards.iter().map(|shard| shard.id.0).max().unwrap_or(0) + 1);
+/// An id that no shard has, nor had while it was led: the record of its leadership would be taken for the new one's.
+async fn free_id(context: &Context, topology: &Topology) -> Result<ShardId, String> {
+    let mut id = topology.shards.iter().map(|shard| shard.id.0).max().unwrap_or(0) + 1;
+    let is_known = |entry: Option<Entry>| entry.is_some();
+    while is_known(context.store.get(&leadership_key(ShardId(id))).await.map_err(|error| error.to_string())?) {
+        id += 1;
+    }
+    Ok(ShardId(id))
+}
+
+fn with_shard(topology: &Topology, shard: &NewShard, id: ShardId) -> Result<(Topology, ShardId), String> {
     let first = topology.nodes.iter().map(|node| node.id.0).max().unwrap_or(0) + 1;
     let mut next = topology.clone();
     next.epoch = Epoch(topology.epoch.0 + 1);
@@ -104,6 +125,19 @@ fn with_shard(topology: &Topology, shard: &NewShard) -> Result<(Topology, ShardI
         return Ok((next, id));
     }
     Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
+
+/// What one shard alone keeps has to be kept by each of several, too.
+async fn check_tables(find: &FindPrimary, next: &Topology) -> Result<(), String> {
+    let target = find(next.home()).ok_or("the home shard has no primary")?;
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let mut connection = Connection::connect(&target).await.map_err(|error| words(&error))?;
+    let schema = read_schema(&mut connection).await.map_err(|error| words(&error))?;
+    connection.close().await;
+    planner::check_schema(next, &Schema::default(), &schema).map_err(|error| {
+        let hint = error.hint.map(|hint| format!(". {hint}")).unwrap_or_default();
+        format!("{}{hint}", error.message)
+    })
 }
 
 async fn compare_servers(home: &ControlClient, new: &ControlClient) -> Result<(), String> {

@@ -50,6 +50,9 @@ fn without_shard(topology: &Topology, name: &str) -> Result<(Topology, ShardId),
         0 => {}
         buckets => return Err(format!("shard {name} owns {buckets} buckets: empty it first (RESHARD START EMPTY)")),
     }
+    if let Some((_, pin)) = topology.pins.iter().find(|(bucket, _)| topology.buckets.owner(*bucket) == shard) {
+        return Err(format!("key {} is pinned to shard {name}: unpin it, or pin it to another one", pin.name()));
+    }
     let single = topology.tables.declared.iter().find(|(_, known)| **known == Placement::Single { home: Some(shard) });
     if let Some((table, _)) = single {
         return Err(format!("table {} lives on shard {name}", table.name));

@@ -7,6 +7,8 @@ mod driver;
 mod join;
 mod leave;
 mod links;
+mod measure;
+mod pin;
 mod plan;
 mod ready;
 mod rows;
@@ -25,10 +27,12 @@ use crate::base::ShardId;
 use crate::store::{RESHARD_KEY, Store, StoreError, decode_reshard, load_topology};
 use crate::topology::{Node, Role, Topology};
 
-pub use bucket_sql::bucket_sql;
+pub use bucket_sql::{bucket_sql, pinned_sql};
 pub use driver::{Handle, Status, start, start_usual};
 pub use join::{NewNode, NewShard};
 pub use links::FindPrimary;
+pub use measure::Measured;
+pub use pin::PinWish;
 pub use plan::PlannedMove;
 pub use verify::{Misplaced, Verified};
 

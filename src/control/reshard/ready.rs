@@ -8,7 +8,6 @@ use super::tables::{INDEX_PREFIX, MovedTable, Tables, quoted};
 use crate::backend::ConnectTarget;
 use crate::base::ShardId;
 use crate::control::client::{ControlClient, quote_identifier, quote_literal};
-use crate::topology::BUCKETS;
 
 /// Limit of making one index, or of counting one table.
 const LONG_MS: u64 = 6 * 3_600_000;
@@ -99,12 +98,17 @@ async fn list_indexes(client: &ControlClient, which: &str) -> Result<Vec<String>
 ///
 /// # Errors
 /// In words; also when rows have no key.
-pub(super) async fn count(find: &FindPrimary, shards: &[ShardId], tables: &Tables) -> Result<Vec<u64>, String> {
-    let mut counts = vec![0u64; BUCKETS];
+pub(super) async fn count(
+    find: &FindPrimary,
+    shards: &[ShardId],
+    tables: &Tables,
+    buckets: usize,
+) -> Result<Vec<u64>, String> {
+    let mut counts = vec![0u64; buckets];
     for shard in shards {
         let client = connect(find, *shard).await?;
         for table in &tables.moved {
-            let sql = format!("SELECT {}, count(*) FROM {} GROUP BY 1", table.bucket, table.from);
+            let sql = format!("SELECT {}, count(*) FROM {} GROUP BY 1", table.placed(), table.from);
             for row in client.rows(&sql, LONG_MS).await.map_err(|error| error.to_string())? {
                 let [bucket, rows] = [row.first(), row.get(1)].map(|cell| cell.cloned().flatten());
                 let Some(bucket) = bucket else {

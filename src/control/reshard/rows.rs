@@ -35,6 +35,15 @@ impl From<ControlError> for NotMoved {
     }
 }
 
+/// What a step moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Bytes as they went over the wire.
+    pub bytes: u64,
+}
+
 /// The name of a step's prepared transactions.
 pub(super) fn gid(job: u64, step: &Step) -> String {
     format!("{GID_PREFIX}{job}-{}", step.number)
@@ -116,7 +125,7 @@ pub(super) async fn move_rows(
     tables: &Tables,
     stamps: &Stamps,
     home: ShardId,
-) -> Result<u64, NotMoved> {
+) -> Result<Moved, NotMoved> {
     let (source, target) = (links.get(step.from)?, links.get(step.to)?);
     await_prepared(source).await?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
@@ -127,12 +136,12 @@ pub(super) async fn move_rows(
     });
     futures_util::future::try_join_all(looks).await?;
     let before = sums(source, &tables.moved, step).await?;
-    let mut rows = 0;
+    let mut moved = Moved::default();
     for (table, (count, _)) in tables.moved.iter().zip(&before) {
         let count: u64 = count.parse().unwrap_or(0);
         if count > 0 {
-            copy(source, target, table, step).await?;
-            rows += count;
+            moved.bytes += copy(source, target, table, step).await?;
+            moved.rows += count;
         }
     }
     let delete = delete_sql(&tables.moved, &before, step);
@@ -144,7 +153,7 @@ pub(super) async fn move_rows(
     }
     let prepare = format!("PREPARE TRANSACTION {}", quote_literal(&gid(job, step)));
     tokio::try_join!(source.rows(&prepare, STATEMENT_MS), target.rows(&prepare, STATEMENT_MS))?;
-    Ok(rows)
+    Ok(moved)
 }
 
 async fn copy(
@@ -152,12 +161,12 @@ async fn copy(
     target: &ControlClient,
     table: &MovedTable,
     step: &Step,
-) -> Result<(), ControlError> {
+) -> Result<u64, ControlError> {
     let format = if table.is_binary { "binary" } else { "text" };
     let (columns, from, within) = (&table.columns, &table.from, table.within(&step.buckets));
     let out = format!("COPY (SELECT {columns} FROM {from} WHERE {within}) TO STDOUT (FORMAT {format})");
     let into = format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.into);
-    source.copy_to(&out, target, &into).await.map(drop)
+    source.copy_to(&out, target, &into).await
 }
 
 /// All tables in one statement: a step has no time for one round trip each.

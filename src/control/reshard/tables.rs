@@ -2,14 +2,15 @@
 
 use std::hash::BuildHasher;
 
-use super::bucket_sql::bucket_sql;
+use super::bucket_sql::{bucket_sql, pinned_sql};
 use crate::backend::schema::read_schema;
 use crate::backend::{ConnectTarget, Connection};
 use crate::base::BucketId;
-use crate::control::client::quote_identifier;
+use crate::control::client::{quote_identifier, quote_literal};
 use crate::topology::hash::StableHash;
+use crate::topology::pin::{hashes_of, is_pinned};
 use crate::topology::schema::{ColumnDefault, Relation, RelationKind, Schema, Travel};
-use crate::topology::{Placement, TableName, Topology};
+use crate::topology::{KeyType, Pin, Placement, TableName, Topology};
 
 /// Changes whenever a table, a column of one, or a trigger does, or what a role or database sets.
 ///
@@ -32,8 +33,10 @@ pub struct MovedTable {
     pub from: String,
     /// As it is written to.
     pub into: String,
-    /// The bucket of a row.
+    /// The hash slot of a row.
     pub bucket: String,
+    /// Keys that have buckets of their own.
+    pub pinned: Vec<PinnedRows>,
     /// Columns that are written, quoted and separated by commas.
     pub columns: String,
     /// The key's columns, the same way.
@@ -46,11 +49,52 @@ pub struct MovedTable {
     pub leaves: Vec<TableName>,
 }
 
+/// A pinned key's rows in a table.
+#[derive(Clone, Debug)]
+pub struct PinnedRows {
+    /// Its bucket.
+    pub bucket: BucketId,
+    /// The hash slot that the rows would be in.
+    pub slot: BucketId,
+    /// The condition among the rows of the slot.
+    pub condition: String,
+    /// A condition on the columns themselves, when it is known to say the same.
+    pub equals: Option<String>,
+}
+
 impl MovedTable {
-    /// The condition for rows of some buckets.
+    /// The condition for rows of some buckets. Rows of pinned keys are found among those of their slots, which have an
+    /// index.
     pub fn within(&self, buckets: &[BucketId]) -> String {
-        let list: Vec<String> = buckets.iter().map(|bucket| bucket.0.to_string()).collect();
-        format!("{} = ANY ('{{{}}}'::bigint[])", self.bucket, list.join(","))
+        let slots: Vec<BucketId> = buckets.iter().copied().filter(|bucket| !is_pinned(*bucket)).collect();
+        let mut parts = Vec::new();
+        if !slots.is_empty() {
+            let list: Vec<String> = slots.iter().map(|bucket| bucket.0.to_string()).collect();
+            let mut part = format!("{} = ANY ('{{{}}}'::bigint[])", self.bucket, list.join(","));
+            for pinned in self.pinned.iter().filter(|pinned| slots.contains(&pinned.slot)) {
+                part.push_str(&format!(" AND NOT ({})", pinned.condition));
+            }
+            parts.push(part);
+        }
+        for pinned in self.pinned.iter().filter(|pinned| buckets.contains(&pinned.bucket)) {
+            parts.push(format!("({} = {} AND {})", self.bucket, pinned.slot.0, pinned.condition));
+        }
+        match parts.len() {
+            0 => "false".to_owned(),
+            1 => parts.concat(),
+            _ => format!("({})", parts.join(" OR ")),
+        }
+    }
+
+    /// The bucket of a row, pinned keys' included.
+    pub fn placed(&self) -> String {
+        if self.pinned.is_empty() {
+            return self.bucket.clone();
+        }
+        let cases = self.pinned.iter().map(|pinned| {
+            format!(" WHEN {} = {} AND {} THEN {}", self.bucket, pinned.slot.0, pinned.condition, pinned.bucket.0)
+        });
+        format!("(CASE{} ELSE {} END)", cases.collect::<String>(), self.bucket)
     }
 
     /// How a table's index by bucket is called, on every shard alike.
@@ -94,8 +138,14 @@ pub(super) async fn read_tables(target: &ConnectTarget, topology: &Topology) -> 
         }
         match schema.placement(topology, relation) {
             Placement::Sharded { key } => {
-                let bucket = bucket_of(&schema, relation, &key)?;
-                tables.moved.push(moved_table(&schema, relation, &key, bucket)?);
+                let typed = typed_key(&schema, relation, &key);
+                let bucket = typed.as_deref().and_then(bucket_sql).ok_or_else(|| {
+                    let name = &relation.name.name;
+                    format!("the key of table {name} cannot be computed in SQL, so its rows cannot be moved")
+                })?;
+                let mut table = moved_table(&schema, relation, &key, bucket)?;
+                table.pinned = pinned_rows(topology, &typed.unwrap_or_default());
+                tables.moved.push(table);
             }
             Placement::Reference => tables.reference.push(moved_table(&schema, relation, &[], String::new())?),
             Placement::Single { .. } => {}
@@ -113,12 +163,28 @@ fn is_root(schema: &Schema, relation: &Relation) -> bool {
     matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) && !is_partition()
 }
 
-fn bucket_of(schema: &Schema, relation: &Relation, key: &[String]) -> Result<String, String> {
-    let types = schema.key_types(relation, key);
-    let pairs = types.map(|types| key.iter().cloned().zip(types).collect::<Vec<_>>());
-    pairs.as_deref().and_then(bucket_sql).ok_or_else(|| {
-        format!("the key of table {} cannot be computed in SQL, so its rows cannot be moved", relation.name.name)
-    })
+fn typed_key(schema: &Schema, relation: &Relation, key: &[String]) -> Option<Vec<(String, KeyType)>> {
+    let types = schema.key_types(relation, key)?;
+    Some(key.iter().cloned().zip(types).collect())
+}
+
+fn pinned_rows(topology: &Topology, key: &[(String, KeyType)]) -> Vec<PinnedRows> {
+    let pinned = topology.pins.iter().filter_map(|(bucket, pin)| {
+        let condition = pinned_sql(key, &pin.hashes)?;
+        Some(PinnedRows { bucket, slot: pin.slot(), condition, equals: equals_sql(key, pin) })
+    });
+    pinned.collect()
+}
+
+/// The pinned key's values in a table's own types, when they are the same key.
+fn equals_sql(key: &[(String, KeyType)], pin: &Pin) -> Option<String> {
+    let pairs = || key.iter().zip(&pin.values);
+    let read: Option<Vec<_>> = pairs().map(|((_, kind), value)| kind.read_text(value.as_bytes())).collect();
+    if hashes_of(&read?) != pin.hashes {
+        return None;
+    }
+    let equals = pairs().map(|((name, _), value)| format!("{} = {}", quote_identifier(name), quote_literal(value)));
+    Some(equals.collect::<Vec<_>>().join(" AND "))
 }
 
 /// Types whose own hash is the same on every server.
@@ -142,6 +208,7 @@ fn moved_table(schema: &Schema, relation: &Relation, key: &[String], bucket: Str
         from,
         into: name,
         bucket,
+        pinned: Vec::new(),
         record: format!("ROW({})", hashed.collect::<Vec<_>>().join(", ")),
         columns: columns.join(", "),
         key: key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", "),

@@ -3,7 +3,7 @@
 use super::links::{FindPrimary, connect};
 use super::tables::Tables;
 use crate::base::{BucketId, ShardId};
-use crate::topology::{BUCKETS, Topology};
+use crate::topology::Topology;
 
 /// A row on a shard that does not own its bucket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -33,9 +33,10 @@ const LONG_MS: u64 = 6 * 3_600_000;
 
 /// A set of buckets as bytes for `get_bit`: far faster than a list of thousands.
 fn bitmap(topology: &Topology, shard: ShardId) -> String {
-    let mut bytes = vec![0u8; BUCKETS / 8];
-    for bucket in 0..BUCKETS {
-        let owns = topology.buckets.owner(BucketId(bucket as u16)) == shard;
+    let owners = topology.buckets.owners();
+    let mut bytes = vec![0u8; owners.len().div_ceil(8)];
+    for (bucket, owner) in owners.iter().enumerate() {
+        let owns = *owner == shard;
         if let Some(byte) = bytes.get_mut(bucket / 8).filter(|_| owns) {
             *byte |= 1 << (bucket % 8);
         }
@@ -65,7 +66,7 @@ pub(super) async fn verify(find: &FindPrimary, topology: &Topology, tables: &Tab
                  WHERE get_bit('\\x{owned}'::bytea, ({bucket})::bigint) IS DISTINCT FROM 1 LIMIT {NAMED_MAX}",
                 from = table.from,
                 key = table.key,
-                bucket = table.bucket,
+                bucket = table.placed(),
             );
             let count = format!("SELECT count(*) FROM {}", table.from);
             let words = |error: crate::control::client::ControlError| error.to_string();

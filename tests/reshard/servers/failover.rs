@@ -35,6 +35,20 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Two shards that have their rows, each with a replica that may lead it.
+pub fn two_led_shards() -> Ground {
+    let ground = Ground::with_replicas(2_000, 1);
+    ground.run(&["shard", "add", "--replicas", "1"]);
+    ground.kill_proxy();
+    ground.start_proxy();
+    for shard in ["s1", "s2"] {
+        wait_until("safe", || is_safe(&ground, shard));
+    }
+    ground.reshard(&["start", "--yes", "--wait"]);
+    ground.run(&["reshard", "finish", "--yes", "--wait"]);
+    ground
+}
+
 /// Ends the server and all its children as a power cut would; gives its name.
 fn lose_primary(ground: &Ground, shard: &str) -> String {
     let node = primary(ground, shard);

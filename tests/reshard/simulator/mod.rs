@@ -9,7 +9,7 @@ mod world;
 use std::time::Duration;
 
 use ostrakon::base::ShardId;
-use ostrakon::reshard::{Command, Phase, Rules, Settings};
+use ostrakon::reshard::{Command, Manner, Phase, Rules, Settings};
 use ostrakon::topology::BucketMap;
 use random::Random;
 use world::{Happening, World};
@@ -34,12 +34,18 @@ fn wanted() -> BucketMap {
         .unwrap()
 }
 
+/// Some jobs end by themselves, some may hold writes up for longer.
+fn manner(seed: u64) -> Manner {
+    let hold_max = seed.is_multiple_of(7).then_some(Duration::from_secs(1));
+    Manner { ends_itself: seed.is_multiple_of(5), hold_max }
+}
+
 fn run(seed: u64, rules: Rules) -> Report {
     let settings =
         Settings { rules, rows_first: 4, buckets_max: 4, retry_max: Duration::from_millis(500), ..Settings::default() };
     let mut world = World::new(seed, settings);
     let mut chance = Random(seed ^ 0xA5A5);
-    world.at(100_000, Happening::Say(Command::Start { id: seed, wanted: wanted() }));
+    world.at(100_000, Happening::Say(Command::Start { id: seed, wanted: wanted(), manner: manner(seed) }));
     for _ in 0..chance.between(0, 5) {
         world.at(chance.between(200_000, TROUBLE), Happening::Crash);
     }
@@ -49,7 +55,7 @@ fn run(seed: u64, rules: Rules) -> Report {
             1 => Command::Reverse,
             2 => Command::Pause,
             3 => Command::Finish,
-            _ => Command::Start { id: seed + 1, wanted: wanted() },
+            _ => Command::Start { id: seed + 1, wanted: wanted(), manner: Manner::default() },
         };
         let at = chance.between(200_000, TROUBLE);
         world.at(at, Happening::Say(command));
