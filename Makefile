@@ -58,6 +58,7 @@ faults: postgresql
 failover-long: postgresql
 	OSTRAKON_KILLS=20 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_killed_primary_is_not)'
 	OSTRAKON_KILLS=5 cargo nextest run --locked --release --test failover --no-capture -E 'test(a_primary_that_hangs)'
+	OSTRAKON_KILLS=12 cargo nextest run --locked --release --test failover --no-capture -E 'test(of_two_shards)'
 
 reads: postgresql
 	OSTRAKON_PAIRS=$(or $(OSTRAKON_PAIRS),1000000) \

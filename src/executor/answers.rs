@@ -120,7 +120,10 @@ impl Session {
     async fn relay_from(&mut self, client: &mut Framed, shard: ShardId) -> Result<(), Failure> {
         let name = shard_name(&self.topology, shard);
         let outcome = match self.links.get_mut(&shard) {
-            Some(link) => relay_expected(link, Some(client), &name).await,
+            Some(link) => {
+                let slot = std::sync::Arc::clone(&self.cancel);
+                relay_expected(link, Some(client), &name, &|| slot.remove(shard)).await
+            }
             None => Err(lost_with_answers(&name)),
         };
         self.is_answer_lost = outcome.is_err();
@@ -194,7 +197,7 @@ impl Session {
     }
 
     /// Ends every connection's pipeline; nobody sees the answers.
-    pub(super) async fn finish_unseen(&mut self) {
+    async fn finish_unseen(&mut self) {
         let shards: Vec<ShardId> = self.links.keys().copied().collect();
         for shard in &shards {
             if let Some(link) = self.links.get_mut(shard)
@@ -227,7 +230,7 @@ fn lost_with_answers(name: &str) -> Failure {
 async fn read_unseen(link: &mut Link, name: &str) -> Result<(), Failure> {
     link.lease.flush().await.map_err(|error| failure_of(error, name))?;
     while !link.expects.is_empty() {
-        match relay_expected(link, None, name).await {
+        match relay_expected(link, None, name, &|| {}).await {
             Ok(()) | Err(Failure::Postgres(_)) => {}
             Err(failure) => return Err(failure),
         }
@@ -243,7 +246,14 @@ async fn read_unseen(link: &mut Link, name: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The first error: the connection owes nothing any more but its ReadyForQuery.
-async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: &str) -> Result<(), Failure> {
+///
+/// `committing`: what is written outside of a block is committed from now on, which nothing may cancel.
+async fn relay_expected(
+    link: &mut Link,
+    mut client: Option<&mut Framed>,
+    name: &str,
+    committing: &(dyn Fn() + Sync),
+) -> Result<(), Failure> {
     loop {
         match link.expects.front() {
             None => return Ok(()),
@@ -284,6 +294,7 @@ async fn relay_expected(link: &mut Link, mut client: Option<&mut Framed>, name: 
         }
         if frame.tag == tag::DATA_ROW && matches!(link.expects.front(), Some(Expect::Xid)) {
             link.take_xid(&frame);
+            committing();
         }
         if let Some(expected) = link.expects.front_mut() {
             note_told(expected, &frame);

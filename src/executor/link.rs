@@ -319,7 +319,7 @@ fn unsettled(error: &Frame, name: &str) -> Failure {
 }
 
 /// A connection that was lost while it was made ready: nothing of the client's has been sent there.
-fn nothing_ran(failure: Failure, name: &str) -> Failure {
+pub(super) fn nothing_ran(failure: Failure, name: &str) -> Failure {
     match failure {
         Failure::Ours(error) if error.id == ErrorId::StatementCompletionUnknown => {
             ClientError::new(ErrorId::ShardUnreachable, format!("connection to shard \"{name}\" was lost")).into()

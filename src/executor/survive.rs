@@ -16,7 +16,7 @@ use crate::error::ErrorId;
 use crate::net::{Framed, NetError};
 use crate::plan::{Class, Plan};
 use crate::session::direct::{Xid, lost_transaction};
-use crate::session::{Parsed, Status};
+use crate::session::{Columns, Parsed, Status};
 use crate::sql::ast::Statement;
 use crate::wire::client_message::{self, Bind, ClientMessage, Target};
 use crate::wire::frame::Frame;
@@ -261,24 +261,29 @@ impl Session {
                 Mode::Extended { .. } => self.exchange(client, shard, sql, mode, show).await,
             };
         }
-        let mut done = Done { complete: None };
+        let mut answer = Asked { done: Done { complete: None }, columns: None, header, mode };
+        let slot = std::sync::Arc::clone(&self.cancel);
+        let link = self.held(shard)?;
         let outcome = match settle_first(link, &name).await {
             Ok(()) => {
                 write_asked(link, sql, mode);
-                relay_asked(link, client, &name, mode, header, &mut done).await
+                relay_asked(link, client, &name, &mut answer, &|| slot.remove(shard)).await
             }
-            Err(failure) => Err(failure),
+            // The statement was not sent.
+            Err(failure) => Err(super::link::nothing_ran(failure, &name)),
         };
         if outcome.is_err() && link.lease.is_poisoned() {
             link.drain().await;
         }
+        self.columns_shown = answer.columns.map(|columns| (columns, shard)).or(self.columns_shown);
         if let Err(failure) = self.after_exchange(shard, outcome) {
             // What it ended with, should it turn out to be committed.
-            self.done_before = Some(done);
+            self.done_before = Some(answer.done);
             return Err(failure);
         }
+        self.open_to_cancel();
         self.ran_alone += 1;
-        Ok(done)
+        Ok(answer.done)
     }
 
     /// What is said of a failure that comes of lost connections.
@@ -360,7 +365,11 @@ impl Session {
         self.repeats += 1;
         let bytes = self.mark.map_or(0, |mark| mark.output_bytes);
         client.output().truncate(bytes);
-        self.finish_unseen().await;
+        // What is in the middle of a pipeline is closed: a Sync would commit it.
+        let unsynced = self.links.iter().filter(|(_, link)| link.unsynced || !link.expects.is_empty());
+        for shard in unsynced.map(|(shard, _)| *shard).collect::<Vec<_>>() {
+            self.drop_link(shard);
+        }
         self.fail_transaction().await;
         for message in &self.kept.messages {
             if let ClientMessage::Parse(parse) = message {
@@ -386,15 +395,36 @@ impl Session {
         if is_sync { self.end_pipeline(client).await } else { Ok(()) }
     }
 
+    /// Nothing that is held may be cancelled from here on: a cancel request would have a commit acknowledged before standbys
+    /// have it.
+    pub(super) fn close_to_cancel(&mut self) {
+        if self.cluster.keeps_commits() {
+            self.cancel.clear();
+        }
+    }
+
+    /// What is still held may be cancelled again.
+    pub(super) fn open_to_cancel(&mut self) {
+        if !self.cluster.keeps_commits() {
+            return;
+        }
+        for (shard, link) in &self.links {
+            match link.is_on_replica {
+                true => {
+                    self.cancel.remove(*shard);
+                    self.cancel.add_on_replica(*shard, link.lease.cancel_handle());
+                }
+                false => self.cancel.add(*shard, link.lease.cancel_handle()),
+            }
+        }
+    }
+
     /// COMMIT on one shard that has written, which is led: its id is asked for in the same write.
     ///
     /// # Errors
     /// Nothing is committed (40001), or nobody can tell (08007), or PostgreSQL's own.
     pub(super) async fn commit_asked(&mut self, shard: ShardId) -> Result<(), Failure> {
         let name = shard_name(&self.topology, shard);
-        // A cancel request would have the commit acknowledged before standbys have it.
-        self.cancel.remove(shard);
-        let keeps = self.keeps(shard);
         let link = self.held(shard)?;
         client_message::encode_query(link.lease.output(), XID_SQL);
         link.lease.expect_ready();
@@ -406,14 +436,8 @@ impl Session {
             link.drain().await;
         }
         let failure = match outcome {
-            Ok(is_done) if is_done => {
-                let handle = link.lease.cancel_handle();
-                if keeps {
-                    self.cancel.add(shard, handle);
-                }
-                return Ok(());
-            }
-            Ok(_) => return Err(super::transaction::was_rolled_back(&name)),
+            Ok(true) => return Ok(()),
+            Ok(false) => return Err(super::transaction::was_rolled_back(&name)),
             Err(failure) => failure,
         };
         if !is_of_loss(&failure) {
@@ -498,16 +522,25 @@ fn write_asked(link: &mut Link, sql: &str, mode: Mode<'_>) {
     link.unsynced = false;
 }
 
-/// Relays the answer; the command's end is held back.
+/// The answer to a statement whose id is asked for.
+struct Asked<'a> {
+    mode: Mode<'a>,
+    /// The client is told of columns.
+    header: bool,
+    columns: Option<Columns>,
+    /// The command's end, which is held back.
+    done: Done,
+}
+
+/// Relays the answer; from where the id is known on it is committed, which nothing may cancel.
 async fn relay_asked(
     link: &mut Link,
     client: &mut Framed,
     name: &str,
-    mode: Mode<'_>,
-    header: bool,
-    done: &mut Done,
+    answer: &mut Asked<'_>,
+    committing: &(dyn Fn() + Sync),
 ) -> Result<(), Failure> {
-    let says_no_data = header && matches!(mode, Mode::Extended { .. });
+    let says_no_data = answer.header && matches!(answer.mode, Mode::Extended { .. });
     link.lease.flush().await.map_err(|error| failure_of(error, name))?;
     let mut error = FirstError::default();
     loop {
@@ -516,13 +549,19 @@ async fn relay_asked(
             tag::READY_FOR_QUERY => break,
             tag::ERROR_RESPONSE => error.note(frame)?,
             // The question's answer stands behind the statement's.
-            tag::DATA_ROW if done.complete.is_some() => link.take_xid(&frame),
+            tag::DATA_ROW if answer.done.complete.is_some() => {
+                link.take_xid(&frame);
+                committing();
+            }
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE => {
-                done.complete.get_or_insert(frame);
+                answer.done.complete.get_or_insert(frame);
             }
             tag::NO_DATA if !says_no_data => {}
-            tag::ROW_DESCRIPTION if !header => {}
-            tag::ROW_DESCRIPTION | tag::NO_DATA | tag::DATA_ROW | tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => {
+            tag::ROW_DESCRIPTION | tag::NO_DATA if answer.header => {
+                answer.columns = Some(Columns::read(frame.tag, &frame.body()));
+                forward(client, &frame).await?;
+            }
+            tag::DATA_ROW | tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => {
                 forward(client, &frame).await?;
             }
             _ => {}

@@ -164,7 +164,9 @@ impl Session {
     /// Nothing is committed, or the outcome is unknown (08007). Either way the transaction is over.
     pub(super) async fn commit(&mut self) -> Result<(), Failure> {
         let was_implicit = self.transaction.is_implicit();
+        self.close_to_cancel();
         let outcome = self.commit_links().await;
+        self.open_to_cancel();
         let is_lost = matches!(&outcome, Err(Failure::Ours(error)) if error.id == ErrorId::PrimaryReplaced);
         self.is_undone = was_implicit && is_lost;
         self.ran_alone += u32::from(outcome.is_ok());
