@@ -93,6 +93,11 @@ pub(super) const VIEWS: &[ViewSpec] = &[
             ("wait_longest_ms", "the longest wait of one statement"),
             ("wait_median_ms", "half of those that waited waited no longer"),
             ("rows_next", "rows that the next step takes"),
+            (
+                "step_parts_ms",
+                "what a step spends its time on, on average since the proxy was started: writing its record, waiting for writers, moving \
+                 rows, preparing, waiting for readers, writing the new owner, committing",
+            ),
             ("trouble", "why it does not get on at the moment"),
         ],
     },

@@ -182,7 +182,7 @@ impl Admin {
             "waited": status.waited,
             "wait_longest_ms": (status.wait_longest_ms * 10.0).round() / 10.0,
             "wait_median_ms": (status.wait_median_ms * 10.0).round() / 10.0,
-            "rows_next": status.rows_next, "trouble": status.trouble,
+            "rows_next": status.rows_next, "step_parts_ms": status.step_parts_ms, "trouble": status.trouble,
         }])
     }
 }

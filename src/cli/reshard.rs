@@ -144,6 +144,8 @@ struct Job {
     wait_longest_ms: f64,
     wait_median_ms: f64,
     rows_next: u64,
+    #[serde(default)]
+    step_parts_ms: String,
     trouble: Option<String>,
 }
 
@@ -288,6 +290,9 @@ fn describe(job: &Job) -> String {
         job.wait_median_ms,
         job.wait_longest_ms
     );
+    if job.steps > 0 && !job.step_parts_ms.is_empty() {
+        text.push_str(&format!("\n  a step on average, in ms: {}", job.step_parts_ms));
+    }
     if let Some(trouble) = &job.trouble {
         text.push_str(&format!("\n  {trouble}"));
     }

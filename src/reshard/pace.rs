@@ -19,20 +19,61 @@ pub struct Pauses {
     pub hold_total: Duration,
 }
 
+/// What steps cost: so much each, and so much a row. The newest count most.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Fit {
+    weight: f64,
+    rows: f64,
+    took: f64,
+    rows_rows: f64,
+    rows_took: f64,
+}
+
+/// How much an observation counts when the next one is there.
+const FADE: f64 = 0.85;
+
+impl Fit {
+    /// # Units
+    /// Milliseconds.
+    fn add(&mut self, rows: f64, took: f64) {
+        for (sum, next) in [
+            (&mut self.weight, 1.0),
+            (&mut self.rows, rows),
+            (&mut self.took, took),
+            (&mut self.rows_rows, rows * rows),
+            (&mut self.rows_took, rows * took),
+        ] {
+            *sum = *sum * FADE + next;
+        }
+    }
+
+    /// The cost of a step and that of a row; `None`: steps were too much alike to tell.
+    fn line(&self) -> Option<(f64, f64)> {
+        let spread = self.weight * self.rows_rows - self.rows * self.rows;
+        if spread < 0.01 * self.rows * self.rows {
+            return None;
+        }
+        let slope = (self.weight * self.rows_took - self.rows * self.took) / spread;
+        let fixed = (self.took - slope * self.rows) / self.weight;
+        (slope > 0.0).then_some((fixed.max(0.0), slope))
+    }
+}
+
 /// Chooses the size of steps by how long the last ones took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     /// Rows that the next step should have.
     pub rows: u64,
     /// What was measured.
     pub pauses: Pauses,
     failures: u32,
+    fit: Fit,
 }
 
 impl Pace {
     /// Begins small.
     pub fn new(settings: &Settings) -> Self {
-        Self { rows: settings.rows_first.max(1), pauses: Pauses::default(), failures: 0 }
+        Self { rows: settings.rows_first.max(1), pauses: Pauses::default(), failures: 0, fit: Fit::default() }
     }
 
     /// A step with so many rows counted, writes were held so long and reads so long; tells how long nothing waits before
@@ -42,19 +83,21 @@ impl Pace {
         self.pauses.count += 1;
         self.note_hold(hold);
         self.note_pause(pause);
-        let (took, aim) = (hold.as_micros().max(1), settings.hold_aim.as_micros().max(1));
+        let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        let (took, aim, most) = (ms(hold), ms(settings.hold_aim).max(0.001), ms(settings.hold_max) * 0.75);
+        self.fit.add(rows as f64, took);
         let full = rows.saturating_mul(2) >= self.rows;
-        let is_small = self.rows < settings.rows_first && took * 5 < settings.hold_max.as_micros() * 4;
-        if took > aim && !is_small {
-            // What every step costs does not shrink with its rows.
-            let fewer = u64::try_from(u128::from(self.rows) * aim / took).unwrap_or(self.rows);
-            self.rows = fewer.max(settings.rows_first.min(self.rows));
-        } else if full && (is_small || took * 2 < aim) {
-            self.rows = self.rows.saturating_mul(2);
-        } else if full && took * 5 < aim * 4 {
-            self.rows = self.rows.saturating_add(self.rows / 4);
-        }
-        self.rows = self.rows.clamp(1, settings.rows_max.max(1));
+        let least = settings.rows_first.min(self.rows);
+        let wanted = match self.fit.line().filter(|(fixed, _)| *fixed < most) {
+            // What every step costs does not shrink with its rows: where that is much, steps last longer.
+            Some((fixed, a_row)) => ((aim.max((fixed * 2.0).min(most)) - fixed) / a_row) as u64,
+            None if took * 2.0 < aim => self.rows.saturating_mul(2),
+            None if took < most || self.rows < settings.rows_first => self.rows.saturating_add(self.rows / 4 + 1),
+            None => (self.rows as f64 * most / took) as u64,
+        };
+        // Steps that were short because no more was left tell nothing of longer ones.
+        let grown = if full { self.rows.saturating_mul(2) } else { self.rows };
+        self.rows = wanted.clamp((self.rows / 2).max(least), grown.max(least)).clamp(1, settings.rows_max.max(1));
         pause * settings.rest_times
     }
 
@@ -117,10 +160,22 @@ mod tests {
             pace.note_failed(&settings, Some(settings.hold_max));
         }
         assert!(pace.rows < 5);
-        for _ in 0..10 {
-            pace.note_done(&settings, pace.rows, Duration::from_millis(230), Duration::ZERO);
+        for _ in 0..40 {
+            pace.note_done(&settings, pace.rows, Duration::from_millis(200), Duration::ZERO);
         }
-        assert_eq!(pace.rows, settings.rows_first);
+        assert!(pace.rows >= settings.rows_first);
+    }
+
+    #[test]
+    fn where_a_step_itself_costs_much_steps_last_longer() {
+        let settings = Settings::default();
+        let mut pace = Pace::new(&settings);
+        for _ in 0..50 {
+            // 140 ms each, and ten rows a millisecond.
+            let hold = Duration::from_micros(140_000 + pace.rows * 100);
+            pace.note_done(&settings, pace.rows, hold, Duration::ZERO);
+        }
+        assert!((800..=900).contains(&pace.rows), "{}", pace.rows);
     }
 
     #[test]

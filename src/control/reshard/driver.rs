@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::links::{Links, SHORT_MS};
+use super::parts::{Part, Parts};
 use super::rows::{self, Moved, NotMoved, Stamps, gid, read_stamps};
 use super::tables::{Tables, read_tables};
 use super::verify::{Verified, verify};
@@ -68,6 +69,8 @@ pub struct Status {
     pub wait_longest_ms: f64,
     /// Half of them waited no longer.
     pub wait_median_ms: f64,
+    /// What steps spend their time on, each on average.
+    pub step_parts_ms: String,
     /// Rows that the next step takes.
     pub rows_next: u64,
     /// Why it does not get on.
@@ -225,6 +228,7 @@ pub fn start(context: Context, settings: Settings) -> Handle {
         tables: None,
         decision: None,
         bytes_moved: 0,
+        parts: Parts::default(),
         begun: Instant::now(),
         tasks: JoinSet::new(),
         replies: Vec::new(),
@@ -252,6 +256,7 @@ struct Driver {
     tables: Option<Box<Known>>,
     decision: Option<Decision>,
     bytes_moved: u64,
+    parts: Parts,
     begun: Instant,
     tasks: JoinSet<(Event, Option<Box<Known>>)>,
     /// Of commands that were taken in; told when the record says so, too.
@@ -416,14 +421,29 @@ impl Driver {
                 });
                 None
             }
-            Effect::CloseGate { step, level, wait } => Some(self.close_gate(&step, level, wait).await),
+            Effect::CloseGate { step, level, wait } => {
+                let begun = Instant::now();
+                let event = self.close_gate(&step, level, wait).await;
+                self.parts.note(if level == Level::Writes { Part::Writers } else { Part::Readers }, begun.elapsed());
+                Some(event)
+            }
             Effect::OpenGate => {
                 self.context.steps.open();
                 None
             }
             Effect::Move { step, limit } => Some(self.move_rows(step, limit).await),
-            Effect::Decide { step } => Some(self.decide(&step).await),
-            Effect::Commit { step } => Some(self.commit(&step).await),
+            Effect::Decide { step } => {
+                let begun = Instant::now();
+                let event = self.decide(&step).await;
+                self.parts.note(Part::Decide, begun.elapsed());
+                Some(event)
+            }
+            Effect::Commit { step } => {
+                let begun = Instant::now();
+                let event = self.commit(&step).await;
+                self.parts.note(Part::Commit, begun.elapsed());
+                Some(event)
+            }
             Effect::RollBack { step } => {
                 self.links.clear();
                 Some(self.settle(&step, false).await)
@@ -488,7 +508,7 @@ impl Driver {
     }
 
     async fn write(&mut self, ask: u64, record: Option<Record>, expected: Option<u64>) -> Event {
-        let expected = expected.map(Revision);
+        let (begun, expected) = (Instant::now(), expected.map(Revision));
         if record.is_some() {
             self.context.replicas_rest.store(true, Ordering::Release);
         }
@@ -503,13 +523,14 @@ impl Driver {
         match written {
             Ok(revision) => {
                 if record.is_none() {
-                    self.bytes_moved = 0;
+                    (self.bytes_moved, self.parts) = (0, Parts::default());
                     self.context.replicas_rest.store(false, Ordering::Release);
                     self.context.steps.disarm();
                 }
                 // Connections and tables are looked after before anything is stopped.
                 if let Some(step) = record.and_then(|record| record.step) {
                     self.get_ready(&step).await;
+                    self.parts.note(Part::Record, begun.elapsed());
                 }
                 Event::Written { ask, revision: revision.map(|revision| revision.0) }
             }
@@ -540,11 +561,13 @@ impl Driver {
     }
 
     async fn move_rows(&mut self, step: Step, limit: Duration) -> Event {
-        let number = step.number;
+        let (number, begun) = (step.number, Instant::now());
         let moved = timeout(limit, self.try_move(&step)).await;
         match moved {
-            Ok(Ok(Moved { rows, bytes })) => {
+            Ok(Ok(Moved { rows, bytes, prepare })) => {
                 self.bytes_moved += bytes;
+                self.parts.note(Part::Rows, begun.elapsed().saturating_sub(prepare));
+                self.parts.note(Part::Prepare, prepare);
                 self.decision = ready_decision(self.context.store.as_ref(), &step).await.ok().flatten();
                 Event::Moved { number, rows }
             }
@@ -563,14 +586,14 @@ impl Driver {
         }
     }
 
-    async fn try_move(&self, step: &Step) -> Result<Moved, NotMoved> {
+    async fn try_move(&mut self, step: &Step) -> Result<Moved, NotMoved> {
         let job = self.machine.record().map(|record| record.id).ok_or("there is no job".to_owned())?;
         let known = self.tables.as_ref().ok_or("the tables are not known".to_owned())?;
         let topology = self.context.topology.load();
         if topology.epoch != step.epoch || topology.tables != known.rules || topology.pins != known.pins {
             return Err("the topology has changed".to_owned().into());
         }
-        rows::move_rows(&self.links, job, step, &known.tables, &known.stamps, topology.home()).await
+        rows::move_rows(&mut self.links, job, step, &known.tables, &known.stamps, topology.home()).await
     }
 
     /// Comes back only when it is known which way it went.
@@ -656,6 +679,7 @@ impl Driver {
             wait_longest_ms: ms(waits.longest),
             wait_median_ms: ms(waits.median()),
             rows_next: pace.rows,
+            step_parts_ms: self.parts.text(),
             trouble: self.machine.trouble().map(str::to_owned),
         }
     }

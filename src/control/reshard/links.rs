@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backend::ConnectTarget;
+use crate::backend::{ConnectTarget, Connection};
 use crate::base::ShardId;
 use crate::control::client::ControlClient;
 
@@ -42,6 +42,17 @@ async fn open(find: &FindPrimary, shard: ShardId, name: &str) -> Result<ControlC
     Ok(client)
 }
 
+async fn open_stream(find: &FindPrimary, shard: ShardId) -> Result<Connection, String> {
+    let target = find(shard).ok_or_else(|| format!("shard {shard} has no primary"))?;
+    let mut stream = Connection::connect(&target).await.map_err(|error| error.to_string())?;
+    let sql = format!("SET application_name = '{STEP_NAME}'; {SETTINGS}");
+    let result = stream.simple(&sql).await.map_err(|error| error.to_string())?;
+    if result.error.is_some() {
+        return Err(format!("shard {shard} refuses the settings of a step"));
+    }
+    Ok(stream)
+}
+
 /// The first value of a query.
 ///
 /// # Errors
@@ -55,6 +66,8 @@ pub(super) async fn value(client: &ControlClient, sql: &str, limit_ms: u64) -> R
 #[derive(Default)]
 pub(super) struct Links {
     kept: HashMap<ShardId, ControlClient>,
+    /// For rows; who takes one and does not put it back has closed it.
+    streams: HashMap<ShardId, Connection>,
 }
 
 impl Links {
@@ -66,9 +79,27 @@ impl Links {
         let target = find(shard);
         let is_good = |client: &ControlClient| !client.is_closed() && Some(client.target()) == target.as_ref();
         if !self.kept.get(&shard).is_some_and(is_good) {
+            self.streams.remove(&shard);
             self.kept.insert(shard, open(find, shard, STEP_NAME).await?);
         }
+        let is_good = |stream: &mut Connection| stream.is_usable();
+        if !self.streams.get_mut(&shard).is_some_and(is_good) {
+            self.streams.insert(shard, open_stream(find, shard).await?);
+        }
         Ok(())
+    }
+
+    /// Takes a shard's connection for rows.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn take_stream(&mut self, shard: ShardId) -> Result<Connection, String> {
+        self.streams.remove(&shard).ok_or_else(|| format!("shard {shard} is not connected"))
+    }
+
+    /// Puts it back, when nothing is under way on it.
+    pub(super) fn put_stream(&mut self, shard: ShardId, stream: Connection) {
+        self.streams.insert(shard, stream);
     }
 
     /// The connection, if there is one.
@@ -82,5 +113,6 @@ impl Links {
     /// Closes them: whatever is open on them is rolled back.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
+        self.streams.clear();
     }
 }

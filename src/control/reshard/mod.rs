@@ -8,11 +8,13 @@ mod join;
 mod leave;
 mod links;
 mod measure;
+mod parts;
 mod pin;
 mod plan;
 mod ready;
 mod rows;
 mod tables;
+mod transfer;
 mod verify;
 
 use std::sync::Arc;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::links::{FindPrimary, Links, SHORT_MS, STEP_NAME, connect, value};
 use super::tables::{MovedTable, STAMP_SQL, Tables};
-use crate::backend::Abandoned;
+use super::transfer::{refused, transfer};
+use crate::backend::{Abandoned, Connection};
 use crate::base::ShardId;
 use crate::control::client::{ControlClient, ControlError, quote_literal};
 use crate::reshard::Step;
@@ -42,6 +43,8 @@ pub(super) struct Moved {
     pub rows: u64,
     /// Bytes as they went over the wire.
     pub bytes: u64,
+    /// How long both transactions took to be prepared.
+    pub prepare: Duration,
 }
 
 /// The name of a step's prepared transactions.
@@ -111,7 +114,15 @@ async fn await_prepared(source: &ControlClient) -> Result<(), NotMoved> {
     }
 }
 
+/// Begins a step's transactions.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
+const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off";
+
 /// Moves the rows of a step and prepares both transactions.
+///
+/// While one connection reads the rows, a second one deletes them: nothing writes to them meanwhile, and neither sees the
+/// other. What was deleted and what has arrived is counted and summed on the way and has to be the same. Round trips
+/// are what a step on a busy machine is made of: there are three.
 ///
 /// # Errors
 /// Nothing counts; something may be prepared.
@@ -119,84 +130,121 @@ async fn await_prepared(source: &ControlClient) -> Result<(), NotMoved> {
 /// # Cancel safety
 /// As an error.
 pub(super) async fn move_rows(
-    links: &Links,
+    links: &mut Links,
     job: u64,
     step: &Step,
     tables: &Tables,
     stamps: &Stamps,
     home: ShardId,
 ) -> Result<Moved, NotMoved> {
-    let (source, target) = (links.get(step.from)?, links.get(step.to)?);
+    let mut here = links.take_stream(step.from)?;
+    let mut there = links.take_stream(step.to)?;
+    let source = links.get(step.from)?;
     await_prepared(source).await?;
-    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
-    tokio::try_join!(source.rows(begin, SHORT_MS), target.rows(begin, SHORT_MS))?;
-    let looks = BTreeSet::from([home, step.from, step.to]).into_iter().map(|shard| async move {
-        let now = value(links.get(shard)?, STAMP_SQL, SHORT_MS).await?;
-        if now.as_ref() == stamps.get(&shard) { Ok(()) } else { Err("the schema has changed".to_owned()) }
-    });
-    futures_util::future::try_join_all(looks).await?;
-    let before = sums(source, &tables.moved, step).await?;
-    let mut moved = Moved::default();
-    for (table, (count, _)) in tables.moved.iter().zip(&before) {
-        let count: u64 = count.parse().unwrap_or(0);
-        if count > 0 {
-            moved.bytes += copy(source, target, table, step).await?;
-            moved.rows += count;
+    let (out, into, delete) = (out_sql(tables, step), into_sql(tables, step), delete_sql(&tables.moved, step));
+    let elsewhere = async {
+        if home == step.from || home == step.to {
+            return Ok(());
         }
-    }
-    let delete = delete_sql(&tables.moved, &before, step);
-    let (deleted, after) = tokio::join!(source.rows(&delete, STATEMENT_MS), sums(target, &tables.moved, step));
-    deleted?;
-    if after? != before {
-        let reason = differing_rows(source, target, &tables.moved, step).await?;
+        let now = value(links.get(home)?, STAMP_SQL, SHORT_MS).await?;
+        check_stamp(now.as_deref(), stamps, home)
+    };
+    let deleting = async { source.rows(&delete, STATEMENT_MS).await.map_err(NotMoved::from) };
+    let moving = transfer(&mut here, &out, &mut there, &into);
+    let ((), before, done) = tokio::try_join!(async { elsewhere.await.map_err(NotMoved::from) }, deleting, moving)?;
+    let (before, stamp) = read_sums(before);
+    check_stamp(stamp.as_deref(), stamps, step.from)?;
+    let (after, stamp) = read_sums(done.rows);
+    check_stamp(stamp.as_deref(), stamps, step.to)?;
+    if after != before {
+        let reason = differing_rows(source, &mut there, &tables.moved, step).await?;
         return Err(NotMoved { reason, is_final: true });
     }
+    let begun = Instant::now();
     let prepare = format!("PREPARE TRANSACTION {}", quote_literal(&gid(job, step)));
-    tokio::try_join!(source.rows(&prepare, STATEMENT_MS), target.rows(&prepare, STATEMENT_MS))?;
-    Ok(moved)
+    let prepared = async {
+        let result = there.simple(&prepare).await?;
+        result.error.map_or(Ok(()), |error| Err(refused(&error)))
+    };
+    tokio::try_join!(async { source.rows(&prepare, STATEMENT_MS).await.map_err(NotMoved::from) }, prepared)?;
+    links.put_stream(step.from, here);
+    links.put_stream(step.to, there);
+    let rows = before.iter().filter_map(|(count, _)| count.parse::<u64>().ok()).sum();
+    Ok(Moved { rows, bytes: done.bytes, prepare: begun.elapsed() })
 }
 
-async fn copy(
-    source: &ControlClient,
-    target: &ControlClient,
-    table: &MovedTable,
-    step: &Step,
-) -> Result<u64, ControlError> {
-    let format = if table.is_binary { "binary" } else { "text" };
-    let (columns, from, within) = (&table.columns, &table.from, table.within(&step.buckets));
-    let out = format!("COPY (SELECT {columns} FROM {from} WHERE {within}) TO STDOUT (FORMAT {format})");
-    let into = format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.into);
-    source.copy_to(&out, target, &into).await
+fn check_stamp(now: Option<&str>, stamps: &Stamps, shard: ShardId) -> Result<(), String> {
+    let is_same = now.is_some() && now == stamps.get(&shard).map(String::as_str);
+    if is_same { Ok(()) } else { Err("the schema has changed".to_owned()) }
 }
 
-/// All tables in one statement: a step has no time for one round trip each.
-async fn sums(client: &ControlClient, tables: &[MovedTable], step: &Step) -> Result<Sums, ControlError> {
-    if tables.is_empty() {
-        return Ok(Sums::new());
-    }
-    let of_table = tables.iter().enumerate().map(|(at, table)| {
+/// All rows of the step, table after table.
+fn out_sql(tables: &Tables, step: &Step) -> String {
+    let copies = tables.moved.iter().map(|table| {
+        let (columns, from, within) = (&table.columns, &table.from, table.within(&step.buckets));
+        format!("; COPY (SELECT {columns} FROM {from} WHERE {within}) TO STDOUT (FORMAT {})", format_of(table))
+    });
+    format!("{BEGIN_READING}{}; COMMIT", copies.collect::<String>())
+}
+
+/// Takes them in, and sums up what is there then.
+fn into_sql(tables: &Tables, step: &Step) -> String {
+    let copies = tables
+        .moved
+        .iter()
+        .map(|table| format!("; COPY {} ({}) FROM STDIN (FORMAT {})", table.into, table.columns, format_of(table)));
+    let sums = tables.moved.iter().enumerate().map(|(at, table)| {
+        let from = format!("{} WHERE {}", table.from, table.within(&step.buckets));
+        sum_sql(at, &table.record, &from)
+    });
+    format!("{BEGIN}{}; {}", copies.collect::<String>(), with_stamp(sums))
+}
+
+/// Deletes them, and sums up what they were. One statement for all tables.
+fn delete_sql(tables: &[MovedTable], step: &Step) -> String {
+    let deletes = tables.iter().enumerate().map(|(at, table)| {
+        let (from, within) = (&table.from, table.within(&step.buckets));
         format!(
-            "SELECT {at}, count(*), coalesce(sum(hash_record_extended({}, 0)::numeric), 0) FROM {} WHERE {}",
-            table.record,
-            table.from,
-            table.within(&step.buckets)
+            "gone{at} AS (DELETE FROM {from} WHERE {within} RETURNING hash_record_extended({}, 0) AS hash)",
+            table.record
         )
     });
-    let sql = format!("{} ORDER BY 1", of_table.collect::<Vec<_>>().join(" UNION ALL "));
-    let rows = client.rows(&sql, STATEMENT_MS).await?;
-    Ok(rows
+    let deletes: Vec<String> = deletes.collect();
+    let with = if deletes.is_empty() { String::new() } else { format!("WITH {} ", deletes.join(", ")) };
+    let sums = (0..tables.len())
+        .map(|at| format!("SELECT {at}, count(*)::text, coalesce(sum(hash::numeric), 0)::text FROM gone{at}"));
+    format!("{BEGIN}; {with}{}", with_stamp(sums))
+}
+
+fn sum_sql(at: usize, record: &str, from: &str) -> String {
+    format!(
+        "SELECT {at}, count(*)::text, coalesce(sum(hash_record_extended({record}, 0)::numeric), 0)::text FROM {from}"
+    )
+}
+
+/// Sums of tables in order, the stamp of the schema behind them.
+fn with_stamp(sums: impl Iterator<Item = String>) -> String {
+    let stamp = format!("SELECT {STAMP_ROW}, '', ({STAMP_SQL})");
+    sums.chain([stamp]).collect::<Vec<_>>().join(" UNION ALL ") + " ORDER BY 1"
+}
+
+/// Behind the last table.
+const STAMP_ROW: u32 = 1_000_000;
+
+fn read_sums(rows: Vec<Vec<Option<String>>>) -> (Sums, Option<String>) {
+    let mut sums: Sums = rows
         .into_iter()
         .map(|row| {
             let mut cells = row.into_iter().skip(1).map(Option::unwrap_or_default);
             (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
         })
-        .collect())
+        .collect();
+    let stamp = sums.pop().map(|(_, stamp)| stamp);
+    (sums, stamp)
 }
 
-fn delete_sql(tables: &[MovedTable], sums: &Sums, step: &Step) -> String {
-    let moved = tables.iter().zip(sums).filter(|(_, (count, _))| count != "0");
-    let deletes = moved.map(|(table, _)| format!("DELETE FROM {} WHERE {}", table.from, table.within(&step.buckets)));
-    deletes.chain(["SELECT 1".to_owned()]).collect::<Vec<_>>().join("; ")
+fn format_of(table: &MovedTable) -> &'static str {
+    if table.is_binary { "binary" } else { "text" }
 }
 
 /// Most keys that are named.
@@ -206,7 +254,7 @@ const NAMED_MAX: usize = 5;
 /// else writes meanwhile.
 async fn differing_rows(
     source: &ControlClient,
-    target: &ControlClient,
+    target: &mut Connection,
     tables: &[MovedTable],
     step: &Step,
 ) -> Result<String, NotMoved> {
@@ -221,7 +269,8 @@ async fn differing_rows(
             table.from,
             table.within(&step.buckets)
         );
-        let (there, here) = tokio::try_join!(reader.rows(&sql, STATEMENT_MS), target.rows(&sql, STATEMENT_MS))?;
+        let there = reader.rows(&sql, STATEMENT_MS).await?;
+        let here = target.simple(&sql).await?.rows;
         found.extend(
             compare(&counted(there), &counted(here)).into_iter().map(|what| format!("{} {what}", table.name.name)),
         );
