@@ -178,6 +178,7 @@ impl Session {
                 Err(earlier) => earlier,
             },
         };
+        let is_servers = matches!(first, Failure::Postgres(_));
         let first = self.name_deadlock(first);
         Self::write_failure(client, first)?;
         if let Some((name, _)) = self.parse_waiting.take() {
@@ -190,10 +191,22 @@ impl Session {
         self.is_answer_lost = false;
         // At once, as PostgreSQL does (`send_message_to_frontend`): a client may wait for it before its Sync.
         client.flush().await?;
+        if !is_servers {
+            self.undo_unsynced();
+        }
         self.finish_unseen().await;
         self.fail_transaction().await;
         // Behind FATAL there is no Sync to wait for.
         if self.was_closed { Err(NetError::Closed) } else { Ok(()) }
+    }
+
+    /// Servers that know nothing of the error would commit at the Sync what ran in this pipeline so far: it becomes the
+    /// beginning of a block, which is rolled back.
+    fn undo_unsynced(&mut self) {
+        if !self.transaction.is_open() && self.links.values().any(|link| link.unsynced && !link.begun) {
+            self.transaction.begin_implicit();
+            self.join_block();
+        }
     }
 
     /// Ends every connection's pipeline; nobody sees the answers.

@@ -518,6 +518,22 @@ fn an_error_in_a_pipeline_over_several_shards_undoes_all_of_it() {
 }
 
 #[test]
+fn what_the_proxy_refuses_in_a_pipeline_undoes_what_came_before() {
+    let cluster = cluster_with("[pool]\nsize = 1");
+    let [key, _] = keys_apart(&cluster);
+    let mut one = client(&cluster);
+    // A write that is none by its first word; then names that nobody has, of which no server hears.
+    let text = "WITH w AS (UPDATE counters SET n = n + 1 WHERE id = $1 RETURNING id) SELECT id FROM w";
+    for _ in 0..2 {
+        one.parse("", text).bind("", "", &[&key]).execute("").bind("", "nothing", &[]).execute("");
+        let answers = one.sync().answers();
+        let error = "E ERROR 26000 prepared statement \"nothing\" does not exist";
+        assert_eq!(answers, ["1", "2", &format!("D {key}"), "C SELECT 1", error, "Z I"]);
+    }
+    assert_eq!(one.value(&format!("SELECT n FROM counters WHERE id = {key}")), "0");
+}
+
+#[test]
 fn rows_of_all_shards_come_by_and_by_outside_of_a_block() {
     let cluster = cluster();
     let mut one = client(&cluster);
