@@ -32,6 +32,16 @@ docker_works() {
   timeout 60 docker image rm ostrakon-chaos-probe >/dev/null
 }
 
+# Some machines let nobody make networks.
+namespaces_work() {
+  local name=ostrakon-probe
+  $sudo ip netns add $name && $sudo ip link add $name type bridge && $sudo ip netns exec $name ip link set lo up
+  local made=$?
+  $sudo ip link del $name 2>/dev/null || true
+  $sudo ip netns del $name 2>/dev/null || true
+  return $made
+}
+
 daemon=
 # It takes some seconds to end; whoever begins meanwhile would find one that answers and does nothing more.
 end_daemon() {
@@ -49,6 +59,10 @@ if [ "${OSTRAKON_CHAOS_GROUND:-auto}" = auto ]; then
     OSTRAKON_CHAOS_GROUND=docker
   else
     echo "Docker does not work on this machine: the scenarios run over network namespaces instead"
+    if ! namespaces_work; then
+      echo "NO SCENARIO WAS RUN: neither containers nor network namespaces can be made on this machine" >&2
+      exit "${OSTRAKON_CHAOS_NO_GROUND:-1}"
+    fi
   fi
 fi
 export OSTRAKON_CHAOS_GROUND OSTRAKON_CHAOS=${1:-all}
