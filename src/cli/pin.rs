@@ -17,15 +17,8 @@ pub struct PinArguments {
     /// The shard that it is to live on.
     #[arg(long, value_name = "SHARD", requires = "key")]
     to: Option<String>,
-    /// The table whose key it is, where tables have keys of several types.
-    #[arg(long, value_name = "TABLE")]
-    table: Option<String>,
     #[command(flatten)]
-    hold: Hold,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    connect: ConnectArguments,
+    change: Change,
 }
 
 /// Arguments of `unpin`.
@@ -34,6 +27,13 @@ pub struct UnpinArguments {
     /// The key, a value a column.
     #[arg(value_name = "KEY", required = true, allow_negative_numbers = true)]
     key: Vec<String>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// How a key's place is changed.
+#[derive(Debug, Args)]
+struct Change {
     /// The table whose key it is, where tables have keys of several types.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
@@ -66,19 +66,17 @@ struct Pinned {
 
 /// Runs `pin`.
 pub async fn pin(arguments: &PinArguments, output: Output) -> Result<(), Failure> {
-    let admin = Admin::connect(&arguments.connect).await?;
+    let admin = Admin::connect(&arguments.change.connect).await?;
     let Some(to) = &arguments.to else { return list(&admin, output).await };
-    let more = format!("{}{}", table(arguments.table.as_ref()), arguments.hold.sql());
-    let command = format!("PIN KEY ({}) TO {}{more}", values(&arguments.key), identifier(to));
-    change(&admin, &command, arguments.how, output).await
+    let command = format!("PIN KEY ({}) TO {}", values(&arguments.key), identifier(to));
+    change(&admin, &command, &arguments.change, output).await
 }
 
 /// Runs `unpin`.
 pub async fn unpin(arguments: &UnpinArguments, output: Output) -> Result<(), Failure> {
-    let admin = Admin::connect(&arguments.connect).await?;
-    let more = format!("{}{}", table(arguments.table.as_ref()), arguments.hold.sql());
-    let command = format!("UNPIN KEY ({}){more}", values(&arguments.key));
-    change(&admin, &command, arguments.how, output).await
+    let admin = Admin::connect(&arguments.change.connect).await?;
+    let command = format!("UNPIN KEY ({})", values(&arguments.key));
+    change(&admin, &command, &arguments.change, output).await
 }
 
 /// Runs `rebalance`.
@@ -100,9 +98,11 @@ pub async fn rebalance(arguments: &RebalanceArguments, output: Output) -> Result
     begin(&admin, "REBALANCE", arguments.how, show, output, "moved").await
 }
 
-async fn change(admin: &Admin, command: &str, how: How, output: Output) -> Result<(), Failure> {
+async fn change(admin: &Admin, command: &str, change: &Change, output: Output) -> Result<(), Failure> {
     let show = |rows: &[Vec<Option<String>>]| show_plan(&plan_rows(rows.to_vec()), output);
-    begin(admin, command, how, show, output, "none").await
+    let table = change.table.as_ref().map(|name| format!(" TABLE {}", identifier(name))).unwrap_or_default();
+    let command = format!("{command}{table}{}", change.hold.sql());
+    begin(admin, &command, change.how, show, output, "none").await
 }
 
 async fn list(admin: &Admin, output: Output) -> Result<(), Failure> {
@@ -123,8 +123,4 @@ async fn list(admin: &Admin, output: Output) -> Result<(), Failure> {
 fn values(key: &[String]) -> String {
     let quoted: Vec<String> = key.iter().map(|value| format!("'{}'", value.replace('\'', "''"))).collect();
     quoted.join(", ")
-}
-
-fn table(name: Option<&String>) -> String {
-    name.map(|name| format!(" TABLE {}", identifier(name))).unwrap_or_default()
 }

@@ -499,15 +499,8 @@ impl Session {
             link.begun = true;
             if link.unsynced {
                 let output = link.lease.output();
-                let nothing = Bind {
-                    portal: String::new(),
-                    statement: String::new(),
-                    parameter_formats: Vec::new(),
-                    parameters: Vec::new(),
-                    result_formats: Vec::new(),
-                };
                 client_message::encode_parse(output, "", &opening, &[]);
-                client_message::encode_bind(output, "", "", &nothing);
+                client_message::encode_bind(output, "", "", &Bind::default());
                 client_message::encode_execute(output, "", 0);
                 link.expects.extend([
                     Expect::ParseQuietly,

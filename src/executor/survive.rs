@@ -143,15 +143,9 @@ impl Link {
     }
 
     fn write_question(&mut self) {
-        let nothing = Bind {
-            portal: XID_PORTAL.to_owned(),
-            statement: super::pipeline::server_name(XID_STATEMENT),
-            parameter_formats: Vec::new(),
-            parameters: Vec::new(),
-            result_formats: Vec::new(),
-        };
+        let statement = super::pipeline::server_name(XID_STATEMENT);
         let output = self.lease.output();
-        client_message::encode_bind(output, XID_PORTAL, &nothing.statement, &nothing);
+        client_message::encode_bind(output, XID_PORTAL, &statement, &Bind::default());
         client_message::encode_execute(output, XID_PORTAL, 0);
         client_message::encode_flush(output);
         self.xid = Xid::Asked;
@@ -502,15 +496,8 @@ fn write_asked(link: &mut Link, sql: &str, mode: Mode<'_>) {
     link.ensure_xid();
     link.expects.clear();
     let sql = link.text(sql).into_owned();
-    let plain = Bind {
-        portal: String::new(),
-        statement: String::new(),
-        parameter_formats: Vec::new(),
-        parameters: Vec::new(),
-        result_formats: Vec::new(),
-    };
     let (bind, types, describes) = match mode {
-        Mode::Simple => (plain, &[][..], true),
+        Mode::Simple => (Bind::default(), &[][..], true),
         Mode::Extended { bind, types, describe } => {
             (Bind { portal: String::new(), statement: String::new(), ..bind.clone() }, types, describe)
         }

@@ -66,8 +66,8 @@ pub struct Parse {
     pub parameter_types: Vec<u32>,
 }
 
-/// Bind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Bind; without anything else, of the unnamed statement to the unnamed portal, all in text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bind {
     /// Portal name.
     pub portal: String,

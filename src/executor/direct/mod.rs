@@ -355,12 +355,12 @@ impl Direct {
             return;
         }
         let Some(held) = &self.held else { return };
-        let body = frame.body();
+        let body = frame.as_body();
         let sets = |text: Option<&str>| text.is_some_and(reads::only_sets);
         let shows_nothing = match frame.tag {
             b'Q' => sets(body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok())),
-            b'P' => sets(parsed_text(&body)),
-            b'B' => sets(bound_name(&body).and_then(|name| self.machine.prepared_text(name)).as_deref()),
+            b'P' => sets(parsed_text(body)),
+            b'B' => sets(bound_name(body).and_then(|name| self.machine.prepared_text(name)).as_deref()),
             // They go by what was bound before.
             b'D' | b'E' | b'C' | b'H' | b'S' => true,
             _ => false,

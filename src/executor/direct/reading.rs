@@ -56,7 +56,6 @@ impl Direct {
         if is_inside && (!self.is_declared() || std::mem::take(&mut self.has_left_replica)) {
             return None;
         }
-        let body = frame.body();
         let hinted = self.text_of(frame).as_deref().and_then(ReadFrom::hinted);
         let settings = &self.machine.settings;
         if self.cluster.wants_replica(self.host.user(), settings, hinted) == ReadFrom::Primary {
@@ -64,7 +63,7 @@ impl Direct {
         }
         let (behind, _) = client.buffers();
         let known = |name: &[u8]| self.machine.prepared_text(name);
-        let texts = reads::batch_texts((frame.tag, &body), behind, known)?;
+        let texts = reads::batch_texts((frame.tag, frame.as_body()), behind, known)?;
         self.cluster.reading_of(self.host.user(), settings, &mut self.seen, &texts)
     }
 
@@ -87,7 +86,7 @@ impl Direct {
 
     /// What a message parses or runs, if it names it.
     fn text_of<'f>(&self, frame: &'f Frame) -> Option<Cow<'f, str>> {
-        let body: &'f [u8] = frame.bytes.get(5..)?;
+        let body = frame.as_body();
         match frame.tag {
             b'Q' => body.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok()).map(Cow::Borrowed),
             b'P' => parsed_text(body).map(Cow::Borrowed),
@@ -115,13 +114,13 @@ impl Direct {
 
     /// The message only reads, and so does what is here behind it.
     fn is_proved_ahead(&self, client: &mut Framed, frame: &Frame, text: &str) -> bool {
-        let one = [text.to_owned()];
-        if !self.cluster.goes_on_reading(&one) || frame.tag == b'Q' || !self.is_between_batches() {
-            return self.cluster.goes_on_reading(&one);
+        let is_proved = self.cluster.goes_on_reading(&[text.to_owned()]);
+        if !is_proved || frame.tag == b'Q' || !self.is_between_batches() {
+            return is_proved;
         }
         let (behind, _) = client.buffers();
         let known = |name: &[u8]| self.machine.prepared_text(name);
-        let ahead = reads::texts_ahead((frame.tag, &frame.body()), behind, known);
+        let ahead = reads::texts_ahead((frame.tag, frame.as_body()), behind, known);
         ahead.is_some_and(|ahead| self.cluster.goes_on_reading(&ahead.texts))
     }
 
