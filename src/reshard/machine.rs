@@ -17,6 +17,10 @@ enum Doing {
     /// A write of the record; then the step, if there is one, begins.
     Writing(Box<Option<Record>>),
     Preparing,
+    /// Rows are copied ahead; nothing waits.
+    Copying(Step),
+    /// They are there, and it is not yet time to let anything wait.
+    Resting(Step),
     /// Writes to the buckets are to wait.
     Closing(Step),
     Moving(Step),
@@ -52,6 +56,8 @@ pub struct Machine {
     asked: u64,
     /// Nothing is begun before.
     not_before: Duration,
+    /// Nothing has to wait before.
+    rest_until: Duration,
     /// When an effect that failed is wanted again.
     again_at: Option<Duration>,
     trouble: Option<String>,
@@ -79,6 +85,7 @@ impl Machine {
             is_stale: false,
             asked: 0,
             not_before: Duration::ZERO,
+            rest_until: Duration::ZERO,
             again_at: Some(Duration::ZERO),
             trouble: None,
             now: Duration::ZERO,
@@ -131,7 +138,7 @@ impl Machine {
 
     /// No row is on its way.
     pub fn is_at_rest(&self) -> bool {
-        matches!(self.doing, Doing::Idle | Doing::Preparing | Doing::Cleaning)
+        matches!(self.doing, Doing::Idle | Doing::Preparing | Doing::Resting(_) | Doing::Cleaning)
     }
 
     /// Whether a command makes sense now.
@@ -159,6 +166,9 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Duration> {
         if let Some(again) = self.again_at {
             return Some(again);
+        }
+        if matches!(self.doing, Doing::Resting(_)) {
+            return Some(self.rest_until);
         }
         let record = self.record.as_ref()?;
         let waits = self.doing == Doing::Idle && record.phase != Phase::Moved;
@@ -210,6 +220,15 @@ impl Machine {
                 if ask == self.asked && self.doing == Doing::Cleaning {
                     self.doing = Doing::Idle;
                     self.fail(reason, None);
+                }
+            }
+            Event::Copied { number } => {
+                // What is asked meanwhile is answered before the gate closes, also where steps follow each other closely.
+                if let Doing::Copying(step) = &self.doing
+                    && number == step.number
+                {
+                    self.doing = Doing::Resting(step.clone());
+                    return;
                 }
             }
             of_step => self.take_step(of_step, effects),
@@ -274,6 +293,14 @@ impl Machine {
         };
         let begins = record.step.clone().filter(|step| record.phase == Phase::Moving && !is_done(step, &self.owners));
         let Some(step) = begins.filter(|_| !record.is_paused && self.commands.is_empty()) else { return };
+        // Who lets writes wait for longer has bigger buckets.
+        let limit = self.settings.ahead_max.max(self.limits().hold_max * 4);
+        effects.push(Effect::Copy { step: step.clone(), limit });
+        self.doing = Doing::Copying(step);
+    }
+
+    /// From here on writes to the buckets wait.
+    fn hold_writes(&mut self, step: Step, effects: &mut Vec<Effect>) {
         self.closed_at = Some(self.now);
         if self.settings.rules.hold_writes {
             let wait = self.settings.quiet_max;
@@ -302,14 +329,21 @@ impl Machine {
     fn take_step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         let doing = std::mem::replace(&mut self.doing, Doing::Idle);
         self.doing = match (doing, event) {
+            (Doing::Copying(step), Event::NotCopied { number, reason, is_final, is_slow }) if number == step.number => {
+                if is_slow {
+                    self.pace.shrink();
+                }
+                self.undo(step, reason, is_final, effects);
+                return;
+            }
             (Doing::Closing(step), Event::Closed { number, level: Level::Writes }) if number == step.number => {
                 return self.begin_moving(step, effects);
             }
             (Doing::Closing(step), Event::NotClosed { number, level: Level::Writes }) if number == step.number => {
-                effects.push(Effect::OpenGate);
                 self.closed_at = None;
-                self.fail("statements or transactions that write there did not end in time".to_owned(), None);
-                Doing::Idle
+                let reason = "statements or transactions that write there did not end in time";
+                self.undo(step, reason.to_owned(), false, effects);
+                return;
             }
             (Doing::Moving(step), Event::Moved { number, rows }) if number == step.number => {
                 return self.turn(step, rows, effects);
@@ -410,7 +444,7 @@ impl Machine {
             let pause = self.turned_at.take().map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
             let limits = self.limits();
             let rest = self.pace.note_done(&limits, rows, self.now.saturating_sub(since), pause);
-            self.not_before = self.now + rest;
+            self.rest_until = self.now + rest;
             if let Some(record) = &mut self.record {
                 // Written with the next step; a crash makes these figures a little too small.
                 record.rows += rows;
@@ -453,6 +487,16 @@ impl Machine {
 
     /// Begins what comes next, when nothing is under way.
     fn proceed(&mut self, effects: &mut Vec<Effect>) {
+        if let Doing::Resting(step) = &self.doing {
+            let step = step.clone();
+            if !self.commands.is_empty() {
+                effects.push(Effect::RollBack { step: step.clone() });
+                self.doing = Doing::RollingBack(step);
+            } else if self.now >= self.rest_until {
+                self.hold_writes(step, effects);
+            }
+            return;
+        }
         if self.doing != Doing::Idle {
             return;
         }
@@ -571,8 +615,9 @@ mod tests {
             Event::Command(Command::Start { id: 1, wanted: halves(), manner: Manner::default() }),
             &mut effects,
         );
-        for _ in 0..9 {
+        for _ in 0..11 {
             let event = match effects.pop() {
+                None => Event::Tick,
                 Some(Effect::Write { ask, record, .. }) => {
                     told.push(if record.is_some_and(|record| record.step.is_some()) { "write step" } else { "write" });
                     Event::Written { ask, revision: Some(1) }
@@ -580,6 +625,10 @@ mod tests {
                 Some(Effect::Prepare { ask }) => {
                     told.push("prepare");
                     Event::Ready { ask, rows: vec![10; crate::topology::BUCKETS] }
+                }
+                Some(Effect::Copy { step, .. }) => {
+                    told.push("copy");
+                    Event::Copied { number: step.number }
                 }
                 Some(Effect::CloseGate { step, level, .. }) => {
                     told.push(if level == Level::Writes { "hold writes" } else { "hold reads" });
@@ -604,10 +653,102 @@ mod tests {
         }
         assert_eq!(
             told,
-            ["write", "prepare", "write", "write step", "hold writes", "move", "hold reads", "decide", "commit"]
+            [
+                "write",
+                "prepare",
+                "write",
+                "write step",
+                "copy",
+                "hold writes",
+                "move",
+                "hold reads",
+                "decide",
+                "commit"
+            ]
         );
         assert_eq!(effects.first(), Some(&Effect::OpenGate));
         assert_eq!(machine.buckets_left(), 8_192 - 50);
+    }
+
+    /// A machine whose first step has counted, and what it wants done next.
+    fn second_step(rest: Duration) -> (Machine, Vec<Effect>) {
+        let mut machine = machine();
+        let mut effects = Vec::new();
+        let start = Command::Start { id: 1, wanted: halves(), manner: Manner::default() };
+        machine.step(Duration::ZERO, Event::Command(start), &mut effects);
+        loop {
+            let (now, event) = match effects.pop() {
+                None => (Duration::ZERO, Event::Tick),
+                Some(Effect::Write { ask, record, .. }) => {
+                    let number = record.and_then(|record| record.step).map_or(0, |step| step.number);
+                    let written = Event::Written { ask, revision: Some(1) };
+                    machine.step(rest, written, &mut effects);
+                    if number == 2 {
+                        return (machine, effects);
+                    }
+                    continue;
+                }
+                Some(Effect::Prepare { ask }) => {
+                    (Duration::ZERO, Event::Ready { ask, rows: vec![10; crate::topology::BUCKETS] })
+                }
+                Some(Effect::Copy { step, .. }) => (Duration::ZERO, Event::Copied { number: step.number }),
+                Some(Effect::CloseGate { step, level, .. }) => {
+                    (Duration::ZERO, Event::Closed { number: step.number, level })
+                }
+                Some(Effect::Move { step, .. }) => (Duration::ZERO, Event::Moved { number: step.number, rows: 500 }),
+                Some(Effect::Decide { step }) => (rest, Event::Decided { number: step.number, epoch: Epoch(8) }),
+                Some(Effect::Commit { step }) => (rest * 2, Event::Settled { number: step.number }),
+                other => panic!("{other:?}"),
+            };
+            machine.step(now, event, &mut effects);
+        }
+    }
+
+    #[test]
+    fn rows_are_copied_while_statements_run_between_two_steps() {
+        let rest = Duration::from_millis(40);
+        let (mut machine, mut effects) = second_step(rest);
+        let Some(Effect::Copy { step, .. }) = effects.pop() else { panic!("{effects:?}") };
+        machine.step(rest * 2, Event::Copied { number: step.number }, &mut effects);
+        effects.clear();
+        machine.step(rest * 2, Event::Tick, &mut effects);
+        assert_eq!(effects, []);
+        let wake = machine.wake_at().unwrap();
+        assert!(wake > rest * 2, "{wake:?}");
+        machine.step(wake, Event::Tick, &mut effects);
+        assert!(matches!(effects[..], [Effect::CloseGate { level: Level::Writes, .. }]), "{effects:?}");
+    }
+
+    #[test]
+    fn a_command_comes_before_a_step_that_is_only_copied() {
+        let (mut machine, mut effects) = second_step(Duration::ZERO);
+        let Some(Effect::Copy { step, .. }) = effects.pop() else { panic!("{effects:?}") };
+        effects.clear();
+        machine.step(Duration::ZERO, Event::Copied { number: step.number }, &mut effects);
+        assert!(machine.wake_at().is_some_and(|wake| wake == Duration::ZERO));
+        machine.step(Duration::ZERO, Event::Command(Command::Pause), &mut effects);
+        assert_eq!(effects, [Effect::RollBack { step: step.clone() }]);
+        effects.clear();
+        machine.step(Duration::ZERO, Event::Settled { number: step.number }, &mut effects);
+        let [Effect::Write { ask, record: Some(record), .. }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(record.step, None);
+        let written = Event::Written { ask: *ask, revision: Some(2) };
+        effects.clear();
+        machine.step(Duration::ZERO, written, &mut effects);
+        // The topology is looked at before anything else.
+        assert!(matches!(effects[..], [Effect::Read { .. }]), "{effects:?}");
+    }
+
+    #[test]
+    fn a_copy_that_takes_too_long_is_rolled_back_and_made_smaller() {
+        let (mut machine, mut effects) = second_step(Duration::ZERO);
+        let Some(Effect::Copy { step, .. }) = effects.pop() else { panic!("{effects:?}") };
+        let before = machine.pace().rows;
+        let slow = Event::NotCopied { number: step.number, reason: "slow".to_owned(), is_final: false, is_slow: true };
+        machine.step(Duration::ZERO, slow, &mut effects);
+        assert_eq!(effects.last(), Some(&Effect::RollBack { step }));
+        assert_eq!(machine.pace().rows, before / 3);
+        assert_eq!(machine.pace().pauses.hold_longest, Duration::ZERO);
     }
 
     #[test]

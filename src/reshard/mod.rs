@@ -1,8 +1,9 @@
 //! Moves buckets from shard to shard while the cluster serves: the machine of one job.
 //!
-//! Rows move in small steps. A step takes some buckets, stops what would run beside it for a moment, moves their rows
-//! in one transaction of two shards, and makes the new owner known before anything runs again. So at every moment each
-//! row is on exactly one shard, and nothing but a step has ever to be undone. `docs/decisions` says why.
+//! Rows move in small steps. A step takes some buckets, copies their rows to the target in a transaction that nobody sees,
+//! stops what would run beside it for a moment, makes the copy the same as what is there then, deletes that, commits both,
+//! and makes the new owner known before anything runs again. So at every moment each row is on exactly one shard, and
+//! nothing but a step has ever to be undone. `docs/decisions` says why.
 //!
 //! A machine of the usual shape: events in, effects out, time handed in. It remembers nothing that a new one could not
 //! find in the record and the topology, so another process goes on after any crash.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub hold_aim: Duration,
     /// A step that is not ready to commit by then is undone and tried again with fewer rows.
     pub hold_max: Duration,
+    /// How long the rows of a step may be copied ahead, while nothing waits but DDL.
+    pub ahead_max: Duration,
     /// How much of `hold_max` may go by until writes to the buckets that are under way have ended, and how long what
     /// reads them may take to end before the owner changes.
     pub quiet_max: Duration,
@@ -57,6 +60,8 @@ pub struct Settings {
 pub struct Rules {
     /// Nothing writes to buckets while a step moves their rows.
     pub hold_writes: bool,
+    /// What was copied ahead is compared with what is there when nothing writes any more.
+    pub compare: bool,
     /// Nothing reads buckets while their owner changes.
     pub hold_reads: bool,
     /// Both halves are prepared before the new owner is decided.
@@ -73,6 +78,7 @@ impl Default for Settings {
         Self {
             hold_aim: ms(150),
             hold_max: ms(300),
+            ahead_max: ms(2_000),
             quiet_max: ms(100),
             rest_times: 1,
             rows_first: 500,
@@ -80,7 +86,14 @@ impl Default for Settings {
             buckets_max: 512,
             retry_min: ms(200),
             retry_max: ms(10_000),
-            rules: Rules { hold_writes: true, hold_reads: true, prepare_first: true, settle_first: true, clean: true },
+            rules: Rules {
+                hold_writes: true,
+                compare: true,
+                hold_reads: true,
+                prepare_first: true,
+                settle_first: true,
+                clean: true,
+            },
         }
     }
 }
@@ -159,6 +172,22 @@ pub enum Event {
         ask: u64,
         /// Why.
         reason: String,
+    },
+    /// The rows are on the target, as they were at some moment, in a transaction that is open.
+    Copied {
+        /// The step.
+        number: u64,
+    },
+    /// They are not.
+    NotCopied {
+        /// The step.
+        number: u64,
+        /// Why.
+        reason: String,
+        /// Trying again would not help.
+        is_final: bool,
+        /// It took too long: fewer rows would help.
+        is_slow: bool,
     },
     /// What had to end has ended, and nothing of its kind begins.
     Closed {
@@ -263,7 +292,15 @@ pub enum Effect {
     },
     /// Things may run again.
     OpenGate,
-    /// Rows are copied to the target and deleted in the source, compared, and both transactions prepared.
+    /// Rows are to be copied to the target, beside everything that runs.
+    Copy {
+        /// Of which.
+        step: Step,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Rows are deleted in the source and compared with what was copied; buckets that have changed since are copied again;
+    /// both transactions are prepared.
     Move {
         /// Which.
         step: Step,

@@ -105,11 +105,16 @@ impl Pace {
     pub fn note_failed(&mut self, settings: &Settings, hold: Option<Duration>) -> Duration {
         if let Some(hold) = hold {
             self.note_hold(hold);
-            self.rows = (self.rows / 3).max(1);
+            self.shrink();
         }
         let wait = settings.retry_min * 2u32.saturating_pow(self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
         wait.min(settings.retry_max)
+    }
+
+    /// Its rows were too many.
+    pub fn shrink(&mut self) {
+        self.rows = (self.rows / 3).max(1);
     }
 
     /// Reads waited.

@@ -182,18 +182,22 @@ fn a_killed_proxy_goes_on_with_the_job() {
 /// A job that is cancelled leaves nothing behind, whenever that is.
 #[test]
 fn a_cancelled_job_leaves_nothing_behind() {
-    let ground = Ground::new(40_000);
+    let ground = Ground::new(200_000);
     ground.run(&["shard", "add", "--replicas", "0"]);
     let before = ground.checksum();
     let mut moved = Vec::new();
     for steps in 0..4 {
         ground.run(&["reshard", "start", "--yes"]);
-        ground.wait_for_steps(steps);
-        ground.run(&["reshard", "cancel", "--yes", "--wait"]);
+        ground.cancel_after(steps);
         moved.push(ground.buckets("s2"));
         assert_eq!(ground.leftovers(), Vec::<String>::new());
         assert_eq!(ground.checksum(), before);
         ground.run(&["reshard", "verify"]);
+        if moved.last() > Some(&0) {
+            // A step is soon done here: each time from the beginning.
+            ground.reshard(&["start", "--empty", "s2", "--yes", "--wait"]);
+            ground.run(&["reshard", "finish", "--yes", "--wait"]);
+        }
     }
     println!("buckets that had moved when the job was cancelled: {moved:?}");
     // And it can be begun again to the end.

@@ -9,20 +9,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::decision::{Decision, decide, ready_decision};
 use super::links::{Links, SHORT_MS};
 use super::parts::{Part, Parts};
-use super::rows::{self, Moved, NotMoved, Stamps, gid, read_stamps};
+use super::rows::{self, Ahead, Moved, NotMoved, Stamps, gid, read_stamps};
 use super::tables::{Tables, read_tables};
 use super::verify::{Verified, verify};
 use super::{Context, Measured, NewShard, PinWish, PlannedMove, join, leave, measure, pin, plan, ready};
-use crate::base::{BucketId, Epoch, ShardId};
+use crate::base::{BucketId, ShardId};
 use crate::control::client::quote_literal;
 use crate::reshard::{Command, Effect, Event, Level, Machine, Record, Settings, Step};
 use crate::store::{
-    RESHARD_KEY, Revision, Store, StoreError, TOPOLOGY_KEY, decode_reshard, encode_reshard, encode_topology,
-    load_topology, save_topology,
+    RESHARD_KEY, Revision, Store, StoreError, TOPOLOGY_KEY, decode_reshard, encode_reshard, load_topology,
 };
-use crate::topology::validate::validate;
 use crate::topology::{BucketMap, Pins, TableRules, Topology};
 
 /// Requests that wait; who has one more waits.
@@ -226,6 +225,7 @@ pub fn start(context: Context, settings: Settings) -> Handle {
         machine: Machine::new(settings),
         links: Links::default(),
         tables: None,
+        ahead: None,
         decision: None,
         bytes_moved: 0,
         parts: Parts::default(),
@@ -254,6 +254,7 @@ struct Driver {
     machine: Machine,
     links: Links,
     tables: Option<Box<Known>>,
+    ahead: Option<Ahead>,
     decision: Option<Decision>,
     bytes_moved: u64,
     parts: Parts,
@@ -300,6 +301,7 @@ impl Driver {
         }
         let wake = self.machine.wake_at();
         let happened = tokio::select! {
+            biased;
             request = requests.recv() => Happened::Asked(request),
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok((event, known)) => Happened::Ended(event, known),
@@ -431,6 +433,7 @@ impl Driver {
                 self.context.steps.open();
                 None
             }
+            Effect::Copy { step, limit } => Some(self.copy_ahead(step, limit).await),
             Effect::Move { step, limit } => Some(self.move_rows(step, limit).await),
             Effect::Decide { step } => {
                 let begun = Instant::now();
@@ -445,6 +448,7 @@ impl Driver {
                 Some(event)
             }
             Effect::RollBack { step } => {
+                self.ahead = None;
                 self.links.clear();
                 Some(self.settle(&step, false).await)
             }
@@ -560,10 +564,34 @@ impl Driver {
         }
     }
 
+    async fn copy_ahead(&mut self, step: Step, limit: Duration) -> Event {
+        let (number, begun) = (step.number, Instant::now());
+        match timeout(limit, self.try_copy(&step)).await {
+            Ok(Ok(ahead)) => {
+                self.parts.note(Part::Copy, begun.elapsed());
+                self.ahead = Some(ahead);
+                Event::Copied { number }
+            }
+            Ok(Err(NotMoved { reason, is_final })) => {
+                self.step_failed(number, &reason, is_final);
+                Event::NotCopied { number, reason, is_final, is_slow: false }
+            }
+            Err(_) => {
+                let reason = too_long(&step);
+                self.step_failed(number, &reason, false);
+                Event::NotCopied { number, reason, is_final: false, is_slow: true }
+            }
+        }
+    }
+
+    async fn try_copy(&mut self, step: &Step) -> Result<Ahead, NotMoved> {
+        let (_, tables) = self.known_for(step)?;
+        rows::copy_ahead(&mut self.links, step, &tables.tables).await
+    }
+
     async fn move_rows(&mut self, step: Step, limit: Duration) -> Event {
         let (number, begun) = (step.number, Instant::now());
-        let moved = timeout(limit, self.try_move(&step)).await;
-        match moved {
+        match timeout(limit, self.try_move(&step)).await {
             Ok(Ok(Moved { rows, bytes, prepare })) => {
                 self.bytes_moved += bytes;
                 self.parts.note(Part::Rows, begun.elapsed().saturating_sub(prepare));
@@ -572,28 +600,39 @@ impl Driver {
                 Event::Moved { number, rows }
             }
             Ok(Err(NotMoved { reason, is_final })) => {
-                tracing::info!(number, reason, is_final, "a step is undone");
-                self.tables = None;
+                self.step_failed(number, &reason, is_final);
                 Event::NotMoved { number, reason, is_final }
             }
             Err(_) => {
-                let buckets = step.buckets.len();
-                let reason =
-                    format!("{buckets} buckets from {} took too long", step.buckets.first().map_or(0, |b| b.0));
-                tracing::info!(number, reason, "a step is undone");
+                let reason = too_long(&step);
+                self.step_failed(number, &reason, false);
                 Event::NotMoved { number, reason, is_final: false }
             }
         }
     }
 
+    fn step_failed(&mut self, number: u64, reason: &str, is_final: bool) {
+        tracing::info!(number, reason, is_final, "a step is undone");
+        // What was known of the tables may be why.
+        self.tables = None;
+    }
+
     async fn try_move(&mut self, step: &Step) -> Result<Moved, NotMoved> {
+        let (home, known) = self.known_for(step)?;
         let job = self.machine.record().map(|record| record.id).ok_or("there is no job".to_owned())?;
-        let known = self.tables.as_ref().ok_or("the tables are not known".to_owned())?;
+        let ahead = self.ahead.take().filter(|ahead| ahead.number == step.number);
+        let ahead = ahead.ok_or("nothing was copied".to_owned())?;
+        rows::move_rows(&mut self.links, ahead, job, step, &known.tables, &known.stamps, home).await
+    }
+
+    /// The home shard, and the tables as the step has to know them.
+    fn known_for(&self, step: &Step) -> Result<(ShardId, Known), String> {
+        let known = self.tables.as_deref().ok_or("the tables are not known")?;
         let topology = self.context.topology.load();
         if topology.epoch != step.epoch || topology.tables != known.rules || topology.pins != known.pins {
-            return Err("the topology has changed".to_owned().into());
+            return Err("the topology has changed".to_owned());
         }
-        rows::move_rows(&mut self.links, job, step, &known.tables, &known.stamps, topology.home()).await
+        Ok((topology.home(), known.clone()))
     }
 
     /// Comes back only when it is known which way it went.
@@ -693,48 +732,8 @@ async fn read(store: &dyn Store, ask: u64) -> Result<Option<Event>, StoreError> 
     Ok(Some(Event::Read { ask, record, revision, owners: topology.buckets, epoch: topology.epoch }))
 }
 
-/// The record that decides a step, made before reads wait for it.
-struct Decision {
-    next: Topology,
-    /// Of the topology that it replaces.
-    revision: Revision,
-    bytes: Vec<u8>,
-}
-
-async fn ready_decision(store: &dyn Store, step: &Step) -> Result<Option<Decision>, StoreError> {
-    let Some((topology, revision)) = load_topology(store).await? else { return Ok(None) };
-    if topology.epoch != step.epoch {
-        return Ok(None);
-    }
-    let next = with_owner(topology, step);
-    let is_valid = validate(&next).is_ok();
-    Ok(is_valid.then_some(Decision { bytes: encode_topology(&next)?, next, revision }))
-}
-
-fn with_owner(topology: Topology, step: &Step) -> Topology {
-    let mut owners = topology.buckets.owners().to_vec();
-    for bucket in &step.buckets {
-        if let Some(owner) = owners.get_mut(usize::from(bucket.0)) {
-            *owner = step.to;
-        }
-    }
-    let buckets = BucketMap::from_owners(owners).unwrap_or_else(|| topology.buckets.clone());
-    Topology { epoch: Epoch(topology.epoch.0 + 1), buckets, ..topology }
-}
-
-/// The topology in which the step counts; `None`: it will not.
-async fn decide(store: &dyn Store, step: &Step) -> Result<Option<Topology>, StoreError> {
-    let Some((topology, revision)) = load_topology(store).await? else { return Ok(None) };
-    // An earlier attempt may have come through although it did not say so.
-    if step.buckets.iter().all(|bucket| topology.buckets.owner(*bucket) == step.to) {
-        return Ok(Some(topology));
-    }
-    if topology.epoch != step.epoch {
-        return Ok(None);
-    }
-    let next = with_owner(topology, step);
-    save_topology(store, &next, Some(revision)).await?;
-    Ok(Some(next))
+fn too_long(step: &Step) -> String {
+    format!("{} buckets from {} took too long", step.buckets.len(), step.buckets.first().map_or(0, |bucket| bucket.0))
 }
 
 async fn know_tables(context: &Context, topology: &Topology) -> Result<Known, String> {

@@ -3,6 +3,7 @@
 //! Must not know: sessions, plans, who asks.
 
 mod bucket_sql;
+mod decision;
 mod driver;
 mod join;
 mod leave;

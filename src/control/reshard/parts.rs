@@ -7,9 +7,11 @@ use std::time::Duration;
 pub(super) enum Part {
     /// The record is written, and connections are looked after; nothing waits for it.
     Record,
+    /// Rows are copied ahead; nothing waits for it.
+    Copy,
     /// What writes to the buckets ends.
     Writers,
-    /// Rows are copied, deleted and compared.
+    /// Rows are deleted and compared, those that have changed are copied again.
     Rows,
     /// Both transactions are prepared.
     Prepare,
@@ -21,8 +23,9 @@ pub(super) enum Part {
     Commit,
 }
 
-const NAMES: [(Part, &str); 7] = [
+const NAMES: [(Part, &str); 8] = [
     (Part::Record, "record"),
+    (Part::Copy, "copy"),
     (Part::Writers, "writers"),
     (Part::Rows, "rows"),
     (Part::Prepare, "prepare"),
@@ -64,6 +67,9 @@ mod tests {
             parts.note(part, Duration::from_millis(ms));
         }
         let text = parts.text();
-        assert_eq!(text, "record 0.0, writers 0.0, rows 20.0, prepare 0.0, readers 0.0, decide 0.0, commit 4.0");
+        assert_eq!(
+            text,
+            "record 0.0, copy 0.0, writers 0.0, rows 20.0, prepare 0.0, readers 0.0, decide 0.0, commit 4.0"
+        );
     }
 }

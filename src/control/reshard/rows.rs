@@ -1,4 +1,4 @@
-//! One step on the shards: rows over, compared, prepared; then committed or rolled back on both.
+//! One step on the shards: rows copied ahead, deleted, compared, prepared; then committed or rolled back on both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::links::{FindPrimary, Links, SHORT_MS, STEP_NAME, connect, value};
 use super::tables::{MovedTable, STAMP_SQL, Tables};
 use super::transfer::{refused, transfer};
 use crate::backend::{Abandoned, Connection};
-use crate::base::ShardId;
+use crate::base::{BucketId, ShardId};
 use crate::control::client::{ControlClient, ControlError, quote_literal};
 use crate::reshard::Step;
 
@@ -58,8 +58,8 @@ pub(super) const GID_PREFIX: &str = "ostrakon-reshard-";
 /// Limit of a statement inside a step; the step as a whole has a shorter one.
 const STATEMENT_MS: u64 = 60_000;
 
-/// Rows and a checksum of them, by table.
-type Sums = Vec<(String, String)>;
+/// How many rows and a checksum of them, by table and bucket.
+type Sums = BTreeMap<(usize, BucketId), (u64, String)>;
 
 /// What [`STAMP_SQL`] said on each shard when the tables were read. The tables were read on the home shard: as long as its
 /// stamp is the same, and nothing runs, no change of the schema is halfway.
@@ -114,15 +114,41 @@ async fn await_prepared(source: &ControlClient) -> Result<(), NotMoved> {
     }
 }
 
-/// Begins a step's transactions.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
+/// Begins a step's transactions. The target's sees what is there at each look, also what came there since it began.
+const BEGIN_SOURCE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL enable_seqscan = off";
+const BEGIN_TARGET: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL enable_seqscan = off";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off";
 
-/// Moves the rows of a step and prepares both transactions.
+/// Rows of a step on the target, as they were at some moment, in a transaction that nobody sees.
+pub(super) struct Ahead {
+    /// Of which step.
+    pub number: u64,
+    there: Connection,
+    bytes: u64,
+}
+
+/// Copies the rows of a step to the target, beside everything that runs.
 ///
-/// While one connection reads the rows, a second one deletes them: nothing writes to them meanwhile, and neither sees the
-/// other. What was deleted and what has arrived is counted and summed on the way and has to be the same. Round trips
-/// are what a step on a busy machine is made of: there are three.
+/// # Errors
+/// Nothing is there.
+///
+/// # Cancel safety
+/// As an error.
+pub(super) async fn copy_ahead(links: &mut Links, step: &Step, tables: &Tables) -> Result<Ahead, NotMoved> {
+    let mut here = links.take_stream(step.from)?;
+    let mut there = links.take_stream(step.to)?;
+    let into = format!("{BEGIN_TARGET}{}", into_sql(&tables.moved));
+    let done = transfer(&mut here, &out_sql(&tables.moved, &step.buckets), &mut there, &into).await?;
+    links.put_stream(step.from, here);
+    Ok(Ahead { number: step.number, there, bytes: done.bytes })
+}
+
+/// Deletes the rows of a step in the source, makes what was copied ahead the same as what they were, and prepares both
+/// transactions.
+///
+/// What was deleted is counted and summed by bucket, and so is what the target has: nothing writes to either meanwhile.
+/// Buckets that differ were written to since they were copied: they are copied again, and have to be the same then. Round
+/// trips are what a step on a busy machine is made of: there are two, or three.
 ///
 /// # Errors
 /// Nothing counts; something may be prepared.
@@ -131,17 +157,17 @@ const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SE
 /// As an error.
 pub(super) async fn move_rows(
     links: &mut Links,
+    ahead: Ahead,
     job: u64,
     step: &Step,
     tables: &Tables,
     stamps: &Stamps,
     home: ShardId,
 ) -> Result<Moved, NotMoved> {
+    let Ahead { mut there, mut bytes, .. } = ahead;
     let mut here = links.take_stream(step.from)?;
-    let mut there = links.take_stream(step.to)?;
     let source = links.get(step.from)?;
     await_prepared(source).await?;
-    let (out, into, delete) = (out_sql(tables, step), into_sql(tables, step), delete_sql(&tables.moved, step));
     let elsewhere = async {
         if home == step.from || home == step.to {
             return Ok(());
@@ -149,28 +175,41 @@ pub(super) async fn move_rows(
         let now = value(links.get(home)?, STAMP_SQL, SHORT_MS).await?;
         check_stamp(now.as_deref(), stamps, home)
     };
+    let delete = delete_sql(&tables.moved, step);
     let deleting = async { source.rows(&delete, STATEMENT_MS).await.map_err(NotMoved::from) };
-    let moving = transfer(&mut here, &out, &mut there, &into);
-    let ((), before, done) = tokio::try_join!(async { elsewhere.await.map_err(NotMoved::from) }, deleting, moving)?;
-    let (before, stamp) = read_sums(before);
+    let sum = with_stamp(sums_sql(&tables.moved, &step.buckets));
+    let summing = query(&mut there, &sum);
+    let ((), deleted, copied) = tokio::try_join!(async { elsewhere.await.map_err(NotMoved::from) }, deleting, summing)?;
+    let (before, stamp) = read_sums(deleted)?;
     check_stamp(stamp.as_deref(), stamps, step.from)?;
-    let (after, stamp) = read_sums(done.rows);
+    let (mut after, stamp) = read_sums(copied)?;
     check_stamp(stamp.as_deref(), stamps, step.to)?;
+    let changed = differing_buckets(&before, &after);
+    if !changed.is_empty() {
+        let into = again_sql(&tables.moved, &changed);
+        let done = transfer(&mut here, &out_sql(&tables.moved, &changed), &mut there, &into).await?;
+        bytes += done.bytes;
+        after.retain(|(_, bucket), _| !changed.contains(bucket));
+        after.extend(read_sums(done.rows)?.0);
+        tracing::debug!(step = step.number, buckets = changed.len(), bytes = done.bytes, "copied again");
+    }
     if after != before {
         let reason = differing_rows(source, &mut there, &tables.moved, step).await?;
         return Err(NotMoved { reason, is_final: true });
     }
     let begun = Instant::now();
     let prepare = format!("PREPARE TRANSACTION {}", quote_literal(&gid(job, step)));
-    let prepared = async {
-        let result = there.simple(&prepare).await?;
-        result.error.map_or(Ok(()), |error| Err(refused(&error)))
-    };
-    tokio::try_join!(async { source.rows(&prepare, STATEMENT_MS).await.map_err(NotMoved::from) }, prepared)?;
+    let preparing = async { source.rows(&prepare, STATEMENT_MS).await.map_err(NotMoved::from) };
+    tokio::try_join!(preparing, query(&mut there, &prepare))?;
     links.put_stream(step.from, here);
     links.put_stream(step.to, there);
-    let rows = before.iter().filter_map(|(count, _)| count.parse::<u64>().ok()).sum();
-    Ok(Moved { rows, bytes: done.bytes, prepare: begun.elapsed() })
+    let rows = before.values().map(|(count, _)| count).sum();
+    Ok(Moved { rows, bytes, prepare: begun.elapsed() })
+}
+
+async fn query(connection: &mut Connection, sql: &str) -> Result<Vec<Vec<Option<String>>>, NotMoved> {
+    let result = connection.simple(sql).await?;
+    result.error.map_or(Ok(result.rows), |error| Err(refused(&error)))
 }
 
 fn check_stamp(now: Option<&str>, stamps: &Stamps, shard: ShardId) -> Result<(), String> {
@@ -178,69 +217,93 @@ fn check_stamp(now: Option<&str>, stamps: &Stamps, shard: ShardId) -> Result<(),
     if is_same { Ok(()) } else { Err("the schema has changed".to_owned()) }
 }
 
-/// All rows of the step, table after table.
-fn out_sql(tables: &Tables, step: &Step) -> String {
-    let copies = tables.moved.iter().map(|table| {
-        let (columns, from, within) = (&table.columns, &table.from, table.within(&step.buckets));
+/// All rows of some buckets, table after table.
+fn out_sql(tables: &[MovedTable], buckets: &[BucketId]) -> String {
+    let copies = tables.iter().map(|table| {
+        let (columns, from, within) = (&table.columns, &table.from, table.within(buckets));
         format!("; COPY (SELECT {columns} FROM {from} WHERE {within}) TO STDOUT (FORMAT {})", format_of(table))
     });
     format!("{BEGIN_READING}{}; COMMIT", copies.collect::<String>())
 }
 
-/// Takes them in, and sums up what is there then.
-fn into_sql(tables: &Tables, step: &Step) -> String {
+/// Takes them in.
+fn into_sql(tables: &[MovedTable]) -> String {
     let copies = tables
-        .moved
         .iter()
         .map(|table| format!("; COPY {} ({}) FROM STDIN (FORMAT {})", table.into, table.columns, format_of(table)));
-    let sums = tables.moved.iter().enumerate().map(|(at, table)| {
-        let from = format!("{} WHERE {}", table.from, table.within(&step.buckets));
-        sum_sql(at, &table.record, &from)
-    });
-    format!("{BEGIN}{}; {}", copies.collect::<String>(), with_stamp(sums))
+    copies.collect()
 }
 
-/// Deletes them, and sums up what they were. One statement for all tables.
+/// Takes rows of some buckets in again, in place of those that this transaction has, and sums up what is there then.
+/// Rows that somebody else wrote stay: they are found by their sums.
+fn again_sql(tables: &[MovedTable], buckets: &[BucketId]) -> String {
+    let deletes = tables.iter().map(|table| {
+        let (from, within) = (&table.from, table.within(buckets));
+        format!("DELETE FROM {from} WHERE {within} AND xmin = pg_current_xact_id()::xid; ")
+    });
+    let copies = into_sql(tables);
+    let sums = with_stamp(sums_sql(tables, buckets));
+    format!("{}{}; {sums}", deletes.collect::<String>(), copies.trim_start_matches("; "))
+}
+
+/// Deletes the rows of a step, and sums up what they were. One statement for all tables.
 fn delete_sql(tables: &[MovedTable], step: &Step) -> String {
     let deletes = tables.iter().enumerate().map(|(at, table)| {
         let (from, within) = (&table.from, table.within(&step.buckets));
+        let (placed, record) = (table.placed(), &table.record);
         format!(
-            "gone{at} AS (DELETE FROM {from} WHERE {within} RETURNING hash_record_extended({}, 0) AS hash)",
-            table.record
+            "gone{at} AS (DELETE FROM {from} WHERE {within} \
+             RETURNING {placed} AS bucket, hash_record_extended({record}, 0) AS hash)"
         )
     });
     let deletes: Vec<String> = deletes.collect();
     let with = if deletes.is_empty() { String::new() } else { format!("WITH {} ", deletes.join(", ")) };
-    let sums = (0..tables.len())
-        .map(|at| format!("SELECT {at}, count(*)::text, coalesce(sum(hash::numeric), 0)::text FROM gone{at}"));
-    format!("{BEGIN}; {with}{}", with_stamp(sums))
+    let sums = (0..tables.len()).map(|at| sum_sql(at, "bucket", "hash", &format!("gone{at}")));
+    format!("{BEGIN_SOURCE}; {with}{}", with_stamp(sums))
 }
 
-fn sum_sql(at: usize, record: &str, from: &str) -> String {
-    format!(
-        "SELECT {at}, count(*)::text, coalesce(sum(hash_record_extended({record}, 0)::numeric), 0)::text FROM {from}"
-    )
+fn sums_sql(tables: &[MovedTable], buckets: &[BucketId]) -> impl Iterator<Item = String> {
+    tables.iter().enumerate().map(|(at, table)| {
+        let hash = format!("hash_record_extended({}, 0)", table.record);
+        sum_sql(at, &table.placed(), &hash, &format!("{} WHERE {}", table.from, table.within(buckets)))
+    })
 }
 
-/// Sums of tables in order, the stamp of the schema behind them.
+/// How many rows of a table, and the sum of their hashes, by bucket.
+fn sum_sql(at: usize, bucket: &str, hash: &str, from: &str) -> String {
+    format!("SELECT {at}, ({bucket})::text, count(*)::text, sum({hash})::text FROM {from} GROUP BY 2")
+}
+
+/// Sums of tables, the stamp of the schema behind them.
 fn with_stamp(sums: impl Iterator<Item = String>) -> String {
-    let stamp = format!("SELECT {STAMP_ROW}, '', ({STAMP_SQL})");
-    sums.chain([stamp]).collect::<Vec<_>>().join(" UNION ALL ") + " ORDER BY 1"
+    let stamp = format!("SELECT NULL, NULL, NULL, ({STAMP_SQL})");
+    sums.chain([stamp]).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
-/// Behind the last table.
-const STAMP_ROW: u32 = 1_000_000;
+/// Sums, and the stamp.
+fn read_sums(rows: Vec<Vec<Option<String>>>) -> Result<(Sums, Option<String>), NotMoved> {
+    let (mut sums, mut stamp) = (Sums::new(), None);
+    for row in rows {
+        let mut cells = row.into_iter();
+        let (at, bucket, count, sum) = (cells.next(), cells.next(), cells.next(), cells.next().flatten());
+        if at == Some(None) {
+            stamp = sum;
+            continue;
+        }
+        let read = |cell: Option<Option<String>>| cell.flatten().and_then(|text| text.parse::<u64>().ok());
+        let key = read(at).zip(read(bucket).and_then(|bucket| u16::try_from(bucket).ok()));
+        let ((at, bucket), count) = key.zip(read(count)).ok_or("sums of rows cannot be read".to_owned())?;
+        sums.insert((at as usize, BucketId(bucket)), (count, sum.unwrap_or_default()));
+    }
+    Ok((sums, stamp))
+}
 
-fn read_sums(rows: Vec<Vec<Option<String>>>) -> (Sums, Option<String>) {
-    let mut sums: Sums = rows
-        .into_iter()
-        .map(|row| {
-            let mut cells = row.into_iter().skip(1).map(Option::unwrap_or_default);
-            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
-        })
-        .collect();
-    let stamp = sums.pop().map(|(_, stamp)| stamp);
-    (sums, stamp)
+/// Buckets whose rows are not alike, in any table.
+fn differing_buckets(before: &Sums, after: &Sums) -> Vec<BucketId> {
+    let of = |one: &Sums, other: &Sums| -> BTreeSet<BucketId> {
+        one.iter().filter(|(key, sum)| other.get(key) != Some(sum)).map(|((_, bucket), _)| *bucket).collect()
+    };
+    of(before, after).union(&of(after, before)).copied().collect()
 }
 
 fn format_of(table: &MovedTable) -> &'static str {

@@ -216,6 +216,25 @@ impl Ground {
         }
     }
 
+    /// Cancels the job as soon as it has so many steps, on a connection that is there: a step may be over before a program has
+    /// started.
+    pub fn cancel_after(&self, steps: u64) {
+        let mut admin = Raw::connect(self.up.port, "app", "ostrakon").unwrap();
+        let begun = Instant::now();
+        loop {
+            let reply = admin.must("SHOW RESHARD");
+            let columns = reply.answers[0].columns.as_ref().unwrap();
+            let at = columns.iter().position(|column| column.name == "steps").unwrap();
+            if reply.texts().first().is_some_and(|row| row[at].parse::<u64>().unwrap() >= steps) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "no step {steps}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        admin.must("RESHARD CANCEL");
+        self.wait_for("none");
+    }
+
     /// So many steps, or more.
     pub fn wait_for_steps(&self, count: u64) {
         self.wait_until("step", |job| job["steps"].as_u64().is_some_and(|steps| steps >= count));

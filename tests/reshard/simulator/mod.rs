@@ -15,7 +15,7 @@ use random::Random;
 use world::{Happening, World};
 
 const ALL_RULES: Rules =
-    Rules { hold_writes: true, hold_reads: true, prepare_first: true, settle_first: true, clean: true };
+    Rules { hold_writes: true, compare: true, hold_reads: true, prepare_first: true, settle_first: true, clean: true };
 /// How long things go wrong, and how long they have to be well again.
 const TROUBLE: u64 = 5_000_000;
 const REST: u64 = 25_000_000;
@@ -123,7 +123,13 @@ fn broken(rules: Rules, seeds: u64) -> usize {
 
 #[test]
 fn writes_beside_a_step_are_lost() {
-    let found = broken(Rules { hold_writes: false, ..ALL_RULES }, 20);
+    let found = broken(Rules { hold_writes: false, ..ALL_RULES }, 40);
+    assert!(found > 2, "{found} of 40");
+}
+
+#[test]
+fn writes_since_the_copy_are_lost_where_it_is_not_compared() {
+    let found = broken(Rules { compare: false, ..ALL_RULES }, 20);
     assert!(found > 2, "{found} of 20");
 }
 

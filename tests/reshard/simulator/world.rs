@@ -43,6 +43,8 @@ struct Proxy {
     epoch: Epoch,
     serves: bool,
     gate: Gate,
+    /// What was copied ahead, of which step: it ends with the connection.
+    copied: Option<(u64, BTreeMap<u64, u64>)>,
     waits_for_quiet: Option<(u64, Level)>,
 }
 
@@ -273,6 +275,7 @@ impl World {
             epoch: self.store.epoch,
             serves: true,
             gate: Gate::default(),
+            copied: None,
             waits_for_quiet: None,
         });
         self.look();
@@ -477,6 +480,17 @@ impl World {
                 Event::Ready { ask: *ask, rows: vec![1; 16_384] }
             }
             Effect::Clean { ask } if fails => Event::NotCleaned { ask: *ask, reason: "it fails".to_owned() },
+            Effect::Copy { step, .. } if fails => {
+                let is_slow = self.random.chance(50);
+                Event::NotCopied { number: step.number, reason: "it fails".to_owned(), is_final: false, is_slow }
+            }
+            Effect::Copy { step, .. } => {
+                let comes = self.rows_of(step);
+                if let Some(proxy) = &mut self.proxy {
+                    proxy.copied = Some((step.number, comes));
+                }
+                Event::Copied { number: step.number }
+            }
             Effect::Move { step, .. } if fails => {
                 self.apply(effect, only_half);
                 Event::NotMoved { number: step.number, reason: "it fails".to_owned(), is_final: false }
@@ -544,16 +558,20 @@ impl World {
         0
     }
 
+    /// The rows of a step as its source has them now.
+    fn rows_of(&self, step: &Step) -> BTreeMap<u64, u64> {
+        let rows = self.shards[&step.from].rows.iter();
+        rows.filter(|(key, _)| step.buckets.contains(&bucket(**key))).map(|(key, value)| (*key, *value)).collect()
+    }
+
+    /// What was copied ahead is made the same as what is there now, where it is compared.
     fn move_rows(&mut self, step: &Step, half: bool) -> u64 {
-        let within = |key: &u64| step.buckets.contains(&bucket(*key));
-        let comes: BTreeMap<u64, u64> = self.shards[&step.from]
-            .rows
-            .iter()
-            .filter(|(key, _)| within(key))
-            .map(|(key, value)| (*key, *value))
-            .collect();
-        let goes: BTreeSet<u64> = comes.keys().copied().collect();
-        let rows = comes.len() as u64;
+        let now = self.rows_of(step);
+        let goes: BTreeSet<u64> = now.keys().copied().collect();
+        let rows = now.len() as u64;
+        let copied = self.proxy.as_mut().and_then(|proxy| proxy.copied.take());
+        let copied = copied.filter(|(number, _)| *number == step.number && !self.settings.rules.compare);
+        let comes = copied.map_or(now, |(_, rows)| rows);
         let source = self.shards.get_mut(&step.from).unwrap();
         source.prepared.insert(step.number, Prepared { comes: BTreeMap::new(), goes });
         if !half {
