@@ -334,6 +334,7 @@ impl Direct {
         let (mut side, _) = lease.relay();
         let since = self.cluster.settings.primaries.serving(shard);
         self.machine.guard(since.is_some() || self.is_on_replica);
+        self.machine.keep_transactions(since.is_some() && !self.is_on_replica && self.wants_replay());
         self.machine.attach(&mut side, &self.host, to_client);
         let is_there = |since: &Serving| matches!(since, Serving::Open { node, .. } if *node == lease.node());
         let since = since.filter(is_there);

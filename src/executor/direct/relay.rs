@@ -14,7 +14,7 @@ use crate::executor::Failure;
 use crate::executor::reads::Reading;
 use crate::net::{Framed, NetError};
 use crate::session::PoolMode;
-use crate::session::direct::Taken;
+use crate::session::direct::{Taken, lost_transaction};
 use crate::wire::frame::Frame;
 
 /// While so many bytes wait for one side, nothing more is read from the other.
@@ -129,6 +129,11 @@ impl Direct {
     /// it has to wait.
     fn hand_on(&mut self, client: &mut Framed) -> Result<Option<Turn>, Failure> {
         let pumped = self.pump(client.output())?;
+        if let Some(replayed) = pumped.replayed
+            && self.has_replayed(client, replayed)
+        {
+            return Ok(Some(Turn::Again));
+        }
         if let Some(good_bye) = pumped.good_bye {
             return Ok(Some(Turn::Stopping(good_bye)));
         }
@@ -187,6 +192,11 @@ impl Direct {
         }
         // What the server said last may stand in the buffer still: its own FATAL before ours.
         let pumped = self.pump(client.output())?;
+        if let Some(replayed) = pumped.replayed
+            && self.has_replayed(client, replayed)
+        {
+            return Ok(Turn::Again);
+        }
         if let Some(good_bye) = pumped.good_bye {
             return self.stopping(client, good_bye, ends).await;
         }
@@ -322,7 +332,9 @@ impl Direct {
             Ok(()) => self.give_again(frame),
             Err(Failure::Ours(error)) => {
                 self.give_again(frame);
-                if let Some(first) = self.waiting.pop_front() {
+                if self.machine.is_replaying() {
+                    self.give_up_replay(client, lost_transaction());
+                } else if let Some(first) = self.waiting.pop_front() {
                     self.machine.refuse(&first, &error, client.output());
                 }
             }

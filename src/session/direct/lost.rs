@@ -319,7 +319,7 @@ impl Machine {
 }
 
 /// What takes back the change of a name by a message that was not answered.
-fn undo_of(owed: Owed) -> Option<Undo> {
+pub(super) fn undo_of(owed: Owed) -> Option<Undo> {
     match owed {
         Owed::Parse { undo, .. } | Owed::Local { undo, .. } | Owed::Query { undo, .. } | Owed::Converted { undo } => {
             Some(undo)

@@ -18,6 +18,7 @@ mod names;
 mod opening;
 mod owed;
 mod plain;
+mod replay;
 mod server;
 mod shared;
 mod statements;
@@ -47,6 +48,7 @@ use statements::Origin;
 pub use guard::Xid;
 pub use lost::{Loss, Settling, lost_transaction};
 pub use opening::sets_modes;
+pub use replay::{Replayed, answered_otherwise};
 pub use shared::SharedStatements;
 pub use statements::Statement;
 
@@ -146,6 +148,8 @@ pub struct Pumped {
     pub is_fatal: bool,
     /// The server has said good-bye because it stops; the client was not told.
     pub good_bye: Option<Bytes>,
+    /// A transaction was run again.
+    pub replayed: Option<Replayed>,
 }
 
 /// Effects of the transaction under way that must be looked into before the connection is let go.
