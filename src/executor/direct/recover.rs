@@ -75,6 +75,7 @@ impl Direct {
             self.give_up_replay(client, lost_transaction());
             return Ok(true);
         }
+        self.machine.answer_closes(client.output());
         let loss = self.machine.loss();
         let Some(held) = self.held.as_ref().filter(|_| loss != Loss::Ends) else { return Ok(false) };
         let has_all = held.lease.has_all() || good_bye.is_some();
@@ -86,6 +87,10 @@ impl Direct {
             return Ok(false);
         }
         tracing::debug!(shard = %lost.shard, ?loss, has_all, "a server connection is lost under a session");
+        if loss == Loss::Transaction && !has_all && self.machine.may_have_ended() {
+            // What was answered last is not known: it may be the commit behind.
+            return Ok(false);
+        }
         if matches!(loss, Loss::Transaction | Loss::Nothing) && self.run_again(client, ends, lost).await? {
             return Ok(true);
         }

@@ -88,6 +88,8 @@ pub(super) struct Batch {
     pub(super) is_whole: bool,
     /// What it does at most: a bit for each [`Kind`].
     kinds: u16,
+    /// It does more than close names.
+    pub(super) asks: bool,
     pub(super) xid: Xid,
     /// It may commit a block so many times: one id tells of one.
     pub(super) commits: u32,
@@ -108,6 +110,7 @@ impl Batch {
     fn join(&mut self, before: Self) {
         self.bytes += before.bytes;
         self.kinds |= before.kinds;
+        self.asks |= before.asks;
         self.commits += before.commits;
         self.is_told |= before.is_told;
         self.has_failed |= before.has_failed;
@@ -198,8 +201,15 @@ impl Guard {
 
     /// A message was sent to the server.
     pub(super) fn keep(&mut self, message: u8, bytes: &[u8]) {
-        let is_full = self.kept.len() + bytes.len() > KEPT_BYTES_MAX;
-        self.is_cut |= is_full || matches!(message, b'd' | b'c' | b'f');
+        if matches!(message, b'd' | b'c' | b'f') {
+            // They belong to the batch that copies; what comes behind its end, to none.
+            if self.front().is_some() {
+                self.is_cut = true;
+                self.kept.clear();
+            }
+            return;
+        }
+        self.is_cut |= self.kept.len() + bytes.len() > KEPT_BYTES_MAX;
         if self.is_cut {
             self.kept.clear();
         } else {
@@ -208,6 +218,7 @@ impl Guard {
         let mut batch = self.open.take().unwrap_or_default();
         let is_mixed = message == b'Q' && batch.bytes > 0;
         batch.bytes += bytes.len();
+        batch.asks |= !matches!(message, b'C' | b'S' | b'H');
         batch.is_whole = matches!(message, b'Q' | b'F' | b'S');
         if message == b'F' {
             batch.kinds |= Kind::Unknown.bit();
@@ -236,7 +247,7 @@ impl Guard {
     }
 
     /// The answer of the batch in front is whole.
-    fn pop(&mut self, status: u8) {
+    pub(super) fn pop(&mut self, status: u8) {
         let Some(batch) = self.whole.pop_front() else { return };
         self.answered += 1;
         let messages = (!self.is_cut).then(|| self.kept.split_to(batch.bytes.min(self.kept.len())));
@@ -274,7 +285,7 @@ impl Guard {
     }
 
     /// Gives the client what it may be told.
-    fn release(&mut self, to_client: &mut BytesMut) -> Option<Replayed> {
+    pub(super) fn release(&mut self, to_client: &mut BytesMut) -> Option<Replayed> {
         let replayed = if self.replaying.is_some() { self.compare(to_client) } else { None };
         let is_unsafe = self.is_barrier_due && self.front().is_some();
         if self.barriers > 0 || is_unsafe {

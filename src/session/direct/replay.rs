@@ -108,9 +108,8 @@ impl Record {
 
     /// A batch was answered; `messages`: none where they were not kept.
     pub(super) fn answered(&mut self, batch: Batch, messages: Option<&[u8]>, status: u8) {
-        let has_room = |bytes: usize| {
-            self.messages.len() + bytes + (self.batches + 1) * size_of::<Checksum>() <= KEPT_BYTES_MAX
-        };
+        let has_room =
+            |bytes: usize| self.messages.len() + bytes + (self.batches + 1) * size_of::<Checksum>() <= KEPT_BYTES_MAX;
         match messages.filter(|messages| self.is_open && status != b'I' && has_room(messages.len())) {
             Some(messages) => {
                 self.messages.extend_from_slice(messages);

@@ -567,6 +567,7 @@ impl Machine {
             self.is_pinned = pinned;
         }
         let restore = inspection.apply(&mut self.settings);
+        self.has_new_settings = true;
         if restore.is_empty() {
             *server.settings_key = self.settings.key();
             self.end_inspection(server, to_client);
