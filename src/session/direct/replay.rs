@@ -268,9 +268,6 @@ impl Machine {
     /// The transaction of the lost connection can be run again.
     pub fn may_replay(&self) -> bool {
         let Some(record) = self.guard.record.as_ref().filter(|record| record.is_open) else { return false };
-        let is_named = |undo: &Undo| matches!(undo, Undo::Restore { name, .. } if !name.is_unnamed());
-        // Of a message that is given again the client must not know already what it does to a name.
-        let told = |batch: &Batch| batch.is_told && batch.done.iter().any(is_named);
         record.answers.len() == record.batches
             && self.status != b'I'
             && self.guard.barriers == 0
@@ -278,19 +275,26 @@ impl Machine {
             && !self.copy.is_reading()
             && !self.is_skipping
             && !self.effects.may_pin
-            && !self.guard.front().is_some_and(told)
+    }
+
+    /// What was done last is taken back first.
+    fn take_back(&mut self, done: Vec<Undo>) {
+        done.into_iter().rev().for_each(|undo| self.undo(undo));
     }
 
     /// Lets go of the lost connection; what is given back is to be given again, in order.
     pub fn replay(&mut self) -> Vec<Frame> {
         let mut guard = self.guard.take();
         let record = guard.record.take().map(|record| *record).unwrap_or_default();
-        let under_way = guard.whole.drain(..).chain(guard.open.take()).flat_map(|batch| batch.done);
-        let mut undone: Vec<Undo> = under_way.collect();
-        undone.extend(self.owed.drain(..).filter_map(undo_of));
-        undone.into_iter().rev().for_each(|undo| self.undo(undo));
-        let known = self.statements.clone();
-        record.done.into_iter().rev().for_each(|undo| self.undo(undo));
+        let mut under_way = guard.whole.drain(..).chain(guard.open.take());
+        let (front, front_is_told) = under_way.next().map(|front| (front.done, front.is_told)).unwrap_or_default();
+        let mut behind: Vec<Undo> = under_way.flat_map(|batch| batch.done).collect();
+        behind.extend(self.owed.drain(..).filter_map(undo_of));
+        self.take_back(behind);
+        let told = front_is_told.then(|| self.statements.clone());
+        self.take_back(front);
+        let known = told.unwrap_or_else(|| self.statements.clone());
+        self.take_back(record.done);
         let status = self.status;
         self.detach();
         self.is_unsynced = false;
@@ -329,6 +333,7 @@ impl Machine {
             // The client has heard a part of the answer in front: it ends with the error.
             self.guard.back.clear();
             let again = self.settle(&Settling::Failed(&error), host, to_client);
+            self.statements = replaying.known;
             again.into_iter().rev().for_each(|frame| waiting.push_front(frame));
             return;
         }

@@ -461,6 +461,37 @@ fn a_part_that_is_lost_again_ends_with_the_error() {
 }
 
 #[test]
+fn a_name_that_was_told_in_a_part_is_known_behind_it() {
+    for is_alike in [true, false] {
+        let mut play = Play::begun();
+        play.say(|output| {
+            parse(output, "mine", "SELECT 1");
+            client::encode_describe(output, &client::Target::Statement("mine".to_owned()));
+            client::encode_sync(output);
+        });
+        assert_eq!(play.answer(|output| answers(output, b"1")), ["1"]);
+        play.lose();
+        assert_eq!(play.scene.machine.prepared_text(b"mine"), None);
+        let heard = play.go_on();
+        assert!(heard[1].starts_with("P:") && heard[2].starts_with("D:") && heard[3] == "S", "{heard:?}");
+        if is_alike {
+            let told = play.answer(|output| {
+                complete(output, "BEGIN", b'T');
+                answers(output, b"1n");
+                server::write_ready_for_query(output, b'T');
+            });
+            assert_eq!(
+                (told.as_slice(), play.replayed),
+                (["n".to_owned(), "Z:T".to_owned()].as_slice(), Some(Replayed::Alike))
+            );
+        } else {
+            assert!(is_40001(&play.give_up(), "Z:E"));
+        }
+        assert_eq!(play.scene.machine.prepared_text(b"mine").as_deref(), Some("SELECT 1"));
+    }
+}
+
+#[test]
 fn a_portal_that_is_suspended_is_read_on() {
     let mut play = Play::begun();
     let fetch = |output: &mut BytesMut| {
