@@ -106,11 +106,7 @@ impl Direct {
         };
         let name = shard_name(&self.cluster.topology.load(), lost.shard);
         let inside = self.machine.status() != b'I';
-        let error = match (&loss, outcome) {
-            (Loss::Commit { .. }, Outcome::Unknown | Outcome::Open) => outcome_unknown(&name),
-            (Loss::Unknown, _) => completion_unknown(&name),
-            _ => lost_transaction(),
-        };
+        let error = error_of(&loss, outcome, &name);
         let settling = match loss {
             Loss::Nothing if inside => Settling::Quietly,
             Loss::Nothing if !self.repeats.take(self.machine.answered()) => return Ok(false),
@@ -210,6 +206,15 @@ impl Direct {
             () = ends.terminated.as_mut() => Err(ended().into()),
             gone = client_gone(client) => Err(Failure::Client(gone)),
         }
+    }
+}
+
+/// What the client is told where it has to be.
+fn error_of(loss: &Loss, outcome: Outcome, shard: &str) -> ClientError {
+    match (loss, outcome) {
+        (Loss::Commit { .. }, Outcome::Unknown | Outcome::Open) => outcome_unknown(shard),
+        (Loss::Unknown, _) => completion_unknown(shard),
+        _ => lost_transaction(),
     }
 }
 

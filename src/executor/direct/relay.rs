@@ -92,7 +92,11 @@ enum Woken {
 impl Direct {
     /// Deals with everything that has been read, then waits for more.
     pub(super) async fn turn(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Turn, Failure> {
-        if self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1 {
+        let has_more_shards = self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1;
+        if has_more_shards && self.machine.is_replaying() {
+            // It would find other rows here than where it began.
+            self.give_up_replay(client, lost_transaction());
+        } else if has_more_shards {
             if self.database.is_some() {
                 let text = "terminating connection: the cluster has more than one shard and serves one database";
                 return Err(ClientError::new(ErrorId::ShuttingDown, text).into());
@@ -330,11 +334,13 @@ impl Direct {
         client.output().extend_from_slice(&to_client);
         match attached {
             Ok(()) => self.give_again(frame),
+            Err(Failure::Ours(_) | Failure::Postgres(_)) if self.machine.is_replaying() => {
+                self.give_again(frame);
+                self.give_up_replay(client, lost_transaction());
+            }
             Err(Failure::Ours(error)) => {
                 self.give_again(frame);
-                if self.machine.is_replaying() {
-                    self.give_up_replay(client, lost_transaction());
-                } else if let Some(first) = self.waiting.pop_front() {
+                if let Some(first) = self.waiting.pop_front() {
                     self.machine.refuse(&first, &error, client.output());
                 }
             }

@@ -221,6 +221,7 @@ impl Machine {
 
     /// A transaction is begun on the server that the proxy has answered.
     pub(super) fn record_opening(&mut self, opening: &Opening) {
+        // Asked first: to change nothing would make a guard, too.
         if self.guard.record.is_some()
             && !opening.has_failed()
             && let Some(record) = &mut self.guard.record
@@ -291,9 +292,9 @@ impl Machine {
         let mut behind: Vec<Undo> = under_way.flat_map(|batch| batch.done).collect();
         behind.extend(self.owed.drain(..).filter_map(undo_of));
         self.take_back(behind);
-        let told = front_is_told.then(|| self.statements.clone());
+        let behind_front = self.statements.clone();
         self.take_back(front);
-        let known = told.unwrap_or_else(|| self.statements.clone());
+        let known = if front_is_told { behind_front } else { self.statements.clone() };
         self.take_back(record.done);
         let status = self.status;
         self.detach();
