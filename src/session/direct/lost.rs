@@ -104,6 +104,10 @@ impl Machine {
         let may_speak = self.guard.is_on && self.status != b'I' && self.guard.barriers == 0 && self.passing_bytes == 0;
         while may_speak && self.guard.front().is_some_and(closes) {
             let is_whole = self.guard.front().is_some_and(|front| front.is_whole);
+            if !is_whole && self.may_replay() {
+                // It is given again with the transaction, so that the name is closed there, too.
+                return;
+            }
             while let Some(owed) = self.owed.pop_front() {
                 match owed {
                     Owed::Local { message, undo } => {

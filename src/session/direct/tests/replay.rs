@@ -1,13 +1,15 @@
 //! Transactions that are run again where their primary is lost, and compared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
 
 use super::scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
-use crate::session::direct::{Loss, Replayed, answered_otherwise, lost_transaction};
+use crate::session::direct::{Loss, Replayed, Taken, answered_otherwise, lost_transaction};
 use crate::wire::client_message as client;
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, take_frame};
+use crate::wire::limits::MESSAGE_BYTES_MAX;
 use crate::wire::server_message as server;
 
 /// A session whose transactions are kept, and its connection.
@@ -70,7 +72,8 @@ impl Play {
     /// The connection is lost, and another one is there.
     fn lose(&mut self) {
         assert!(self.scene.machine.may_replay());
-        self.waiting = self.scene.machine.replay().into();
+        let again = self.scene.machine.replay();
+        again.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
         self.connection = Connection::default();
         self.attach();
     }
@@ -556,4 +559,129 @@ fn a_replay_that_fails_where_it_did_not_is_given_up() {
     play.say(query("SELECT 1"));
     assert!(is_40001(&read(&mut play.scene.to_client), "Z:E"));
     assert_eq!(lost_transaction().sqlstate(), answered_otherwise().sqlstate());
+}
+
+/// A server that answers each text in one way, however often it is asked.
+#[derive(Default)]
+struct Server {
+    texts: BTreeMap<String, String>,
+    bound: String,
+    /// Messages that it has said and nobody has read.
+    said: VecDeque<BytesMut>,
+}
+
+impl Server {
+    fn hear(&mut self, sent: &mut BytesMut) {
+        while let Some(frame) = take_frame(sent, MESSAGE_BYTES_MAX).unwrap() {
+            let body = frame.body();
+            let parts: Vec<String> =
+                body.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+            match frame.tag {
+                b'P' => drop(self.texts.insert(parts[0].clone(), parts[1].clone())),
+                b'B' => self.bound.clone_from(&self.texts[&parts[1]]),
+                _ => {}
+            }
+            let mut say = |write: &dyn Fn(&mut BytesMut)| {
+                let mut bytes = BytesMut::new();
+                write(&mut bytes);
+                self.said.push_back(bytes);
+            };
+            let (text, is_over) =
+                (if frame.tag == b'Q' { &parts[0] } else { &self.bound }, matches!(frame.tag, b'Q' | b'S'));
+            match frame.tag {
+                b'P' => say(&|output| answers(output, b"1")),
+                b'B' => say(&|output| answers(output, b"2")),
+                b'C' => say(&|output| answers(output, b"3")),
+                b'Q' | b'E' => {
+                    for number in 0..text.len() % 4 {
+                        say(&|output| row(output, &format!("{text} {number}")));
+                    }
+                    say(&|output| server::write_command_complete(output, text));
+                }
+                _ => {}
+            }
+            if is_over {
+                say(&|output| server::write_ready_for_query(output, b'T'));
+            }
+        }
+    }
+}
+
+/// What a client says in a transaction: queries, and pipelines with statements of their own or of earlier ones.
+fn messages(script: &[u8]) -> VecDeque<Frame> {
+    let (mut bytes, mut names) = (BytesMut::new(), Vec::new());
+    for (number, choice) in script.iter().enumerate() {
+        let (name, text) = (format!("s{number}"), format!("SELECT {}", "x".repeat(number % 7)));
+        match (choice % 6, names.last()) {
+            (0, _) => client::encode_query(&mut bytes, &text),
+            (1, _) => {
+                parse(&mut bytes, &name, &text);
+                bind_execute(&mut bytes, &name);
+                names.push(name);
+            }
+            (2, Some(known)) => bind_execute(&mut bytes, known),
+            (3, Some(known)) => {
+                client::encode_close(&mut bytes, &client::Target::Statement(known.clone()));
+                names.pop();
+            }
+            _ => {
+                parse(&mut bytes, "", &text);
+                bind_execute(&mut bytes, "");
+                client::encode_flush(&mut bytes);
+            }
+        }
+        if choice % 6 != 0 {
+            client::encode_sync(&mut bytes);
+        }
+    }
+    std::iter::from_fn(|| take_frame(&mut bytes, MESSAGE_BYTES_MAX).unwrap()).collect()
+}
+
+/// What the client hears of it all when the connection is lost after so many steps.
+fn heard_of(script: &[u8], steps: &[bool], lost_after: Option<usize>) -> Vec<String> {
+    let (mut play, mut server, mut told) = (Play::begun(), Server::default(), Vec::new());
+    let mut own = messages(script);
+    let mut at = 0;
+    loop {
+        if lost_after == Some(at) {
+            play.scene.machine.answer_closes(&mut play.scene.to_client);
+            told.extend(read(&mut play.scene.to_client));
+            play.lose();
+            server = Server::default();
+        }
+        let is_clients_turn = steps.get(at).copied().unwrap_or(at % 2 == 0);
+        at += 1;
+        if is_clients_turn {
+            if play.scene.machine.takes_client()
+                && let Some(frame) = play.waiting.pop_front().or_else(|| own.pop_front())
+            {
+                let mut side = play.connection.side();
+                let (machine, host) = (&mut play.scene.machine, &play.scene.host);
+                match machine.client(frame, Some(&mut side), host, &mut play.scene.to_client).unwrap() {
+                    Taken::Later(frame) => play.waiting.push_front(frame),
+                    taken => assert!(matches!(taken, Taken::Done), "{taken:?}"),
+                }
+            }
+            continue;
+        }
+        server.hear(&mut play.connection.output);
+        match server.said.pop_front() {
+            Some(said) => told.extend(play.answer(|output| output.extend_from_slice(&said))),
+            None if own.is_empty() && play.waiting.is_empty() => return told,
+            None => {}
+        }
+        assert_ne!(play.replayed, Some(Replayed::Otherwise));
+    }
+}
+
+proptest! {
+    #[test]
+    fn wherever_the_connection_is_lost_the_client_hears_the_same(
+        script in prop::collection::vec(any::<u8>(), 1..12),
+        steps in prop::collection::vec(any::<bool>(), 0..200),
+        lost_after in 0_usize..200,
+    ) {
+        let expected = heard_of(&script, &steps, None);
+        prop_assert_eq!(heard_of(&script, &steps, Some(lost_after)), expected);
+    }
 }
