@@ -94,15 +94,11 @@ impl Direct {
         if matches!(loss, Loss::Transaction | Loss::Nothing) && self.run_again(client, ends, lost).await? {
             return Ok(true);
         }
-        let commit = match &loss {
-            Loss::Commit { xid, .. } => Some(*xid),
-            _ => None,
-        };
-        let outcome = match commit {
+        let outcome = match &loss {
             // A standby writes nothing.
-            Some(_) if self.is_on_replica => Outcome::Committed,
-            Some(xid) => self.find_outcome(client, ends, lost, xid).await?,
-            None => Outcome::Unknown,
+            Loss::Commit { .. } if self.is_on_replica => Outcome::Committed,
+            Loss::Commit { xid, .. } => self.find_outcome(client, ends, lost, *xid).await?,
+            _ => Outcome::Unknown,
         };
         let name = shard_name(&self.cluster.topology.load(), lost.shard);
         let inside = self.machine.status() != b'I';
