@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
+use crate::error::{ClientError, ErrorId};
 use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
 use crate::wire::client_message as client;
 use crate::wire::server_message as server;
@@ -119,6 +120,36 @@ fn nothing_is_under_way_behind_a_copy() {
     // What a client sends that has not heard yet of an error.
     scene.say(&mut connection, |output| client::encode_copy_data(output, b"1\n"));
     assert_eq!(scene.machine.loss(), Loss::Nothing);
+}
+
+#[test]
+fn what_a_client_still_sends_of_a_lost_copy_goes_nowhere() {
+    for (is_inside, told, status) in [(true, "40001", "Z:E"), (false, "40003", "Z:I")] {
+        let mut connection = Connection::default();
+        let mut scene = guarded(&mut connection);
+        if is_inside {
+            scene.say(&mut connection, query("BEGIN ISOLATION LEVEL SERIALIZABLE"));
+            scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
+        }
+        scene.say(&mut connection, query("COPY a FROM STDIN"));
+        scene.answer(&mut connection, |output| output.extend_from_slice(b"G\0\0\0\x09\0\0\x01\0\0"));
+        scene.say(&mut connection, |output| client::encode_copy_data(output, b"1\n"));
+        let error = ClientError::new(ErrorId::StatementCompletionUnknown, "lost");
+        let (loss, error) = if is_inside { (Loss::Transaction, lost_transaction()) } else { (Loss::Unknown, error) };
+        assert_eq!(scene.machine.loss(), loss);
+        let settling = if is_inside { Settling::Failed(&error) } else { Settling::NotCommitted(&error) };
+        let (again, heard) = settle(&mut scene, &settling);
+        assert!(again.is_empty() && heard[0].contains(told) && heard[1] == status, "{heard:?}");
+        scene.say(&mut connection, |output| {
+            client::encode_copy_data(output, b"2\n");
+            client::encode_copy_done(output);
+        });
+        assert_eq!(read(&mut scene.to_client), Vec::<String>::new());
+        if is_inside {
+            scene.say(&mut connection, query("ROLLBACK"));
+            assert_eq!(read(&mut scene.to_client), ["C:ROLLBACK", "Z:I"]);
+        }
+    }
 }
 
 #[test]
