@@ -81,7 +81,7 @@ pub fn trusting_settings(listen: SocketAddr, directory: &Path) -> Settings {
 /// The same, for servers whose primaries are replaced when they are lost.
 pub fn led_settings(listen: SocketAddr, directory: &Path, hands: Arc<dyn Hands>) -> Settings {
     let replication_user = crate::host::replication::SUPERUSER.to_owned();
-    let leading = LeadingSettings { durability: None, replication_user, hands: Some(hands) };
+    let leading = LeadingSettings { durability: None, replays: false, replication_user, hands: Some(hands) };
     Settings { leading: Some(leading), ..trusting_settings(listen, directory) }
 }
 

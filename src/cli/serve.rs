@@ -145,6 +145,7 @@ fn settings(config: &Config, path: &Path, listen: SocketAddr) -> Result<Settings
         // Standbys stream as the control role: what it is let in by is known.
         leading: config.failover.as_ref().map(|failover| LeadingSettings {
             durability: Some(failover.durability),
+            replays: failover.replay,
             replication_user: config.control.user.clone(),
             hands: None,
         }),

@@ -10,6 +10,8 @@ use crate::failover::{Acknowledgers, Durability};
 pub struct FailoverConfig {
     /// What commits wait for; default: one standby.
     pub durability: Durability,
+    /// Open transactions are run again on the next primary; default no.
+    pub replay: bool,
     /// As it is written.
     pub policy: String,
     /// Where it is written.
@@ -28,9 +30,10 @@ pub(super) fn read(section: Option<Section>, report: &mut Report) -> Option<Fail
         report.at_offset(written.offset, format!("unknown durability {policy}"), Some(HINT.to_owned()));
     }
     let is_available = section.flag("available", report).is_some_and(|flag| flag.value);
+    let replay = section.flag("replay", report).is_some_and(|flag| flag.value);
     section.finish(report);
     let (quorum, acknowledgers) = known.unwrap_or((1, Acknowledgers::Any));
-    Some(FailoverConfig { durability: Durability { quorum, acknowledgers, is_available }, policy, position })
+    Some(FailoverConfig { durability: Durability { quorum, acknowledgers, is_available }, replay, policy, position })
 }
 
 fn policy_of(text: &str) -> Option<(usize, Acknowledgers)> {

@@ -588,7 +588,11 @@ fn a_durability_that_a_shard_cannot_keep_is_a_mistake() {
         ("durability = \"async\"", ["x", "y"], true),
         ("durability = \"any(0)\"", ["x", "y"], false),
         ("durability = \"some\"", ["x", "y"], false),
+        ("replay = \"on\"", ["x", "y"], false),
     ] {
         assert_eq!(read(written, zones).is_ok(), fits, "{written} {zones:?}");
+    }
+    for (written, replay) in [("", false), ("replay = true", true)] {
+        assert_eq!(read(written, ["x", "y"]).unwrap().failover.unwrap().replay, replay);
     }
 }

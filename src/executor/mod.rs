@@ -143,6 +143,8 @@ pub struct Settings {
     pub user_pool_modes: HashMap<String, PoolMode>,
     /// Who leads the shards.
     pub primaries: Primaries,
+    /// Open transactions are run again where their primary is lost, unless a session says otherwise.
+    pub replays: bool,
     /// While set, nothing is read from replicas: rows move between shards.
     pub replicas_rest: Arc<AtomicBool>,
     /// Becomes [`Cluster::epoch_gate`].
@@ -163,6 +165,7 @@ impl Default for Settings {
             pool_mode: PoolMode::default(),
             user_pool_modes: HashMap::new(),
             primaries: Primaries::default(),
+            replays: false,
             replicas_rest: Arc::default(),
             epoch_gate: Arc::default(),
             steps: Arc::default(),

@@ -306,7 +306,7 @@ pub(super) fn token_answer(token: &str) -> String {
 }
 
 /// A setting's value as it was written, without its quotes.
-fn value(settings: &Settings, name: &str) -> Option<String> {
+pub(super) fn value(settings: &Settings, name: &str) -> Option<String> {
     let Some(sql) = settings.changed_sql(name) else { return settings.startup_value(name).map(str::to_owned) };
     let written = set_value(sql)?;
     let written = written.trim().trim_end_matches(';').trim();

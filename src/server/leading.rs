@@ -26,6 +26,8 @@ use crate::topology::{Node, Topology};
 pub struct LeadingSettings {
     /// What commits wait for; `None`: for one standby, and with a single one only while it is there.
     pub durability: Option<Durability>,
+    /// Open transactions are run again on the next primary, unless a session says otherwise.
+    pub replays: bool,
     /// The role that standbys stream as.
     pub replication_user: String,
     /// Who looks after the servers; `None`: the agents beside them.
@@ -38,6 +40,7 @@ impl fmt::Debug for LeadingSettings {
         formatter
             .debug_struct("LeadingSettings")
             .field("durability", &self.durability)
+            .field("replays", &self.replays)
             .field("has_hands", &has_hands)
             .finish()
     }

@@ -483,6 +483,7 @@ async fn build(
             user_pool_modes: settings.user_pool_modes.clone(),
             servers_tls,
             primaries: leading::primaries(leaders, settings),
+            replays: settings.leading.as_ref().is_some_and(|leading| leading.replays),
             epoch_gate,
             steps,
             replicas_rest,

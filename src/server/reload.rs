@@ -153,7 +153,7 @@ fn differences(old: &Settings, new: &Settings) -> Vec<ReloadedSetting> {
             false,
         ),
         ("[replicas], read_from of [[users]]", old.reads != new.reads || old.replicas != new.replicas, false),
-        ("[failover]", durability(old) != durability(new), false),
+        ("[failover]", leading(old) != leading(new), false),
         ("[http] listen", old.http != new.http, false),
         ("[merge]", old.merge != new.merge, false),
         ("[control]", old.control_user != new.control_user || old.control_password != new.control_password, false),
@@ -164,8 +164,8 @@ fn differences(old: &Settings, new: &Settings) -> Vec<ReloadedSetting> {
     changed.map(|(name, _, is_live)| ReloadedSetting { name, is_live }).collect()
 }
 
-fn durability(settings: &Settings) -> Option<Option<crate::failover::Durability>> {
-    settings.leading.as_ref().map(|leading| leading.durability)
+fn leading(settings: &Settings) -> Option<(Option<crate::failover::Durability>, bool)> {
+    settings.leading.as_ref().map(|leading| (leading.durability, leading.replays))
 }
 
 fn has_other_rules(old: &Settings, new: &Settings) -> bool {

@@ -10,6 +10,7 @@ mod agent;
 mod hosts;
 mod machine;
 mod nodes;
+mod replay;
 mod serve;
 mod servers;
 mod sessions;

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Server, eventually, free_port};
 use crate::raw::Raw;
 
-struct Ground {
-    primary: Option<Server>,
+pub struct Ground {
+    pub primary: Option<Server>,
     replicas: Vec<Server>,
-    port: u16,
+    pub port: u16,
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Ground {
-    fn start() -> Self {
+    /// `failover`: more lines of that section.
+    pub fn start(failover: &str) -> Self {
         // The servers say synchronous_commit = off: the sessions of the proxy wait all the same.
         let settings = ["wal_retrieve_retry_interval=20ms", "wal_receiver_status_interval=1"];
         let primary = Server::start_all(&["s1".to_owned()]).remove(0);
@@ -29,7 +30,7 @@ impl Ground {
         let port = free_port();
         let mut text = format!(
             "[proxy]\nlisten = \"127.0.0.1:{port}\"\ndata = \"{}\"\ndatabase = \"app\"\n\n[control]\nuser = \"postgres\"\n\n\
-             [failover]\ndurability = \"any(1)\"\n\n[[users]]\nname = \"app\"\n\n[[shards]]\nname = \"s1\"\n",
+             [failover]\ndurability = \"any(1)\"\n{failover}\n[[users]]\nname = \"app\"\n\n[[shards]]\nname = \"s1\"\n",
             directory.path().join("data").display(),
         );
         for server in std::iter::once(&primary).chain(&replicas) {
@@ -58,8 +59,14 @@ impl Ground {
         ground
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Commits wait for both replicas.
+    pub fn until_whole(&self) {
+        let synchronous = || self.nodes().iter().filter(|row| row.get(9).is_some_and(|sync| sync == "true")).count();
+        assert!(eventually(Duration::from_secs(30), || synchronous() == 2), "{:?}", self.nodes());
     }
 
     /// Nodes with their roles, and how many of them commits wait for.
@@ -102,12 +109,11 @@ fn no_session_lowers_what_commits_wait_for(port: u16) {
 
 #[test]
 fn a_primary_that_serve_leads_is_replaced_over_sql_alone() {
-    let mut ground = Ground::start();
+    let mut ground = Ground::start("");
     let port = ground.port;
     let connect = move || Raw::connect(port, "app", "app").unwrap();
     connect().must("CREATE TABLE written (k bigint PRIMARY KEY)");
-    let synchronous = || ground.nodes().iter().filter(|row| row.get(9).is_some_and(|sync| sync == "true")).count();
-    assert!(eventually(Duration::from_secs(30), || synchronous() == 2), "{:?}", ground.nodes());
+    ground.until_whole();
     no_session_lowers_what_commits_wait_for(port);
     let (is_over, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(1)));
     let writers: Vec<_> = (0..8)

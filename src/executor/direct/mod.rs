@@ -331,12 +331,14 @@ impl Direct {
         let known_pid = if is_own { lease.pid() } else { self.host.own_pid() };
         self.cluster.peers.note_user(lease.node(), lease.pid(), known_pid);
         self.host.note_node(lease.node());
-        let (mut side, _) = lease.relay();
         let since = self.cluster.settings.primaries.serving(shard);
+        let node = lease.node();
+        let (mut side, _) = lease.relay();
         self.machine.guard(since.is_some() || self.is_on_replica);
-        self.machine.attach(&mut side, &self.host, to_client);
-        let is_there = |since: &Serving| matches!(since, Serving::Open { node, .. } if *node == lease.node());
+        let is_there = |since: &Serving| matches!(since, Serving::Open { node: leader, .. } if *leader == node);
         let since = since.filter(is_there);
+        self.machine.keep_transactions(since.is_some() && !self.is_on_replica && self.wants_replay());
+        self.machine.attach(&mut side, &self.host, to_client);
         self.held = Some(Held { shard, lease, is_cancellable: false, since, _epoch: epoch });
         self.open_to_cancel();
     }
@@ -407,6 +409,10 @@ impl Direct {
         self.machine.look_after(&mut side);
         if self.machine.is_quiet() {
             held.lease.note_settled();
+        }
+        if self.machine.take_new_settings() {
+            let is_led = held.since.is_some();
+            self.machine.keep_transactions(is_led && !self.is_on_replica && self.wants_replay());
         }
         self.open_to_cancel();
         pumped.map_err(|error| {

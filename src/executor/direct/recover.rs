@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use super::relay::{Ends, Turn, client_gone, ended};
 use super::{Direct, Held, adjust};
 use crate::backend::ConnectTarget;
+use crate::error::ClientError;
 use crate::executor::outcome::{Lost, Outcome, completion_unknown, outcome_unknown};
-use crate::executor::{Failure, shard_name};
+use crate::executor::{Failure, reads, shard_name};
 use crate::net::Framed;
-use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
+use crate::session::direct::{Loss, Replayed, Settling, Xid, answered_otherwise, lost_transaction};
 
 /// So often one statement is given again; what loses its server more often may be the reason.
 const REPEATS_MAX: u32 = 2;
@@ -70,6 +71,11 @@ impl Direct {
         ends: &mut Ends<'_>,
         good_bye: Option<()>,
     ) -> Result<bool, Failure> {
+        if self.machine.is_replaying() {
+            self.give_up_replay(client, lost_transaction());
+            return Ok(true);
+        }
+        self.machine.answer_closes(client.output());
         let loss = self.machine.loss();
         let Some(held) = self.held.as_ref().filter(|_| loss != Loss::Ends) else { return Ok(false) };
         let has_all = held.lease.has_all() || good_bye.is_some();
@@ -81,23 +87,22 @@ impl Direct {
             return Ok(false);
         }
         tracing::debug!(shard = %lost.shard, ?loss, has_all, "a server connection is lost under a session");
-        let commit = match &loss {
-            Loss::Commit { xid, .. } => Some(*xid),
-            _ => None,
-        };
-        let outcome = match commit {
+        if loss == Loss::Transaction && !has_all && self.machine.may_have_ended() {
+            // What was answered last is not known: it may be the commit behind.
+            return Ok(false);
+        }
+        if matches!(loss, Loss::Transaction | Loss::Nothing) && self.run_again(client, ends, lost).await? {
+            return Ok(true);
+        }
+        let outcome = match &loss {
             // A standby writes nothing.
-            Some(_) if self.is_on_replica => Outcome::Committed,
-            Some(xid) => self.find_outcome(client, ends, lost, xid).await?,
-            None => Outcome::Unknown,
+            Loss::Commit { .. } if self.is_on_replica => Outcome::Committed,
+            Loss::Commit { xid, .. } => self.find_outcome(client, ends, lost, *xid).await?,
+            _ => Outcome::Unknown,
         };
         let name = shard_name(&self.cluster.topology.load(), lost.shard);
         let inside = self.machine.status() != b'I';
-        let error = match (&loss, outcome) {
-            (Loss::Commit { .. }, Outcome::Unknown | Outcome::Open) => outcome_unknown(&name),
-            (Loss::Unknown, _) => completion_unknown(&name),
-            _ => lost_transaction(),
-        };
+        let error = error_of(&loss, outcome, &name);
         let settling = match loss {
             Loss::Nothing if inside => Settling::Quietly,
             Loss::Nothing if !self.repeats.take(self.machine.answered()) => return Ok(false),
@@ -129,6 +134,50 @@ impl Direct {
         Ok(true)
     }
 
+    /// The session wants its transactions to be run again.
+    pub(super) fn wants_replay(&self) -> bool {
+        match reads::value(&self.machine.settings, "ostrakon.replay") {
+            Some(word) => ["on", "true", "yes", "1"].iter().any(|known| known.eq_ignore_ascii_case(&word)),
+            None => self.cluster.settings.replays,
+        }
+    }
+
+    /// Has the open transaction run again, if it can be, once the primary that it ran on is known to be replaced: one that
+    /// is there still might hold its locks.
+    async fn run_again(&mut self, client: &mut Framed, ends: &mut Ends<'_>, lost: Lost) -> Result<bool, Failure> {
+        let Some(since) = lost.since.filter(|_| self.machine.may_replay()) else { return Ok(false) };
+        let is_replaced = tokio::select! {
+            biased;
+            is_replaced = self.cluster.settings.primaries.moved(lost.shard, since) => is_replaced,
+            () = ends.terminated.as_mut() => return Err(ended().into()),
+            gone = client_gone(client) => return Err(Failure::Client(gone)),
+        };
+        if !is_replaced || !self.repeats.take(self.machine.answered()) {
+            return Ok(false);
+        }
+        self.drop_lost();
+        let frames = self.machine.replay();
+        tracing::info!(shard = %lost.shard, messages = frames.len(), "a transaction is run again on another primary");
+        frames.into_iter().rev().for_each(|frame| self.waiting.push_front(frame));
+        Ok(true)
+    }
+
+    /// A transaction was run again. True: it had to be given up.
+    pub(super) fn has_replayed(&mut self, client: &mut Framed, replayed: Replayed) -> bool {
+        let differs = replayed == Replayed::Otherwise;
+        tracing::info!(differs, "a transaction was run again");
+        if differs {
+            self.give_up_replay(client, answered_otherwise());
+        }
+        differs
+    }
+
+    /// The transaction that is being run again has come to nothing.
+    pub(super) fn give_up_replay(&mut self, client: &mut Framed, error: ClientError) {
+        self.drop_lost();
+        self.machine.give_up_replay(error, &self.host, client.output(), &mut self.waiting);
+    }
+
     /// The connection is closed; the session's own state is settled by the caller.
     fn drop_lost(&mut self) {
         if let Some(Held { shard, mut lease, .. }) = self.held.take() {
@@ -153,6 +202,15 @@ impl Direct {
             () = ends.terminated.as_mut() => Err(ended().into()),
             gone = client_gone(client) => Err(Failure::Client(gone)),
         }
+    }
+}
+
+/// What the client is told where it has to be.
+fn error_of(loss: &Loss, outcome: Outcome, shard: &str) -> ClientError {
+    match (loss, outcome) {
+        (Loss::Commit { .. }, Outcome::Unknown | Outcome::Open) => outcome_unknown(shard),
+        (Loss::Unknown, _) => completion_unknown(shard),
+        _ => lost_transaction(),
     }
 }
 

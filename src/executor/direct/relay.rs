@@ -14,7 +14,7 @@ use crate::executor::Failure;
 use crate::executor::reads::Reading;
 use crate::net::{Framed, NetError};
 use crate::session::PoolMode;
-use crate::session::direct::Taken;
+use crate::session::direct::{Taken, lost_transaction};
 use crate::wire::frame::Frame;
 
 /// While so many bytes wait for one side, nothing more is read from the other.
@@ -92,7 +92,11 @@ enum Woken {
 impl Direct {
     /// Deals with everything that has been read, then waits for more.
     pub(super) async fn turn(&mut self, client: &mut Framed, ends: &mut Ends<'_>) -> Result<Turn, Failure> {
-        if self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1 {
+        let has_more_shards = self.machine.is_at_rest() && self.cluster.topology.load().shards.len() > 1;
+        if has_more_shards && self.machine.is_replaying() {
+            // It would find other rows here than where it began.
+            self.give_up_replay(client, lost_transaction());
+        } else if has_more_shards {
             if self.database.is_some() {
                 let text = "terminating connection: the cluster has more than one shard and serves one database";
                 return Err(ClientError::new(ErrorId::ShuttingDown, text).into());
@@ -129,6 +133,11 @@ impl Direct {
     /// it has to wait.
     fn hand_on(&mut self, client: &mut Framed) -> Result<Option<Turn>, Failure> {
         let pumped = self.pump(client.output())?;
+        if let Some(replayed) = pumped.replayed
+            && self.has_replayed(client, replayed)
+        {
+            return Ok(Some(Turn::Again));
+        }
         if let Some(good_bye) = pumped.good_bye {
             return Ok(Some(Turn::Stopping(good_bye)));
         }
@@ -187,6 +196,11 @@ impl Direct {
         }
         // What the server said last may stand in the buffer still: its own FATAL before ours.
         let pumped = self.pump(client.output())?;
+        if let Some(replayed) = pumped.replayed
+            && self.has_replayed(client, replayed)
+        {
+            return Ok(Turn::Again);
+        }
         if let Some(good_bye) = pumped.good_bye {
             return self.stopping(client, good_bye, ends).await;
         }
@@ -320,6 +334,10 @@ impl Direct {
         client.output().extend_from_slice(&to_client);
         match attached {
             Ok(()) => self.give_again(frame),
+            Err(Failure::Ours(_) | Failure::Postgres(_)) if self.machine.is_replaying() => {
+                self.give_again(frame);
+                self.give_up_replay(client, lost_transaction());
+            }
             Err(Failure::Ours(error)) => {
                 self.give_again(frame);
                 if let Some(first) = self.waiting.pop_front() {

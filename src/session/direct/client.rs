@@ -52,13 +52,13 @@ impl Machine {
             return Ok(Taken::Done);
         }
         let Some(server) = server else {
+            if frame.tag == b'C' && frame.as_body().first() == Some(&b'S') {
+                return self.close_statement(&frame, to_client);
+            }
             if self.guard.lost.is_some()
                 && let Some(told) = self.tell_lost(&frame, to_client)
             {
                 return Ok(told);
-            }
-            if frame.tag == b'C' && frame.as_body().first() == Some(&b'S') {
-                return self.close_statement(&frame, to_client);
             }
             return Ok(self.without_server(frame, host, to_client));
         };

@@ -12,10 +12,11 @@ use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 
-use super::facts::Facts;
+use super::facts::{Facts, NameUse, NamedUse};
 use super::names::{Known, Name};
 use super::opening::end_tag;
 use super::owed::{Owed, Quiet, Undo};
+use super::replay::{Record, Replayed, Replaying};
 use super::statements::{self, Origin, Statement};
 use super::{Host, Machine, Pumped, ServerSide, Taken, split_text};
 use crate::error::ClientError;
@@ -26,7 +27,7 @@ use crate::wire::frame::Frame;
 use crate::wire::server_message;
 
 /// How much is kept of messages, or of answers, for one session; what is longer is not done over.
-const KEPT_BYTES_MAX: usize = 256 << 10;
+pub(super) const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// What is kept for the next time.
 const KEPT_BYTES_USUAL: usize = 4 << 10;
@@ -87,6 +88,8 @@ pub(super) struct Batch {
     pub(super) is_whole: bool,
     /// What it does at most: a bit for each [`Kind`].
     kinds: u16,
+    /// It does more than close names.
+    pub(super) asks: bool,
     pub(super) xid: Xid,
     /// It may commit a block so many times: one id tells of one.
     pub(super) commits: u32,
@@ -107,6 +110,7 @@ impl Batch {
     fn join(&mut self, before: Self) {
         self.bytes += before.bytes;
         self.kinds |= before.kinds;
+        self.asks |= before.asks;
         self.commits += before.commits;
         self.is_told |= before.is_told;
         self.has_failed |= before.has_failed;
@@ -141,7 +145,7 @@ pub(super) struct Guard {
     /// Answers that the client has not been given; those of earlier batches come first.
     pub(super) back: BytesMut,
     /// So many bytes of them are whole answers.
-    settled: usize,
+    pub(super) settled: usize,
     /// Something may have been written in the open transaction.
     pub(super) wrote: bool,
     /// A commit was acknowledged before standbys had it.
@@ -152,6 +156,10 @@ pub(super) struct Guard {
     pub(super) lost: Option<Box<ClientError>>,
     /// How many batches were answered.
     pub(super) answered: u64,
+    /// The transaction under way, where it is to be run again.
+    pub(super) record: Option<Box<Record>>,
+    /// A transaction that is being run again.
+    pub(super) replaying: Option<Box<Replaying>>,
 }
 
 /// A guard in a box, which is made when something of it changes: sessions at rest without one have no use for it.
@@ -193,20 +201,41 @@ impl Guard {
 
     /// A message was sent to the server.
     pub(super) fn keep(&mut self, message: u8, bytes: &[u8]) {
-        let is_full = self.kept.len() + bytes.len() > KEPT_BYTES_MAX;
-        self.is_cut |= is_full || matches!(message, b'd' | b'c' | b'f');
+        if matches!(message, b'd' | b'c' | b'f') {
+            // They belong to the batch that copies; what comes behind its end, to none.
+            if self.front().is_some() {
+                self.is_cut = true;
+                self.kept.clear();
+            }
+            return;
+        }
+        self.is_cut |= self.kept.len() + bytes.len() > KEPT_BYTES_MAX;
         if self.is_cut {
             self.kept.clear();
         } else {
             self.kept.extend_from_slice(bytes);
         }
         let mut batch = self.open.take().unwrap_or_default();
+        let is_mixed = message == b'Q' && batch.bytes > 0;
         batch.bytes += bytes.len();
+        batch.asks |= !matches!(message, b'C' | b'S' | b'H');
         batch.is_whole = matches!(message, b'Q' | b'F' | b'S');
         if message == b'F' {
             batch.kinds |= Kind::Unknown.bit();
         }
+        // Of a pipeline with a query in it, an error would move the end.
+        if (is_mixed || message == b'F')
+            && let Some(record) = &mut self.record
+        {
+            record.close();
+        }
         if batch.is_whole { self.whole.push_back(batch) } else { self.open = Some(batch) }
+    }
+
+    /// A statement of this kind begins a transaction, before anything else is done or said.
+    pub(super) fn begins_with(&self, kind: Kind) -> bool {
+        let is_first = self.open.as_ref().is_none_or(|batch| batch.kinds == 0 && !batch.is_told);
+        kind == Kind::Begin && is_first && self.whole.is_empty()
     }
 
     /// A statement goes to the server. `writes`: a SELECT may call what writes.
@@ -218,11 +247,12 @@ impl Guard {
     }
 
     /// The answer of the batch in front is whole.
-    fn pop(&mut self, status: u8) {
+    pub(super) fn pop(&mut self, status: u8) {
         let Some(batch) = self.whole.pop_front() else { return };
         self.answered += 1;
-        if !self.is_cut {
-            let _done = self.kept.split_to(batch.bytes.min(self.kept.len()));
+        let messages = (!self.is_cut).then(|| self.kept.split_to(batch.bytes.min(self.kept.len())));
+        if let Some(record) = &mut self.record {
+            record.answered(batch, messages.as_deref(), status);
         }
         if self.front().is_none() {
             self.is_cut = false;
@@ -255,10 +285,11 @@ impl Guard {
     }
 
     /// Gives the client what it may be told.
-    fn release(&mut self, to_client: &mut BytesMut) {
+    pub(super) fn release(&mut self, to_client: &mut BytesMut) -> Option<Replayed> {
+        let replayed = if self.replaying.is_some() { self.compare(to_client) } else { None };
         let is_unsafe = self.is_barrier_due && self.front().is_some();
         if self.barriers > 0 || is_unsafe {
-            return;
+            return replayed;
         }
         let overflows = self.back.len() - self.settled > KEPT_BYTES_MAX;
         let bytes = if self.holds() && !overflows { self.settled } else { self.back.len() };
@@ -266,11 +297,15 @@ impl Guard {
             self.note_told();
         }
         self.settled = 0;
+        if let Some(record) = &mut self.record {
+            record.hear(self.back.get(..bytes).unwrap_or_default());
+        }
         if bytes == self.back.len() && to_client.is_empty() {
             std::mem::swap(&mut self.back, to_client);
         } else {
             to_client.extend_from_slice(&self.back.split_to(bytes));
         }
+        replayed
     }
 
     /// The client has heard a part of the answer in front.
@@ -370,6 +405,10 @@ impl Machine {
         }
         let kind = kind_of(text, facts.statements);
         let calls = kind == Kind::Query && memchr::memchr(b'(', text).is_some();
+        if self.guard.record.is_some() {
+            let changes = |used: &NamedUse| used.usage != NameUse::Execute;
+            self.record_statement(kind, facts.deallocates_all || facts.names.iter().any(changes));
+        }
         self.guard.note(kind, calls);
         let may_be_outside = !self.is_alone() || self.status == b'I';
         let may_be_inside = !self.is_alone() || self.status == b'T';
@@ -406,6 +445,13 @@ impl Machine {
         let text = statement.and_then(text_of);
         let kind = text.map_or(Kind::Other, |text| kind_of(text, 1));
         let calls = kind == Kind::Query && text.is_some_and(|text| memchr::memchr(b'(', text).is_some());
+        if self.guard.record.is_some() {
+            let changes = |statement: &Statement| {
+                let names = &statement.names;
+                statement.facts.deallocates_all || !(names.prepares.is_empty() && names.deallocates.is_empty())
+            };
+            self.record_statement(kind, statement.is_some_and(changes));
+        }
         self.guard.note(kind, calls);
         let may_be_inside = !self.is_alone() || self.status == b'T' || self.guard.wrote;
         if kind == Kind::Commit && may_be_inside && self.guard.wrote {
@@ -554,6 +600,9 @@ impl Machine {
         if frame.tag != b'X' && server.is_none() && self.begun.is_some() {
             return Ok(self.without_server(frame, host, to_client));
         }
+        if server.is_none() && frame.tag != b'X' && self.is_replaying() {
+            return Ok(Taken::NeedsServer(frame));
+        }
         if !self.guard.is_on || server.is_none() {
             return self.take(frame, server, host, to_client);
         }
@@ -561,6 +610,9 @@ impl Machine {
         let taken = self.take(frame, server, host, to_client)?;
         if matches!(taken, Taken::Done) {
             self.guard.keep(message, &bytes);
+            if self.guard.record.is_some() || self.is_replaying() {
+                self.note_given(message);
+            }
         }
         Ok(taken)
     }
@@ -579,8 +631,8 @@ impl Machine {
         let mut back = std::mem::take(&mut self.guard.back);
         let pumped = self.relay(input, server, host, &mut back);
         self.guard.back = back;
-        self.guard.release(to_client);
-        pumped
+        let replayed = self.guard.release(to_client);
+        pumped.map(|pumped| Pumped { replayed, ..pumped })
     }
 }
 

@@ -97,6 +97,54 @@ impl Machine {
         if matches!(loss, Loss::Commit { .. }) && leaves { Loss::Ends } else { loss }
     }
 
+    /// Answers what does nothing but close names in the open transaction, as far as it is the first that is under way: the
+    /// server is not needed for that, and nobody looks for an error there.
+    pub fn answer_closes(&mut self, to_client: &mut BytesMut) {
+        let closes = |batch: &Batch| !batch.asks && !batch.has_failed && batch.xid == Xid::NotAsked;
+        let may_speak = self.guard.is_on && self.status != b'I' && self.guard.barriers == 0 && self.passing_bytes == 0;
+        while may_speak && self.guard.front().is_some_and(closes) {
+            let is_whole = self.guard.front().is_some_and(|front| front.is_whole);
+            if !is_whole && self.may_replay() {
+                // It is given again with the transaction, so that the name is closed there, too.
+                return;
+            }
+            while let Some(owed) = self.owed.pop_front() {
+                match owed {
+                    Owed::Local { message, undo } => {
+                        server_message::write_empty(&mut self.guard.back, message);
+                        self.note_done(undo);
+                    }
+                    Owed::Close { forward: true } => {
+                        server_message::write_empty(&mut self.guard.back, tag::CLOSE_COMPLETE);
+                    }
+                    Owed::Sync { forward: true } => {
+                        server_message::write_ready_for_query(&mut self.guard.back, self.status);
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            if is_whole {
+                self.guard.pop(self.status);
+            } else {
+                self.guard.open = None;
+                self.guard.kept.clear();
+            }
+            self.guard.settled = self.guard.back.len();
+            self.guard.release(to_client);
+        }
+    }
+
+    /// A transaction may be ended by what was sent behind the messages in front.
+    pub fn may_have_ended(&self) -> bool {
+        self.guard
+            .whole
+            .iter()
+            .chain(&self.guard.open)
+            .skip(1)
+            .any(|batch| batch.commits > 0 || batch.has(Kind::Rollback))
+    }
+
     fn loss_outside(&self, front: &Batch, may_repeat: bool) -> Loss {
         let is_committed_by_sync = front.is_whole || front.commits > 0;
         let begins = front.has(Kind::Begin) && front.commits == 0 && !front.has(Kind::Rollback);
@@ -287,8 +335,13 @@ impl Machine {
     /// The first message behind a transaction that was lost while the client said nothing; `None`: it goes its
     /// ordinary way.
     pub(super) fn tell_lost(&mut self, frame: &Frame, to_client: &mut BytesMut) -> Option<Taken> {
-        let error = self.guard.lost.take()?;
         let body = frame.body();
+        if frame.tag == b'C' && body.first() == Some(&b'P') {
+            // Its portals have gone with the connection.
+            server_message::write_empty(to_client, tag::CLOSE_COMPLETE);
+            return Some(Taken::Done);
+        }
+        let error = self.guard.lost.take()?;
         let kind = match frame.tag {
             b'Q' => kind_of(body.strip_suffix(&[0])?, 1),
             b'P' => kind_of(split_text(split_text(&body).ok()?.1).ok()?.0, 1),
@@ -319,7 +372,7 @@ impl Machine {
 }
 
 /// What takes back the change of a name by a message that was not answered.
-fn undo_of(owed: Owed) -> Option<Undo> {
+pub(super) fn undo_of(owed: Owed) -> Option<Undo> {
     match owed {
         Owed::Parse { undo, .. } | Owed::Local { undo, .. } | Owed::Query { undo, .. } | Owed::Converted { undo } => {
             Some(undo)

@@ -18,6 +18,7 @@ mod names;
 mod opening;
 mod owed;
 mod plain;
+mod replay;
 mod server;
 mod shared;
 mod statements;
@@ -47,6 +48,7 @@ use statements::Origin;
 pub use guard::Xid;
 pub use lost::{Loss, Settling, lost_transaction};
 pub use opening::sets_modes;
+pub use replay::{Replayed, answered_otherwise};
 pub use shared::SharedStatements;
 pub use statements::Statement;
 
@@ -146,6 +148,8 @@ pub struct Pumped {
     pub is_fatal: bool,
     /// The server has said good-bye because it stops; the client was not told.
     pub good_bye: Option<Bytes>,
+    /// A transaction was run again.
+    pub replayed: Option<Replayed>,
 }
 
 /// Effects of the transaction under way that must be looked into before the connection is let go.
@@ -243,6 +247,8 @@ pub struct Machine {
     is_held: bool,
     /// ReadyForQuery waits until settings that were reset have the session's own values again.
     is_ready_held: bool,
+    /// The settings are others than when the connection was taken.
+    has_new_settings: bool,
     /// `lastval()` on this connection would tell of another session's work.
     has_foreign_sequences: bool,
     effects: Effects,
@@ -287,6 +293,7 @@ impl Machine {
             pipeline: 0,
             is_held: false,
             is_ready_held: false,
+            has_new_settings: false,
             has_foreign_sequences: false,
             effects: Effects::default(),
             inspection: None,
@@ -358,6 +365,11 @@ impl Machine {
     /// Nothing of the session is under way anywhere: it may be served in another way from here on.
     pub fn is_at_rest(&self) -> bool {
         !self.is_attached && self.owed.is_empty() && !self.is_skipping && self.begun.is_none()
+    }
+
+    /// The session's settings have changed on the connection that is held; told once.
+    pub fn take_new_settings(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_settings)
     }
 
     /// The last message asked for signals to other sessions.

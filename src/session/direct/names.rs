@@ -140,7 +140,7 @@ impl Known {
 }
 
 /// Statements by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Statements {
     unnamed: Option<Known>,
     /// In the order of their names.

@@ -24,7 +24,7 @@ use crate::wire::server_message::{self, tag};
 const BEGIN_BYTES_MAX: usize = 128;
 
 /// What is held back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Opening {
     /// The client's text.
     text: String,
@@ -35,7 +35,7 @@ pub(super) struct Opening {
 }
 
 /// A statement as it was bound to the unnamed portal, and executed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Begin {
     statement: Arc<Statement>,
     /// What stands behind the statement's name in Bind.
@@ -60,6 +60,10 @@ impl Opening {
     /// A transaction that was lost: nothing but its end is accepted.
     pub(super) fn failed() -> Self {
         Self { text: "BEGIN".to_owned(), bound: None, has_failed: true }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 }
 
@@ -239,6 +243,7 @@ impl Machine {
             self.status = b'I';
             return;
         };
+        self.record_opening(&opening);
         match opening.bound {
             None => server.query(&opening.text),
             Some(Begin { statement, values, execute }) => {

@@ -456,10 +456,15 @@ impl Machine {
             self.count_ready(status, server, host);
             return Ok(Fate::Swallow);
         }
-        let owed = match self.owed.pop_front() {
+        let mut owed = match self.owed.pop_front() {
             Some(owed) if owed.ends_with_ready() => owed,
             _ => return Err(WireError::UnknownTag(tag::READY_FOR_QUERY)),
         };
+        if self.guard.record.is_some()
+            && let Owed::Query { undo, .. } = &mut owed
+        {
+            self.note_done(std::mem::take(undo));
+        }
         *server.pending_ready = server.pending_ready.saturating_sub(1);
         let is_clients = !matches!(owed, Owed::Quiet(_) | Owed::Sync { forward: false });
         self.guard_ready(status, is_clients, server);
@@ -562,6 +567,7 @@ impl Machine {
             self.is_pinned = pinned;
         }
         let restore = inspection.apply(&mut self.settings);
+        self.has_new_settings = true;
         if restore.is_empty() {
             *server.settings_key = self.settings.key();
             self.end_inspection(server, to_client);
@@ -622,7 +628,7 @@ fn notification(body: &[u8], host: &dyn Host) -> Result<Fate, WireError> {
 }
 
 /// The fields of an error, in order.
-fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(super) fn fields(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     body.split(|byte| *byte == 0).filter_map(|field| field.split_first().map(|(kind, value)| (*kind, value)))
 }
 

@@ -4,6 +4,7 @@ mod copy;
 mod failing;
 mod losing;
 mod opening;
+mod replay;
 mod scene;
 
 use bytes::{BufMut, BytesMut};

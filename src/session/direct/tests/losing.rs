@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::scene::{Connection, Scene, answers, bind_execute, complete, error, parse, query, read};
+use crate::error::{ClientError, ErrorId};
 use crate::session::direct::{Loss, Settling, Xid, lost_transaction};
 use crate::wire::client_message as client;
 use crate::wire::server_message as server;
@@ -100,6 +101,114 @@ fn a_transaction_that_is_lost_has_failed_until_its_end() {
         scene.say(&mut connection, query(statement));
         let told = read(&mut scene.to_client);
         assert!(told[0].contains("40001") && told[1] == status, "{statement}: {told:?}");
+    }
+}
+
+#[test]
+fn nothing_is_under_way_behind_a_copy() {
+    let mut connection = Connection::default();
+    let mut scene = guarded(&mut connection);
+    scene.say(&mut connection, query("COPY a FROM STDIN"));
+    scene.answer(&mut connection, |output| output.extend_from_slice(b"G\0\0\0\x09\0\0\x01\0\0"));
+    scene.say(&mut connection, |output| {
+        client::encode_copy_data(output, b"1\n");
+        client::encode_copy_done(output);
+    });
+    assert_eq!(scene.machine.loss(), Loss::Unknown);
+    scene.answer(&mut connection, |output| complete(output, "COPY 1", b'I'));
+    assert_eq!(scene.machine.loss(), Loss::Nothing);
+    // What a client sends that has not heard yet of an error.
+    scene.say(&mut connection, |output| client::encode_copy_data(output, b"1\n"));
+    assert_eq!(scene.machine.loss(), Loss::Nothing);
+}
+
+#[test]
+fn what_a_client_still_sends_of_a_lost_copy_goes_nowhere() {
+    for (is_inside, told, status) in [(true, "40001", "Z:E"), (false, "40003", "Z:I")] {
+        let mut connection = Connection::default();
+        let mut scene = guarded(&mut connection);
+        if is_inside {
+            scene.say(&mut connection, query("BEGIN ISOLATION LEVEL SERIALIZABLE"));
+            scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
+        }
+        scene.say(&mut connection, query("COPY a FROM STDIN"));
+        scene.answer(&mut connection, |output| output.extend_from_slice(b"G\0\0\0\x09\0\0\x01\0\0"));
+        scene.say(&mut connection, |output| client::encode_copy_data(output, b"1\n"));
+        let error = ClientError::new(ErrorId::StatementCompletionUnknown, "lost");
+        let (loss, error) = if is_inside { (Loss::Transaction, lost_transaction()) } else { (Loss::Unknown, error) };
+        assert_eq!(scene.machine.loss(), loss);
+        let settling = if is_inside { Settling::Failed(&error) } else { Settling::NotCommitted(&error) };
+        let (again, heard) = settle(&mut scene, &settling);
+        assert!(again.is_empty() && heard[0].contains(told) && heard[1] == status, "{heard:?}");
+        scene.say(&mut connection, |output| {
+            client::encode_copy_data(output, b"2\n");
+            client::encode_copy_done(output);
+        });
+        assert_eq!(read(&mut scene.to_client), Vec::<String>::new());
+        if is_inside {
+            scene.say(&mut connection, query("ROLLBACK"));
+            assert_eq!(read(&mut scene.to_client), ["C:ROLLBACK", "Z:I"]);
+        }
+    }
+}
+
+#[test]
+fn a_close_is_answered_and_the_loss_told_to_what_comes_behind_it() {
+    let close = |output: &mut BytesMut| {
+        client::encode_close(output, &client::Target::Statement("s".to_owned()));
+        client::encode_sync(output);
+    };
+    let begun = |connection: &mut Connection| {
+        let mut scene = guarded(connection);
+        scene.say(connection, query("BEGIN ISOLATION LEVEL SERIALIZABLE"));
+        scene.answer(connection, |output| complete(output, "BEGIN", b'T'));
+        scene.say(connection, query("INSERT INTO a VALUES (1)"));
+        scene.answer(connection, |output| complete(output, "INSERT 0 1", b'T'));
+        scene
+    };
+    // Drivers close what they have prepared in the same write as what comes next, and look at nothing of the answer.
+    let mut connection = Connection::default();
+    let mut scene = begun(&mut connection);
+    scene.say(&mut connection, close);
+    scene.say(&mut connection, query("COMMIT"));
+    scene.machine.answer_closes(&mut scene.to_client);
+    assert_eq!(read(&mut scene.to_client), ["3", "Z:T"]);
+    assert_eq!(scene.machine.loss(), Loss::Commit { xid: Xid::Asked, may_repeat: false });
+    let (_, told) = settle(&mut scene, &Settling::NotCommitted(&lost_transaction()));
+    assert!(told[0].contains("40001") && told[1] == "Z:I", "{told:?}");
+    // Its Sync may be on its way, or all of it.
+    for parts in [1, 0] {
+        let mut connection = Connection::default();
+        let mut scene = begun(&mut connection);
+        if parts > 0 {
+            scene.say(&mut connection, |output| {
+                client::encode_close(output, &client::Target::Statement("s".to_owned()));
+            });
+        }
+        scene.machine.answer_closes(&mut scene.to_client);
+        assert_eq!(scene.machine.loss(), Loss::Nothing);
+        settle(&mut scene, &Settling::Quietly);
+        scene.say(&mut connection, |output| {
+            client::encode_close(output, &client::Target::Portal("p".to_owned()));
+            close(output);
+        });
+        assert_eq!(read(&mut scene.to_client), ["3", "3", "Z:T"]);
+        scene.say(&mut connection, query("COMMIT"));
+        let told = read(&mut scene.to_client);
+        assert!(told[0].contains("40001") && told[1] == "Z:I", "{told:?}");
+    }
+}
+
+#[test]
+fn a_commit_behind_what_is_not_answered_may_have_ended_it() {
+    for (behind, expected) in [("SELECT 2", false), ("COMMIT", true), ("ROLLBACK", true)] {
+        let mut connection = Connection::default();
+        let mut scene = guarded(&mut connection);
+        scene.say(&mut connection, query("BEGIN ISOLATION LEVEL SERIALIZABLE"));
+        scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
+        scene.say(&mut connection, query("SELECT 1"));
+        scene.say(&mut connection, query(behind));
+        assert_eq!((scene.machine.loss(), scene.machine.may_have_ended()), (Loss::Transaction, expected), "{behind}");
     }
 }
 
