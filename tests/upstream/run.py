@@ -91,7 +91,7 @@ def main():
         holds &= verdict.holds
         figures[mode] = compare.counts(proxied) | {"listed": verdict.listed}
     if os.environ.get("UPDATE") == "1":
-        document.update(suite.name, suite.title, figures)
+        document.update(suite.name, suite.described(arguments.parts), figures)
     print(json.dumps({mode: {k: v for k, v in f.items() if k != "listed"} for mode, f in figures.items()}))
     sys.exit(not holds)
 

@@ -32,6 +32,11 @@ class Pytest:
         self.variables = variables
         self.setup = setup
 
+    def described(self, parts):
+        """What is run: its title, unless its source says that it is something else."""
+        own = parts / self.source / ".description"
+        return own.read_text().strip() if own.exists() else self.title
+
     @staticmethod
     def programs(_parts):
         """Any server will do: the machine's."""
@@ -55,7 +60,8 @@ class Pytest:
             (home / "only").write_text("\n".join(sorted(only)))
             environment["UPSTREAM_ONLY"] = str(home / "only")
         command = [parts / f"{self.name}-env/bin/python", "-m", "pytest", "-q", "--tb=short", "-c", "/dev/null", "--rootdir", home]
-        command += ["-p", "recorder", "-p", "no:cacheprovider", "--timeout", str(TEST_SECONDS), "--timeout-method", "thread"]
+        # psycopg's tests note in pytest's cache that a run has begun, and refuse another after one that died.
+        command += ["-p", "recorder", "--cache-clear", "--timeout", str(TEST_SECONDS), "--timeout-method", "thread"]
         command += [*self.arguments, "tests"]
         found = {}
         with open(home / "output", "a") as output:
@@ -90,6 +96,10 @@ class Regress:
     name = "regress"
     title = "PostgreSQL's own regression suite (Debian's source package postgresql-15; server and psql of its version)."
     database = "regression"
+
+    def described(self, _parts):
+        """What is run."""
+        return self.title
 
     @staticmethod
     def programs(parts):
@@ -150,8 +160,9 @@ SUITES = {
             "psycopg 3, the tests of Debian's source package psycopg3; pure Python over the system's libpq.",
             "psycopg3",
             "psycopg_test",
-            ["--test-dsn", "host=127.0.0.1 user=postgres dbname=psycopg_test", "--impl", "python", "-m", "not slow and not mypy"],
-            ADDRESS,
+            ["--test-dsn", "host=127.0.0.1 user=postgres dbname=psycopg_test", "-m", "not slow and not mypy"]
+            + ["-o", "asyncio_mode=auto"],
+            {**ADDRESS, "PSYCOPG_IMPL": "python"},
             ["CREATE EXTENSION hstore"],
         ),
         Pytest(
