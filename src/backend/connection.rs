@@ -192,7 +192,7 @@ impl Connection {
 
     /// Where messages are written; nothing is sent before [`Self::flush`].
     pub fn output(&mut self) -> &mut BytesMut {
-        self.framed.output()
+        self.framed.roomy_output()
     }
 
     /// Sends what was written, and reads ahead meanwhile so that neither side waits for the other.

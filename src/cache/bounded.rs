@@ -1,12 +1,15 @@
 //! A map bounded by bytes, in parts with a lock each.
+//!
+//! Keys are looked up with every statement, so their hash is a cheap one; what clients choose of a key is in it as a hash under a
+//! secret of the process ([`crate::sql::Fingerprint`]), so nobody can make keys meet.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rustc_hash::FxBuildHasher;
 
 use super::CacheStats;
 
@@ -16,7 +19,6 @@ const PARTS: usize = 16;
 /// Values by key, bounded by bytes.
 pub struct Bounded<K, V> {
     parts: Vec<Mutex<Part<K, V>>>,
-    hasher: RandomState,
     part_bytes_max: usize,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -24,7 +26,7 @@ pub struct Bounded<K, V> {
 }
 
 struct Part<K, V> {
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, Entry<V>, FxBuildHasher>,
     bytes: usize,
     /// Grows with every look-up; an entry remembers its last one.
     tick: u64,
@@ -32,7 +34,7 @@ struct Part<K, V> {
 
 impl<K, V> Default for Part<K, V> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), bytes: 0, tick: 0 }
+        Self { entries: HashMap::default(), bytes: 0, tick: 0 }
     }
 }
 
@@ -50,7 +52,6 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             part_bytes_max: bytes_max / PARTS,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -59,7 +60,8 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
     }
 
     fn part(&self, key: &K) -> Option<&Mutex<Part<K, V>>> {
-        self.parts.get(self.hasher.hash_one(key) as usize % PARTS)
+        // Bits that the part's own table does not use.
+        self.parts.get((FxBuildHasher.hash_one(key) >> 40) as usize % PARTS)
     }
 
     /// The value of a key.

@@ -269,12 +269,11 @@ impl Session {
 
     /// The link of a shard that [`Session::link`] just prepared.
     pub(super) fn held(&mut self, shard: ShardId) -> Result<&mut Link, Failure> {
-        let name = shard_name(&self.topology, shard);
+        let topology = &self.topology;
         self.links.get_mut(&shard).ok_or_else(|| {
-            Failure::Ours(crate::error::ClientError::new(
-                crate::error::ErrorId::Internal,
-                format!("no connection to shard {name} is held"),
-            ))
+            let name = shard_name(topology, shard);
+            let text = format!("no connection to shard {name} is held");
+            Failure::Ours(crate::error::ClientError::new(crate::error::ErrorId::Internal, text))
         })
     }
 }

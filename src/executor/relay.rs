@@ -219,7 +219,7 @@ async fn relay_query(link: &mut Link, client: &mut Framed, name: &str) -> Result
 
 /// Appends a frame to the client's output, sending it on when there is enough.
 pub(super) async fn forward(client: &mut Framed, frame: &Frame) -> Result<(), Failure> {
-    client.output().extend_from_slice(&frame.bytes);
+    client.roomy_output().extend_from_slice(&frame.bytes);
     if client.output().len() >= CLIENT_FLUSH_BYTES {
         client.flush().await?;
     }

@@ -302,6 +302,9 @@ pub(super) struct SetConfig {
 /// connection that other sessions use.
 pub(super) fn set_config(parsed: &Parsed, values: &StatementValues<'_>) -> Result<Option<SetConfig>, ClientError> {
     let Ok(statement) = &*parsed.statement else { return Ok(None) };
+    if !parsed.has_parenthesis() {
+        return Ok(None);
+    }
     let mut calls = 0;
     walk::for_each_call(statement, |call| calls += usize::from(call.name.name == "set_config"));
     if calls == 0 {

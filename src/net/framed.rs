@@ -23,6 +23,9 @@ use super::NetError;
 use super::stream::{Stream, TlsFacts};
 use super::tls::{Acceptor, Connector};
 
+/// Room made for small messages.
+const OUTPUT_BYTES: usize = 512;
+
 /// Room made for one read.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -271,6 +274,14 @@ impl Framed {
 
     /// Where messages are written; nothing is sent before a flush.
     pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// [`Self::output`] with room for some messages, so that it does not grow with each of them.
+    pub fn roomy_output(&mut self) -> &mut BytesMut {
+        if self.output.capacity() == 0 {
+            self.output.reserve(OUTPUT_BYTES);
+        }
         &mut self.output
     }
 

@@ -70,7 +70,7 @@ pub fn may_pin(parsed: &Parsed) -> bool {
         Statement::Notification => parsed.lexed.is_keyword(&parsed.text, 0, "listen"),
         Statement::Declare { hold, .. } => *hold,
         Statement::Do | Statement::Call(_) => true,
-        _ => makes_temporary(statement) || calls_session_locks(statement),
+        _ => makes_temporary(statement) || calls_session_locks(parsed, statement),
     }
 }
 
@@ -79,7 +79,7 @@ pub fn may_unpin(parsed: &Parsed) -> bool {
     match &*parsed.statement {
         Ok(Statement::Ddl(ddl)) => ddl.verb == "DROP",
         Ok(Statement::Close(_) | Statement::Discard(_) | Statement::Notification) => true,
-        Ok(statement) => calls_session_locks(statement),
+        Ok(statement) => calls_session_locks(parsed, statement),
         Err(_) => true,
     }
 }
@@ -102,7 +102,10 @@ fn makes_temporary(statement: &Statement) -> bool {
     }
 }
 
-fn calls_session_locks(statement: &Statement) -> bool {
+fn calls_session_locks(parsed: &Parsed, statement: &Statement) -> bool {
+    if !parsed.has_parenthesis() {
+        return false;
+    }
     let mut found = false;
     walk::for_each_call(statement, |call| found |= SESSION_LOCKS.contains(&call.name.name.as_str()));
     found

@@ -29,6 +29,13 @@ pub struct Parsed {
     pub made: Option<Box<(Spliced, String)>>,
 }
 
+impl Parsed {
+    /// There is no call of a function without one.
+    pub fn has_parenthesis(&self) -> bool {
+        memchr::memchr(b'(', self.text.as_bytes()).is_some()
+    }
+}
+
 /// A prepared statement of a session.
 #[derive(Debug)]
 pub struct PreparedStatement {

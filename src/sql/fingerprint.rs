@@ -8,7 +8,8 @@
 //! Every other statement keeps its literals.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
 
 use crate::sql::lexer::{Lexed, LiteralKind, TokenKind};
 use crate::sql::parse::is_reserved;
@@ -16,10 +17,12 @@ use crate::sql::parse::is_reserved;
 /// The statement without its lifted literals, white space, comments and keyword case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fingerprint {
-    /// Of the bytes; several caches ask for it with every statement.
+    /// Of the bytes, under a secret of this process; several caches ask for it with every statement.
     hash: u64,
     bytes: Box<[u8]>,
 }
+
+static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -50,9 +53,7 @@ pub fn fingerprint(text: &str, lexed: &Lexed) -> Fingerprint {
     if writer.needs_equalities {
         writer.equalities();
     }
-    let mut hasher = DefaultHasher::new();
-    hasher.write(&writer.bytes);
-    Fingerprint { hash: hasher.finish(), bytes: writer.bytes.into_boxed_slice() }
+    Fingerprint { hash: SECRET.hash_one(&writer.bytes), bytes: writer.bytes.into_boxed_slice() }
 }
 
 fn lifts_literals(text: &str, lexed: &Lexed) -> bool {
