@@ -260,7 +260,8 @@ impl Direct {
         if self.machine.is_quiet() && !self.machine.is_unsynced() && held.lease.status() != b'I' {
             let bound = Duration::from_millis(ROLLBACK_MS_MAX);
             let rolled_back = tokio::time::timeout(bound, held.lease.simple("ROLLBACK")).await;
-            if !matches!(rolled_back, Ok(Ok(_))) {
+            // A statement that was prepared for a type which is gone again would be taken for one that is there.
+            if !matches!(rolled_back, Ok(Ok(_))) || self.machine.changes_schema() {
                 held.lease.poison();
             }
         }

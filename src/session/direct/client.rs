@@ -540,11 +540,11 @@ impl Machine {
         if statement.is_unnamed {
             *server.unnamed = statement.id;
         } else {
-            // Between a message and its ReadyForQuery it is not known whether the transaction has failed.
+            // Before its ReadyForQuery a transaction may have failed; what one makes of the schema may have been undone.
             let may_have_failed = self.status == b'E' || self.owed.iter().any(Owed::may_change_status);
             let is_present = server.prepared.contains(statement.id);
             let ensured = server.prepared.ensure(statement.id);
-            if is_present && !may_have_failed {
+            if is_present && !may_have_failed && !self.effects.changes_schema {
                 self.say(tag::PARSE_COMPLETE, undo, to_client);
                 return;
             }

@@ -352,6 +352,11 @@ impl Machine {
         self.is_unsynced
     }
 
+    /// The open transaction may have changed the schema.
+    pub fn changes_schema(&self) -> bool {
+        self.effects.changes_schema
+    }
+
     /// In a transaction, and the client has the word.
     pub fn is_idle_in_transaction(&self) -> bool {
         (self.is_attached || self.opening.is_some()) && self.is_quiet() && self.status != b'I'

@@ -42,6 +42,32 @@ fn a_transaction_keeps_its_connection() {
 }
 
 #[test]
+fn a_statement_is_prepared_again_where_the_schema_may_have_been_changed_back() {
+    let mut connection = Connection::default();
+    let mut scene = Scene::on(PoolMode::Transaction, &mut connection);
+    scene.say(&mut connection, query("begin; savepoint s; create type e as enum ('a')"));
+    scene.answer(&mut connection, |output| complete(output, "CREATE TYPE", b'T'));
+    let prepare = |name: &'static str| {
+        move |output: &mut BytesMut| {
+            parse(output, name, "select $1::e");
+            client_message::encode_sync(output);
+        }
+    };
+    connection.heard();
+    scene.say(&mut connection, prepare("one"));
+    assert_eq!(connection.heard(), ["P:os_1.select $1::e", "S"]);
+    scene.answer(&mut connection, |output| {
+        answers(output, b"1");
+        server::write_ready_for_query(output, b'T');
+    });
+    scene.say(&mut connection, query("rollback to s; create type e as enum ('a')"));
+    scene.answer(&mut connection, |output| complete(output, "CREATE TYPE", b'T'));
+    connection.heard();
+    scene.say(&mut connection, prepare("two"));
+    assert_eq!(connection.heard(), ["C:Sos_1", "P:os_1.select $1::e", "S"], "the type is another one now");
+}
+
+#[test]
 fn a_statement_has_one_name_on_servers_and_is_prepared_where_it_is_missing() {
     let (mut one, mut two) = (Connection::default(), Connection::default());
     let mut scene = Scene::on(PoolMode::Transaction, &mut one);
