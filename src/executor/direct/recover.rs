@@ -87,8 +87,8 @@ impl Direct {
             return Ok(false);
         }
         tracing::debug!(shard = %lost.shard, ?loss, has_all, "a server connection is lost under a session");
-        if loss == Loss::Transaction && !has_all && self.machine.may_have_ended() {
-            // What was answered last is not known: it may be the commit behind.
+        if !has_all && self.machine.may_have_done_more(&loss) {
+            // What was answered last is not known: it may be the commit behind, or a write that would be done twice.
             return Ok(false);
         }
         if matches!(loss, Loss::Transaction | Loss::Nothing) && self.run_again(client, ends, lost).await? {

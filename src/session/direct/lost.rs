@@ -135,14 +135,14 @@ impl Machine {
         }
     }
 
-    /// A transaction may be ended by what was sent behind the messages in front.
-    pub fn may_have_ended(&self) -> bool {
-        self.guard
-            .whole
-            .iter()
-            .chain(&self.guard.open)
-            .skip(1)
-            .any(|batch| batch.commits > 0 || batch.has(Kind::Rollback))
+    /// Where not all of the answers have come: what was sent behind the messages in front may have been done, so that it
+    /// cannot be given again. Inside a transaction that is what may have ended it.
+    pub fn may_have_done_more(&self, loss: &Loss) -> bool {
+        let mut behind = self.guard.whole.iter().chain(&self.guard.open).skip(1);
+        match loss {
+            Loss::Transaction => behind.any(|batch| batch.commits > 0 || batch.has(Kind::Rollback)),
+            _ => behind.any(|batch| !batch.is_only(&[Kind::Setting, Kind::Begin])),
+        }
     }
 
     fn loss_outside(&self, front: &Batch, may_repeat: bool) -> Loss {

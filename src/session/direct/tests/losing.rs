@@ -208,7 +208,25 @@ fn a_commit_behind_what_is_not_answered_may_have_ended_it() {
         scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
         scene.say(&mut connection, query("SELECT 1"));
         scene.say(&mut connection, query(behind));
-        assert_eq!((scene.machine.loss(), scene.machine.may_have_ended()), (Loss::Transaction, expected), "{behind}");
+        let loss = scene.machine.loss();
+        assert_eq!((&loss, scene.machine.may_have_done_more(&loss)), (&Loss::Transaction, expected), "{behind}");
+    }
+}
+
+#[test]
+fn a_write_behind_a_commit_without_an_answer_may_have_been_done() {
+    for (behind, expected) in [("INSERT INTO a VALUES (2)", true), ("BEGIN", false)] {
+        let mut connection = Connection::default();
+        let mut scene = guarded(&mut connection);
+        scene.say(&mut connection, query("BEGIN"));
+        scene.answer(&mut connection, |output| complete(output, "BEGIN", b'T'));
+        scene.say(&mut connection, query("INSERT INTO a VALUES (1)"));
+        scene.answer(&mut connection, |output| complete(output, "INSERT 0 1", b'T'));
+        scene.say(&mut connection, query("COMMIT"));
+        scene.say(&mut connection, query(behind));
+        let loss = scene.machine.loss();
+        assert!(matches!(loss, Loss::Commit { .. }), "{loss:?}");
+        assert_eq!(scene.machine.may_have_done_more(&loss), expected, "{behind}");
     }
 }
 
