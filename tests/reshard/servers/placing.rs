@@ -208,7 +208,7 @@ fn a_big_key_moves_when_writes_to_it_may_wait() {
     let ground = Ground::new(400);
     let mut app = ground.up.app();
     app.must("INSERT INTO accounts VALUES (77, 1, 1)");
-    app.must("INSERT INTO events SELECT 77, i, 'of a big one' FROM generate_series(1, 120000) i");
+    app.must("INSERT INTO events SELECT 77, i, 'of a big one' FROM generate_series(1, 400000) i");
     ground.run(&["shard", "add", "--replicas", "0"]);
     ground.run(&["pin", "77", "--to", "s2", "--yes"]);
     let trouble = ground.wait_for_trouble();
@@ -216,8 +216,8 @@ fn a_big_key_moves_when_writes_to_it_may_wait() {
     ground.run(&["reshard", "cancel", "--yes", "--wait"]);
     assert_eq!(ground.json(&["pin"]), serde_json::json!([]));
     ground.run(&["pin", "77", "--to", "s2", "--hold-max", "40", "--yes", "--wait"]);
-    assert_eq!(ground.server("s2a").must("SELECT count(*) FROM events WHERE account = 77").value(), "120000");
-    assert_eq!(app.must("SELECT count(*) FROM events WHERE account = 77").value(), "120000");
+    assert_eq!(ground.server("s2a").must("SELECT count(*) FROM events WHERE account = 77").value(), "400000");
+    assert_eq!(app.must("SELECT count(*) FROM events WHERE account = 77").value(), "400000");
     ground.run(&["reshard", "verify"]);
     assert_eq!(ground.leftovers(), Vec::<String>::new());
 }
