@@ -86,7 +86,7 @@ fn pairs() -> u64 {
 
 /// A session mostly waits for replicas: many pairs take many sessions.
 fn sessions() -> u64 {
-    if pairs() > 100_000 { 64 } else { 16 }
+    if pairs() > 100_000 { 448 } else { 16 }
 }
 
 fn show(what: &str, counts: &Counts) -> [u64; 5] {
