@@ -111,6 +111,8 @@ pub struct Connection {
     was_reset: bool,
     /// Somebody knows that the server is of no more use, though it has not said so.
     cut: Option<Pin<Box<OwnedNotified>>>,
+    /// That is over: nobody waits for the server any more.
+    is_cut: bool,
 }
 
 /// Answers to the statements of one simple query.
@@ -187,6 +189,7 @@ impl Connection {
             has_ended: false,
             was_reset: false,
             cut: None,
+            is_cut: false,
         })
     }
 
@@ -228,15 +231,16 @@ impl Connection {
     /// # Cancel safety
     /// Safe.
     pub async fn next_frame(&mut self) -> Result<Frame, BackendError> {
+        if self.is_cut {
+            // What had come is still told; whoever asks again does not wait again.
+            return self.try_next_frame()?.ok_or_else(|| self.was_cut());
+        }
         let read = match &mut self.cut {
             None => self.framed.read_frame().await,
             Some(cut) => tokio::select! {
                 biased;
                 read = self.framed.read_frame() => read,
-                () = cut => {
-                    self.cut = None;
-                    return Err(self.was_cut());
-                }
+                () = cut => return Err(self.was_cut()),
             },
         };
         match read {
@@ -357,9 +361,10 @@ impl Connection {
             Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error))),
             Poll::Pending => {
-                let Some(cut) = &mut self.cut else { return Poll::Pending };
-                std::task::ready!(cut.as_mut().poll(context));
-                self.cut = None;
+                if !self.is_cut {
+                    let Some(cut) = &mut self.cut else { return Poll::Pending };
+                    std::task::ready!(cut.as_mut().poll(context));
+                }
                 Poll::Ready(Err(self.was_cut()))
             }
         }
@@ -394,6 +399,7 @@ impl Connection {
 
     fn was_cut(&mut self) -> BackendError {
         self.is_poisoned = true;
+        (self.cut, self.is_cut) = (None, true);
         let reason = "another server has taken its place".to_owned();
         BackendError::Lost { node: self.target.node, during: self.lost_while(), reason }
     }

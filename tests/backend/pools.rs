@@ -158,3 +158,24 @@ async fn a_server_that_is_gone_is_told_at_once_to_all_and_comes_back() {
     let mut direct = Connection::connect(&target(15844)).await.unwrap();
     assert_eq!(run(&mut direct, "SELECT 1").await, ["1"]);
 }
+
+/// A server that hangs never says that it is gone: whoever waits for it is told once another one serves, and again if he asks
+/// again.
+#[tokio::test]
+async fn nobody_waits_for_a_server_that_was_replaced() {
+    let _server = ThrowawayPostgres::start(15849);
+    let pools = one();
+    let mut lease = pools.checkout(&target(15849)).await.unwrap();
+    let node = lease.node();
+    encode_query(lease.output(), "SELECT 1; SELECT pg_sleep(60)");
+    lease.expect_ready();
+    lease.flush().await.unwrap();
+    pools.cut(node);
+    for _ in 0..3 {
+        let within = tokio::time::timeout(Duration::from_secs(5), async {
+            while lease.next_frame().await.is_ok() {}
+        });
+        within.await.expect("an end of waiting");
+    }
+    assert!(lease.is_poisoned());
+}
