@@ -71,7 +71,7 @@ fn run(ground: &Arc<Ground>, sessions: u64, pairs: u64, is_strict: bool) -> Arc<
     let threads: Vec<_> = (0..sessions)
         .map(|number| {
             let (ground, counts) = (Arc::clone(ground), Arc::clone(&counts));
-            std::thread::spawn(move || session(&ground, number, pairs / sessions, is_strict, &counts))
+            std::thread::spawn(move || session(&ground, number, pairs.div_ceil(sessions), is_strict, &counts))
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
