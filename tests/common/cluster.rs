@@ -216,7 +216,7 @@ impl Server {
             "full_page_writes=off",
             "synchronous_commit=off",
             "max_prepared_transactions=100",
-            "max_connections=300",
+            "max_connections=400",
             "shared_buffers=32MB",
             "autovacuum=off",
             "timezone=UTC",
