@@ -40,9 +40,9 @@ enum Action {
         watch: bool,
     },
     /// No further step for now.
-    Pause,
+    Pause(Gentle),
     /// Steps again.
-    Resume,
+    Resume(Gentle),
     /// Look at every row of every shard; fails when one is not where it belongs.
     Verify,
     /// Move buckets back to where they were when the job began.
@@ -88,6 +88,17 @@ pub(super) struct How {
     /// Only say what would be done: no error, as without --yes.
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
+}
+
+/// How a command runs that only changes what can be changed back at once.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Gentle {
+    /// Only look whether it is possible.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Taken for scripts that always say it; not needed.
+    #[arg(long = "yes", conflicts_with = "dry_run")]
+    _yes: bool,
 }
 
 /// A job that another command begins: what it says, then the job itself.
@@ -181,8 +192,8 @@ pub async fn run(arguments: &ReshardArguments, output: Output) -> Result<(), Fai
             finish_or_wait(&admin, *how, "moved", output).await
         }
         Action::Status { watch } => status(&admin, *watch, output).await,
-        Action::Pause => simple(&admin, "RESHARD PAUSE", output).await,
-        Action::Resume => simple(&admin, "RESHARD RESUME", output).await,
+        Action::Pause(how) => simple(&admin, "RESHARD PAUSE", *how, output).await,
+        Action::Resume(how) => simple(&admin, "RESHARD RESUME", *how, output).await,
         Action::Verify => verify(&admin, output).await,
         Action::Reverse(how) => change(&admin, "RESHARD REVERSE", *how, "moved", output).await,
         Action::Finish(how) => change(&admin, "RESHARD FINISH", *how, "none", output).await,
@@ -198,11 +209,12 @@ fn empty(wanted: &Wanted) -> String {
     wanted.empty.as_ref().map(|shard| format!(" EMPTY {}", identifier(shard))).unwrap_or_default()
 }
 
-async fn simple(admin: &Admin, command: &str, output: Output) -> Result<(), Failure> {
-    admin.rows(command).await?;
+async fn simple(admin: &Admin, command: &str, how: Gentle, output: Output) -> Result<(), Failure> {
+    let command = format!("{command}{}", if how.dry_run { " DRY RUN" } else { "" });
+    admin.rows(&command).await?;
     match output {
         Output::Json => output::json(&serde_json::json!({ "done": command })),
-        Output::Table => output::line(command),
+        Output::Table => output::line(&command),
     }
 }
 

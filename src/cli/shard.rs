@@ -13,6 +13,7 @@ use super::cluster::{self, ShardServers};
 use super::connect::{Admin, ConnectArguments, identifier};
 use super::output::{self, Output};
 use super::progress::Progress;
+use super::reshard::Gentle;
 use crate::host::replication::SUPERUSER;
 use crate::host::{Machine, ServerSpec, port};
 
@@ -38,9 +39,8 @@ enum Action {
         /// First port that is tried for its servers.
         #[arg(long, value_name = "PORT", default_value_t = port::FIRST)]
         first_port: u16,
-        /// Only say what would be made.
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: Gentle,
     },
     /// Take a shard out of the cluster that was emptied (`reshard start --empty`), and stop its servers if `ostrakon up` made them.
     Remove {
@@ -102,11 +102,11 @@ pub async fn run(arguments: &ShardArguments, output: Output) -> Result<(), Failu
             let kept = put_aside(&arguments.connect.directory(), &document, name).await?;
             tell_removed(name, "removed", &kept, output)
         }
-        Action::Add { replicas, pg_bin, first_port, dry_run } => {
+        Action::Add { replicas, pg_bin, first_port, how } => {
             let document: TopologyDocument = admin.document("SHOW TOPOLOGY FORMAT JSON").await?;
             let machine = Machine::open(&arguments.connect.directory(), pg_bin.as_deref())?;
             let servers = plan(&document, *replicas, *first_port, &machine)?;
-            if *dry_run {
+            if how.dry_run {
                 return tell(&servers, "would make", output);
             }
             add(&admin, &machine, &document, &servers).await?;

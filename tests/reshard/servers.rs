@@ -119,7 +119,9 @@ fn open_transactions_let_buckets_move_under_them() {
     ground.run(&["shard", "add", "--replicas", "0"]);
     ground.run(&["reshard", "start", "--yes"]);
     ground.wait_for_steps(1);
-    ground.run(&["reshard", "pause"]);
+    ground.run(&["reshard", "pause", "--yes"]);
+    ground.run(&["reshard", "resume", "--dry-run"]);
+    ground.wait_until("pause", |job| job["paused"] == true);
     let (stays, moves) = (ground.key_that_stays(), ground.key_that_has_to_move());
     let mut app = ground.up.app();
     app.must(&format!("INSERT INTO accounts VALUES ({stays}, 7, 1), ({moves}, 7, 1)"));

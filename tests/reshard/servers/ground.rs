@@ -204,7 +204,7 @@ impl Ground {
         (1_000_000i64..).find(is_kept).unwrap()
     }
 
-    fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let job = self.job();
