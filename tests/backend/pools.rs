@@ -172,9 +172,7 @@ async fn nobody_waits_for_a_server_that_was_replaced() {
     lease.flush().await.unwrap();
     pools.cut(node);
     for _ in 0..3 {
-        let within = tokio::time::timeout(Duration::from_secs(5), async {
-            while lease.next_frame().await.is_ok() {}
-        });
+        let within = tokio::time::timeout(Duration::from_secs(5), async { while lease.next_frame().await.is_ok() {} });
         within.await.expect("an end of waiting");
     }
     assert!(lease.is_poisoned());
